@@ -1,0 +1,1 @@
+"""Vyx: the service."""

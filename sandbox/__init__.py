@@ -1,0 +1,1 @@
+"""From a filter's source text to hits: no database, no network."""
