@@ -75,4 +75,4 @@ class SettingInvalid(CommandFailed):
 
 
 class Fenced(Exception):
-    """This machine was reaped: others own its traders, and nothing it holds may be written."""
+    """The machine was reaped: others own its traders, and nothing it holds may be written."""

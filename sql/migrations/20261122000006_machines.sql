@@ -22,21 +22,21 @@ create function vyx.register_machine_v1(machine text) returns vyx.machines langu
 declare m vyx.machines;
 begin
   insert into vyx.machines (machine_id, screened_through)
-  values (machine, coalesce(vyx.newest_closed_slot(), vyx.market_time(), clock_timestamp())) returning * into m;
+  values (machine, coalesce(vyx.newest_closed_slot(), 'epoch')) returning * into m;
   insert into vyx.machine_heartbeats (boot_id) values (m.boot_id);
   return m;
 end $$;
 
 -- beat_v1: one round trip per machine and second: renew, and everything fair shares need. Counted in the table: sums of what
 -- machines last reported are stale and left traders unclaimed for 1-10 s.
-create function vyx.beat_v1(boot bigint, owned_now int, out ok boolean, out state vyx.machine_state, out alive bigint, out total bigint, out unowned bigint, out newest_closed timestamptz)
+create function vyx.beat_v1(boot bigint, owned_now int, out ok boolean, out state vyx.machine_state, out alive bigint, out total bigint, out unowned bigint, out mine bigint, out newest_closed timestamptz)
 language plpgsql set search_path = '' as $$
 begin
   update vyx.machine_heartbeats h set heartbeat_at = clock_timestamp(), owned = owned_now
     from vyx.machines m where h.boot_id = boot and m.boot_id = boot and m.state <> 'dead' returning m.state into state;
   ok := found;
   select count(*) into alive from vyx.machines m where m.state = 'alive';
-  select count(*), count(*) filter (where s.owner is null) into total, unowned from public.trader_state s where s.state in ('starting', 'running');
+  select count(*), count(*) filter (where s.owner is null), count(*) filter (where s.owner = boot) into total, unowned, mine from public.trader_state s where s.state in ('starting', 'running');
   newest_closed := vyx.newest_closed_slot();
 end $$;
 
