@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from app.market.candles import Candles
+from app.market.candles import Candles, fault_of
 from app.market.errors import CandleInvalid
 
 
@@ -24,14 +24,14 @@ def test_rows_come_back_as_they_went_in(candle):
         ({"high": 8.0, "open": 8.5, "close": 8.5}, "high 8 is below low 9"),
         ({"open": 13.0}, "open 13 is outside low 9 … high 12"),
         ({"close": 8.0}, "close 8 is outside low 9 … high 12"),
-        ({"low": 0.0}, "low 0 is not positive"),
-        ({"low": -1.0}, "low -1 is not positive"),
-        ({"open": math.nan}, "open is nan"),
-        ({"high": math.inf}, "high is inf"),
-        ({"volume": -1.0}, "volume -1 is negative"),
-        ({"volume": math.nan}, "volume is nan"),
-        ({"quote_volume": math.inf}, "quote_volume is inf"),
-        ({"trades": -1}, "trades -1 is negative"),
+        ({"low": 0.0}, "low is 0, which is not above 0"),
+        ({"low": -1.0}, "low is -1, which is not above 0"),
+        ({"open": math.nan}, "open is nan, which is not above 0"),
+        ({"high": math.inf}, "high is inf, which is not above 0"),
+        ({"volume": -1.0}, "volume is -1, which is not 0 or more"),
+        ({"volume": math.nan}, "volume is nan, which is not 0 or more"),
+        ({"quote_volume": math.inf}, "quote_volume is inf, which is not 0 or more"),
+        ({"trades": -1}, "trades is -1, which is not 0 or more"),
         ({"open_time": 60_001}, "open time 60001 is not a multiple of 1m"),
         ({"open_time": 0}, "open time 0 is not a multiple of 1m"),
     ],
@@ -46,6 +46,13 @@ def test_an_impossible_candle_is_refused_by_name(candle, changes, reason):
     assert refused.value.row == 1
     assert refused.value.reason == reason
     assert "1m candle of BTCUSDT at 1970-01-01T00:0" in str(refused.value)
+
+
+def test_one_candle_is_judged_as_in_a_batch(candle):
+    good, bad = candle(), candle(high=8.0)
+
+    assert fault_of(good) is None
+    assert fault_of(bad) == "high 8 is below low 9"
 
 
 def test_a_candle_must_stand_on_its_timeframe(candle):

@@ -73,9 +73,9 @@ def test_numbers_json_would_refuse_are_read(tmp_path):
     ("bad", "reason"),
     [
         (line(1).replace("1.20", "0.90"), "high 0.9 is below low 1"),
-        (line(1).replace("1.20", "nan"), "high is nan"),
-        (line(1).replace("1.00", "-1.00"), "low -1 is not positive"),
-        (line(1).replace("10.5", "-10.5"), "volume -10.5 is negative"),
+        (line(1).replace("1.20", "nan"), "high is nan, which is not above 0"),
+        (line(1).replace("1.00", "-1.00"), "low is -1, which is not above 0"),
+        (line(1).replace("10.5", "-10.5"), "volume is -10.5, which is not 0 or more"),
         (line(1).replace("1.20", "abc"), "could not convert string to float: b'abc'"),
         (line(1) + ",0", "13 columns where a dump has 12"),
         (line(1).rpartition(",")[0], "11 columns where a dump has 12"),
