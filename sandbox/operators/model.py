@@ -46,6 +46,10 @@ def _no_bars(_params: Params) -> int:
     return 0
 
 
+def _one_step(_params: Params) -> int:
+    return 1
+
+
 def _accepts(_params: Params) -> str | None:
     return None
 
@@ -76,7 +80,7 @@ class Operator:
     float). A bool given to a "float" input counts as 0 or 1; a float given to a "bool" input is refused.
     `lookback(params)` counts the bars before the current one that an exact value needs; `warmup(params)` the further
     bars a recursive function is given so that its seed no longer matters. `block` is the length in bars of the blocks
-    its runs are anchored to. `check(params)` says why a combination of parameters, each in its range, is impossible.
+    its runs are anchored to. `steps(params)` is the work for one symbol and bar, 1 for a handful of machine operations. `check(params)` says why a combination of parameters, each in its range, is impossible.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Operator:
     warmup: Callable[[Params], int] = _no_bars
     check: Callable[[Params], str | None] = _accepts
     block: int = BLOCK_BARS
+    steps: Callable[[Params], int] = _one_step
 
     def input_kind(self, index: int) -> InputKind:
         """The kind of the *index*-th input; a variadic operator repeats its last one."""

@@ -47,6 +47,21 @@ _FLOAT_PROBES = (-1e4, -1e2, -1.0, 0.0, 0.001, 0.01, 0.02, 0.5, 0.99, 1.0, 2.0, 
 _INDEX_FUNCTIONS = frozenset({"MAXINDEX", "MININDEX", "MINMAXINDEX"})
 _CUMULATIVE = frozenset({"AD", "CUMSUM", "NVI", "OBV", "PVI", "PVT", "VWAP", "WAD"})
 
+_SCANS_ITS_WINDOW = frozenset(
+    {
+        "AVGDEV",
+        "CCI",
+        "CORREL",
+        "BETA",
+        "LINEARREG",
+        "LINEARREG_ANGLE",
+        "LINEARREG_INTERCEPT",
+        "LINEARREG_SLOPE",
+    }
+    | {"TSF", "FOSC", "IMI", "PERCENTILE", "PERCENTRANK", "VHF", "MAVP"}
+)
+"""Functions whose work for one bar grows with the period."""
+
 Warmup = Callable[[Mapping[str, Any]], int]
 
 
@@ -232,6 +247,12 @@ def _tuple_of(function: Callable[..., Any]) -> Run:
     return run
 
 
+def _steps(name: str) -> Callable[[Params], int]:
+    if name not in _SCANS_ITS_WINDOW:
+        return lambda _params: 1
+    return lambda params: 1 + int(params.get("maxperiod", params.get("timeperiod", 0))) // 4
+
+
 def _memory_note(name: str) -> str:
     if name in _CUMULATIVE:
         return (
@@ -273,6 +294,7 @@ def _operator(name: str) -> Operator:
         lookback=_lookback(name),
         warmup=_capped(_WARMUP.get(name)),
         check=check,
+        steps=_steps(name),
         block=CUMULATIVE_BLOCK_BARS if name in _CUMULATIVE else BLOCK_BARS,
     )
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from sandbox.operators.model import Array, Operator, Param, Params
 from sandbox.operators.talib_functions import PERIOD_MAX
@@ -56,15 +55,13 @@ def _change(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
         return (values[:, _period(params) :] - values[:, : -_period(params)],)
 
 
-def _beyond_all(compare: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+def _beyond_all(compare: Any, extreme: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+    furthest = _extreme(extreme)
+
     def compute(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
         values: Any = args[0]
-        period = _period(params)
-        bars = values.shape[1] - period
-        result = np.ones((values.shape[0], bars), dtype=bool)
-        for ago in range(1, period + 1):
-            result &= compare(values[:, period:], values[:, period - ago : period - ago + bars])
-        return (result,)
+        (before,) = furthest([values[:, :-1]], params)
+        return (compare(values[:, _period(params) :], before),)
 
     return compute
 
@@ -87,23 +84,32 @@ def _window(params: Params) -> int:
     return int(params["window"])
 
 
+def _bars_since_nth(condition: Any, nth: int, params: Params) -> Any:
+    """
+    Distance from each bar to the *nth* last bar (0: the last) where the condition held; -1 when further than `window`.
+
+    *condition* is bool, shape (symbols, window + bars); the result int64, shape (symbols, bars).
+    """
+    window = _window(params)
+    rows, columns = np.nonzero(condition)
+    seen = np.cumsum(condition, axis=1)
+    first = np.searchsorted(rows, np.arange(len(condition)))  # each row's first entry in `columns`
+    wanted = seen - 1 - nth
+    at = np.append(columns, 0)[np.where(wanted >= 0, first[:, None] + wanted, -1)]
+    ago = np.arange(condition.shape[1]) - at
+    return np.where((wanted >= 0) & (ago <= window), ago, -1)[:, window:]
+
+
 def _barssince(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
-    (condition,) = args
-    windows = sliding_window_view(condition, _window(params) + 1, axis=1)[:, :, ::-1]
-    ago = windows.argmax(axis=2)
-    return (np.where(windows.any(axis=2), ago.astype(np.float64), np.nan),)
+    ago = _bars_since_nth(args[0], 0, params)
+    return (np.where(ago >= 0, ago.astype(np.float64), np.nan),)
 
 
 def _valuewhen(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
     condition, values = np.broadcast_arrays(*args)
-    size = _window(params) + 1
-    nth = int(params["occurrence"]) + 1
-    met = sliding_window_view(condition, size, axis=1)[:, :, ::-1]
-    seen = np.cumsum(met, axis=2, dtype=np.int32)
-    ago = (seen >= nth).argmax(axis=2)
-    found = seen[:, :, -1] >= nth
-    at = np.arange(size - 1, values.shape[1])[None, :] - ago
-    return (np.where(found, np.take_along_axis(values, at, axis=1), np.nan),)
+    ago = _bars_since_nth(condition, int(params["occurrence"]), params)
+    at = np.arange(_window(params), values.shape[1]) - np.maximum(ago, 0)
+    return (np.where(ago >= 0, np.take_along_axis(values, at, axis=1), np.nan),)
 
 
 _PERIOD = Param("period", "int", None, 1, PERIOD_MAX, (), "Bars.")
@@ -198,7 +204,7 @@ def window_operators() -> list[Operator]:
             "rising",
             ("series",),
             one,
-            _beyond_all(np.greater),
+            _beyond_all(np.greater, np.maximum),
             _period,
             "True where the value is above each of the `period` values before it (as charting sites define it).",
             kind="bool",
@@ -207,7 +213,7 @@ def window_operators() -> list[Operator]:
             "falling",
             ("series",),
             one,
-            _beyond_all(np.less),
+            _beyond_all(np.less, np.minimum),
             _period,
             "True where the value is below each of the `period` values before it.",
             kind="bool",
@@ -219,6 +225,7 @@ def window_operators() -> list[Operator]:
             _percentrank,
             _period,
             "Percentage, 0 to 100, of the `period` values before that are at or below the current one; NaN if any is.",
+            steps=lambda params: 1 + _period(params) // 4,
         ),
         _operator(
             "barssince",
