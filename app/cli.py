@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app import development, documents
+from app import documents
 from app.errors import CommandFailed, Refused
 from app.logging import configure_logging
 from app.settings import Settings, read_settings
@@ -32,25 +32,59 @@ cli = typer.Typer(
     help="Vyx screens every closed candle of every USDT pair with the filters its users write. `vyx up` starts everything.",
 )
 
-DataDir = Annotated[Path | None, typer.Option(help="Embedded cluster and development secret. [env VYX_DATA_DIR, default .vyx]", show_default=False)]
-Host = Annotated[str | None, typer.Option(help="Address to listen on. [env VYX_HOST, default 127.0.0.1]", show_default=False)]
-Port = Annotated[int | None, typer.Option(help="Port to listen on, 0 picks a free one. [env VYX_PORT, default 8787]", show_default=False)]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Embedded cluster and development secret. [env VYX_DATA_DIR, default .vyx]", show_default=False
+    ),
+]
+Host = Annotated[
+    str | None,
+    typer.Option(help="Address to listen on. [env VYX_HOST, default 127.0.0.1]", show_default=False),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        help="Port to listen on, 0 picks a free one. [env VYX_PORT, default 8787]", show_default=False
+    ),
+]
 MetricsPort = Annotated[
-    str | None, typer.Option(help="Port for /metrics, 0 picks one, off disables. [env VYX_METRICS_PORT, default 9091 web, 9092 worker]", show_default=False)
+    str | None,
+    typer.Option(
+        help="Port for /metrics, 0 picks one, off disables. [env VYX_METRICS_PORT, default 9091 web, 9092 worker]",
+        show_default=False,
+    ),
 ]
 MarketName = Annotated[
-    str | None, typer.Option("--market", help="auto, binance, simulated, or a directory or file of real candles. [env VYX_MARKET, default auto]", show_default=False)
+    str | None,
+    typer.Option(
+        "--market",
+        help="auto, binance, simulated, or a directory or file of real candles. [env VYX_MARKET, default auto]",
+        show_default=False,
+    ),
 ]
-Speed = Annotated[float | None, typer.Option(help="Market minutes per real minute; simulated and file markets only. [env VYX_SPEED, default 1]", show_default=False)]
+Speed = Annotated[
+    float | None,
+    typer.Option(
+        help="Market minutes per real minute; simulated and file markets only. [env VYX_SPEED, default 1]",
+        show_default=False,
+    ),
+]
 From = Annotated[
     str | None,
-    typer.Option("--from", help="First live instant of a file market. [env VYX_MARKET_FROM, default: when a quarter of the file has passed]", show_default=False),
+    typer.Option(
+        "--from",
+        help="First live instant of a file market. [env VYX_MARKET_FROM, default: when a quarter of the file has passed]",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
 
 
 @cli.callback()
-def _options(context: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def _options(
+    context: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False
+) -> None:
     context.obj = debug
 
 
@@ -67,12 +101,22 @@ def up(
     """Start everything: database (embedded unless DATABASE_URL is set), migrations, market, web and worker."""
     from app import up as supervisor  # noqa: PLC0415 each command imports what it runs: `vyx --help` stays quick
 
-    settings = _settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port, market=market, speed=speed, **{"from": market_from})
+    settings = _settings(
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        metrics_port=metrics_port,
+        market=market,
+        speed=speed,
+        start=market_from,
+    )
     supervisor.run(settings)
 
 
 @cli.command()
-def web(data_dir: DataDir = None, host: Host = None, port: Port = None, metrics_port: MetricsPort = None) -> None:
+def web(
+    data_dir: DataDir = None, host: Host = None, port: Port = None, metrics_port: MetricsPort = None
+) -> None:
     """Run one web process: the HTTP interface and the event streams. Any number of them may run."""
     from app.web import serve  # noqa: PLC0415
 
@@ -82,12 +126,25 @@ def web(data_dir: DataDir = None, host: Host = None, port: Port = None, metrics_
 
 @cli.command()
 def worker(
-    data_dir: DataDir = None, host: Host = None, metrics_port: MetricsPort = None, market: MarketName = None, speed: Speed = None, market_from: From = None
+    data_dir: DataDir = None,
+    host: Host = None,
+    metrics_port: MetricsPort = None,
+    market: MarketName = None,
+    speed: Speed = None,
+    market_from: From = None,
 ) -> None:
     """Run one worker process: it claims traders and screens them; one of all workers feeds the market data."""
     from app.worker import Worker  # noqa: PLC0415
 
-    settings = _settings(9092, data_dir=data_dir, host=host, metrics_port=metrics_port, market=market, speed=speed, **{"from": market_from})
+    settings = _settings(
+        9092,
+        data_dir=data_dir,
+        host=host,
+        metrics_port=metrics_port,
+        market=market,
+        speed=speed,
+        start=market_from,
+    )
     worker_process = Worker(_with_database(settings))
     asyncio.run(worker_process.run(on_ready=lambda: print("vyx worker ready", flush=True)))
 
@@ -109,6 +166,8 @@ def token(
     data_dir: DataDir = None,
 ) -> None:
     """Print a token for development. Refuses where only Supabase's signing keys are configured."""
+    from app import development  # noqa: PLC0415
+
     settings = _settings(data_dir=data_dir)
     text = development.make_token(settings, user, minutes=minutes)
     development.put_user(_database_url(settings), user, tier)
@@ -127,7 +186,10 @@ def check(file: Annotated[Path, typer.Argument(help="A filter.")]) -> None:
     with FilterCompiler() as compiler:
         compiled = compiler.compile(source)
     for found in compiled.diagnostics:
-        print(f"{file}:{found.line}:{found.column}: {found.code} {found.message}" + (f" {found.hint}" if found.hint else ""))
+        print(
+            f"{file}:{found.line}:{found.column}: {found.code} {found.message}"
+            + (f" {found.hint}" if found.hint else "")
+        )
     if compiled.plan is None:
         raise typer.Exit(1)
 
@@ -143,7 +205,10 @@ def status(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 
 @cli.command()
-def drain(machine: Annotated[str, typer.Argument(help="Its id, as `vyx status` shows it.")], data_dir: DataDir = None) -> None:
+def drain(
+    machine: Annotated[str, typer.Argument(help="Its id, as `vyx status` shows it.")],
+    data_dir: DataDir = None,
+) -> None:
     """Take a machine out: it finishes the slot in hand, gives its traders back and claims no more."""
     documents.drain(_database_url(_settings(data_dir=data_dir)), machine)
     print(f"{machine} is draining")
@@ -163,8 +228,8 @@ def schema() -> None:
     print(documents.schema(), end="")
 
 
-def _settings(metrics_port_default: int = 9091, **flags: object) -> Settings:
-    settings = read_settings(flags, metrics_port_default=metrics_port_default)
+def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **flags: object) -> Settings:
+    settings = read_settings(flags | {"from": start}, metrics_port_default=metrics_port_default)
     configure_logging(settings.log_format)
     return settings
 
@@ -173,7 +238,9 @@ def _database_url(settings: Settings) -> str:
     """The database to talk to: the one configured, else the embedded one that runs in the data directory."""
     url = settings.direct_database_url or embedded.find(settings.data_dir)
     if url is None:
-        raise CommandFailed(f"No database runs in {settings.data_dir} and DATABASE_URL is not set; start `vyx up` first, or name another --data-dir.")
+        raise CommandFailed(
+            f"No database runs in {settings.data_dir} and DATABASE_URL is not set; start `vyx up` first, or name another --data-dir."
+        )
     return url
 
 
@@ -189,11 +256,29 @@ def _with_database(settings: Settings) -> Settings:
 def _show_status(report: dict[str, Any]) -> None:
     console = Console()
     ledger = report["ledger"]
-    console.print(f"market {ledger['market']}  time {ledger['market_time']}  newest slot {ledger['newest_closed']}  open {ledger['open']}  outages {ledger['outage']}")
-    console.print("traders " + ("  ".join(f"{state} {count}" for state, count in sorted(report["traders"].items())) or "none"))
+    console.print(
+        f"market {ledger['market']}  time {ledger['market_time']}  newest slot {ledger['newest_closed']}  open {ledger['open']}  outages {ledger['outage']}"
+    )
+    console.print(
+        "traders "
+        + ("  ".join(f"{state} {count}" for state, count in sorted(report["traders"].items())) or "none")
+    )
     table = Table("machine", "boot", "state", "heartbeat s", "screened through", "lag s", "traders")
     for machine in report["machines"]:
-        table.add_row(*(str(machine[name]) for name in ("machine_id", "boot_id", "state", "heartbeat_age_s", "screened_through", "lag_s", "traders")))
+        table.add_row(
+            *(
+                str(machine[name])
+                for name in (
+                    "machine_id",
+                    "boot_id",
+                    "state",
+                    "heartbeat_age_s",
+                    "screened_through",
+                    "lag_s",
+                    "traders",
+                )
+            )
+        )
     console.print(table)
 
 

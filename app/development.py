@@ -10,12 +10,12 @@ from uuid import UUID
 
 import jwt
 import psycopg
+from sandbox.compile import FilterCompiler
 
 from app.errors import CommandFailed
 from app.settings import Settings, development_secret
 from app.store import queries
 from app.store.refusals import translated
-from sandbox.compile import FilterCompiler
 
 _SQL = queries.load("development")
 DEMO_USER = UUID("00000000-0000-4000-8000-00000000d3a0")
@@ -31,10 +31,18 @@ def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
         CommandFailed: tokens are checked against signing keys only: nobody here could sign one.
     """
     if settings.jwt_secret is None and settings.jwks_url is not None:
-        raise CommandFailed("Tokens are checked against Supabase's signing keys (SUPABASE_URL or VYX_JWKS_URL): sign in there, or set VYX_JWT_SECRET.")
+        raise CommandFailed(
+            "Tokens are checked against Supabase's signing keys (SUPABASE_URL or VYX_JWKS_URL): sign in there, or set VYX_JWT_SECRET."
+        )
     secret = settings.jwt_secret or development_secret(settings.data_dir)
     now = datetime.now(UTC)
-    claims = {"sub": str(user), "role": "authenticated", "aud": settings.jwt_audience, "iat": now, "exp": now + timedelta(minutes=minutes)}
+    claims = {
+        "sub": str(user),
+        "role": "authenticated",
+        "aud": settings.jwt_audience,
+        "iat": now,
+        "exp": now + timedelta(minutes=minutes),
+    }
     if settings.jwt_issuer is not None:
         claims["iss"] = settings.jwt_issuer
     return jwt.encode(claims, secret, algorithm="HS256")
@@ -56,14 +64,23 @@ def put_demo(url: str) -> list[str]:
             return []
     put_user(url, DEMO_USER, "elite")
     names = []
-    with FilterCompiler() as compiler, psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
+    with (
+        FilterCompiler() as compiler,
+        psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection,
+    ):
         for file in DEMO_FILTERS:
             source = file.read_text(encoding="utf-8")
             plan = compiler.compile(source).plan
             if plan is None:
                 raise CommandFailed(f"The example {file.name} does not compile; run vyx check {file}.")
             name = file.stem.removeprefix("demo_").replace("_", " ")
-            parameters = {"user_id": DEMO_USER, "name": name, "filter": source, "plan": plan.encode().decode(), "plan_hash": plan.hash}
+            parameters = {
+                "user_id": DEMO_USER,
+                "name": name,
+                "filter": source,
+                "plan": plan.encode().decode(),
+                "plan_hash": plan.hash,
+            }
             connection.execute(_SQL["put_demo_trader"], parameters)
             names.append(name)
         connection.execute(_SQL["start_all_of"], {"user_id": DEMO_USER})

@@ -27,7 +27,9 @@ def serve_metrics(host: str, port: int | None, registry: CollectorRegistry) -> I
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
-        raise SettingInvalid(f"VYX_METRICS_PORT {port} cannot be used ({error.strerror}); choose another, 0 for a free one, or off.") from error
+        raise SettingInvalid(
+            f"VYX_METRICS_PORT {port} cannot be used ({error.strerror}); choose another, 0 for a free one, or off."
+        ) from error
     log.info("metrics", host=host, port=server.server_port)
     try:
         yield

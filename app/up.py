@@ -54,7 +54,10 @@ def run(settings: Settings) -> None:
         migrations.migrate(url)
         _continue_market(url, settings)
         port = settings.port or _free_port(settings.host)
-        environment = os.environ | {"DATABASE_URL": settings.database_url or url, "VYX_DIRECT_DATABASE_URL": settings.direct_database_url or url}
+        environment = os.environ | {
+            "DATABASE_URL": settings.database_url or url,
+            "VYX_DIRECT_DATABASE_URL": settings.direct_database_url or url,
+        }
         children = [_web(settings, port, environment), _worker(settings, environment)]
         _serve(settings, children, url, f"http://{_reachable(settings.host)}:{port}")
 
@@ -69,7 +72,9 @@ def _only_one(data_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise CommandFailed(f"vyx up already runs in {data_dir}; stop it first, or use another --data-dir.") from None
+            raise CommandFailed(
+                f"vyx up already runs in {data_dir}; stop it first, or use another --data-dir."
+            ) from None
         yield
 
 
@@ -93,7 +98,9 @@ def _continue_market(url: str, settings: Settings) -> None:
             return
         source = row[0]
         if settings.market != "auto" and source != (wanted := venue.source_name(settings.market)):
-            raise CommandFailed(f"This database holds the market {source!r} and cannot take {wanted!r} as well; use another --data-dir.")
+            raise CommandFailed(
+                f"This database holds the market {source!r} and cannot take {wanted!r} as well; use another --data-dir."
+            )
         if source.startswith("files ") or (source == "simulated" and settings.speed != 1):
             connection.execute(_SQL["anchor_market"], {"speed": settings.speed})
 
@@ -149,10 +156,16 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        self.backoff_s = BACKOFF_FIRST_S if now - self.started > HEALTHY_AFTER_S else min(self.backoff_s * 2, BACKOFF_MAX_S)
+        self.backoff_s = (
+            BACKOFF_FIRST_S
+            if now - self.started > HEALTHY_AFTER_S
+            else min(self.backoff_s * 2, BACKOFF_MAX_S)
+        )
         self.restart_at = now + self.backoff_s
         self.process = None
-        log.warning("process ended, starting it again", process=self.name, exit_code=code, wait_s=self.backoff_s)
+        log.warning(
+            "process ended, starting it again", process=self.name, exit_code=code, wait_s=self.backoff_s
+        )
         return code
 
     def stop(self) -> None:
@@ -185,7 +198,9 @@ def _worker(settings: Settings, environment: dict[str, str]) -> _Child:
         flags += ["--speed", f"{settings.speed:g}"]
     if settings.market_from is not None:
         flags += ["--from", settings.market_from.isoformat()]
-    return _Child("worker", [*_module("worker"), *flags, "--metrics-port", _metrics_port(settings, 1)], environment)
+    return _Child(
+        "worker", [*_module("worker"), *flags, "--metrics-port", _metrics_port(settings, 1)], environment
+    )
 
 
 def _metrics_port(settings: Settings, offset: int) -> str:
@@ -228,10 +243,16 @@ def _await_ready(children: list[_Child], database_url: str, url: str, stopping: 
             code = child.watch()
             if code is not None and code > 0:
                 raise CommandFailed(f"The {child.name} process did not start; what it said is above.")
-        if all(child.said_ready.is_set() for child in children) and _is_ready(url) and _has_begun(database_url):
+        if (
+            all(child.said_ready.is_set() for child in children)
+            and _is_ready(url)
+            and _has_begun(database_url)
+        ):
             return
         if time.monotonic() > deadline:
-            raise CommandFailed(f"Not ready within {READY_WITHIN_S:g} s; what is missing is at {url}/health/ready and in the log above.")
+            raise CommandFailed(
+                f"Not ready within {READY_WITHIN_S:g} s; what is missing is at {url}/health/ready and in the log above."
+            )
 
 
 def _is_ready(url: str) -> bool:
@@ -257,7 +278,9 @@ def _welcome(settings: Settings, database_url: str, url: str) -> None:
     if settings.database_url is None and (names := development.put_demo(database_url)):
         lines.append(f"A demo user runs three example traders: {', '.join(names)}.")
     if settings.database_url is None and settings.jwks_url is None:
-        token = development.make_token(settings, development.DEMO_USER, minutes=development.DEMO_TOKEN_MINUTES)
+        token = development.make_token(
+            settings, development.DEMO_USER, minutes=development.DEMO_TOKEN_MINUTES
+        )
         lines += [
             "Its token, valid for a week, and two things to try:",
             "",

@@ -19,10 +19,10 @@ from app.coordination.hints import Hints
 from app.coordination.keeper import Keeper
 from app.coordination.supervisor import supervise
 from app.errors import CommandFailed, SettingInvalid
-from app.metrics_server import serve_metrics
 from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
-from app.screening.metrics import ScreeningMetrics
+from app.metrics import WorkerMetrics
+from app.metrics_server import serve_metrics
 from app.screening.screener import Screener
 from app.settings import Settings
 from app.store.pool import make_pool
@@ -37,26 +37,34 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         if settings.database_url is None or settings.direct_database_url is None:
-            raise SettingInvalid("DATABASE_URL is not set and no embedded database runs in the data directory; start `vyx up`, or set it.")
+            raise SettingInvalid(
+                "DATABASE_URL is not set and no embedded database runs in the data directory; start `vyx up`, or set it."
+            )
         self._settings = settings
         self._registry = CollectorRegistry()
-        self._metrics = ScreeningMetrics(self._registry)
+        self._metrics = WorkerMetrics(self._registry)
         self._pool = make_pool(settings.database_url, max_size=settings.pool_max, name="vyx-worker")
         self._hints = Hints(self._pool)
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
         self._boot_ended = asyncio.Event()
-        self._feeder = Feeder(settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up)
+        self._feeder = Feeder(
+            settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
+        )
         self._keeper = Keeper(
             settings.direct_database_url,
             settings.machine_id,
-            lambda trusted: Screener(self._pool, self._hints, self._metrics, trusted),
+            self._make_screener,
             self._metrics,
             ttl_s=settings.lease_ttl_s,
             on_ingest=self._feeder.run,
             on_registered=self._on_registered,
         )
+
+    def _make_screener(self, trusted: Callable[[], bool]) -> Screener:
+        self._screener = Screener(self._pool, self._hints, self._metrics, trusted)
+        return self._screener
 
     def _give_up(self, error: CommandFailed) -> None:
         self._fatal = error
@@ -98,7 +106,7 @@ class Worker:
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
-        context: dict[str, Any] = {"pool": self._pool, "screener": self._keeper.screener}
+        context: dict[str, Any] = {"pool": self._pool, "screener": self._screener}
         await run_jobs(self._keeper.boot_id, context, self._boot_ended)
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:

@@ -23,7 +23,7 @@ async def _configure(connection: Connection) -> None:
 
 @asynccontextmanager
 async def job_connections(direct_url: str) -> AsyncIterator[None]:
-    """procrastinate's own small pool: two direct connections, and a third that it opens itself to LISTEN."""
+    """Procrastinate's own small pool: two direct connections, and a third that it opens itself to LISTEN."""
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
         direct_url,
         min_size=1,

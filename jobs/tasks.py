@@ -57,6 +57,8 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # n
         ledger = await slots.counts(connection)
         if ledger.market_time is not None:
             for timeframe, seconds in TIMEFRAMES.items():
-                await candles.prune(connection, timeframe, ledger.market_time, bars=CANDLE_BARS_KEPT, seconds=seconds)
+                await candles.prune(
+                    connection, timeframe, ledger.market_time, bars=CANDLE_BARS_KEPT, seconds=seconds
+                )
         await slots.prune(connection, days=LEDGER_DAYS_KEPT)
         await machines.cancel_jobs_of_the_dead(connection)

@@ -16,13 +16,13 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import Protocol
 
 import psycopg
 import structlog
 
-from app.errors import Fenced
-from app.screening.metrics import ScreeningMetrics
-from app.screening.screener import NotTrusted, Screener
+from app.errors import Fenced, NotTrusted
+from app.metrics import WorkerMetrics
 from app.store import machines
 from app.store.machines import Beat
 from app.store.pool import Connection, connect_direct
@@ -38,9 +38,36 @@ CLAIM_MAX = 1000  # leases moved in one statement
 SURPLUS_SLACK = 0.05  # a spread of ±5 % stays: moving it would cost more than it gives
 
 
+class Holder(Protocol):
+    """Whoever does the work that leases are about; the keeper tells it what it holds."""
+
+    screened_through: datetime | None
+    busy_since: float | None
+
+    @property
+    def owned(self) -> int:
+        """How many traders are loaded."""
+
+    async def adopt(self, boot_id: int, screened_through: datetime) -> None:
+        """Start over under a new identity."""
+
+    async def sync(self) -> None:
+        """Take over what was claimed, changed or stopped."""
+
+    async def screen(self) -> int:
+        """Account for every slot that is due."""
+
+    async def release_surplus(self, surplus: int) -> int:
+        """Give so many traders back."""
+
+    async def drain(self) -> None:
+        """Finish the slot in hand and start no other."""
+
+
 class Keeper:
     """
     Args:
+        holder_of: Makes the holder, given the question whether it may still believe in its leases.
         direct_url: A direct (or session-mode) connection.
         on_ingest: Called once when this machine becomes the feeder of market data; the awaitable ends with the connection.
     """
@@ -49,8 +76,8 @@ class Keeper:
         self,
         direct_url: str,
         machine_id: str,
-        screener_of: Callable[[Callable[[], bool]], Screener],
-        metrics: ScreeningMetrics,
+        holder_of: Callable[[Callable[[], bool]], Holder],
+        metrics: WorkerMetrics,
         *,
         ttl_s: float,
         on_ingest: Callable[[int], Awaitable[None]],
@@ -66,9 +93,10 @@ class Keeper:
         self._trusted_until = 0.0
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._unscreened_since: float | None = None
+        self._stood_at: datetime | None = None
         self._stopping = asyncio.Event()
         self.boot_id: int | None = None
-        self.screener = screener_of(self.trusted)
+        self.holder = holder_of(self.trusted)
 
     def trusted(self) -> bool:
         """May this machine still believe in its leases?"""
@@ -88,7 +116,7 @@ class Keeper:
     async def leave(self) -> None:
         """Finish the slot in hand, give every lease back and end this boot; within a second when Postgres answers."""
         self._stopping.set()
-        await self.screener.drain()
+        await self.holder.drain()
         await self._cancel_tasks()
         if self.boot_id is None:
             return
@@ -107,8 +135,8 @@ class Keeper:
     async def _connect(self) -> Connection:
         connection = await connect_direct(self._direct_url, name=f"vyx-keeper:{self._machine_id}")
         self._connection = connection
-        for channel in ("vyx_trader", "vyx_lease", "vyx_slot"):
-            await connection.execute(f"listen {channel}")  # type: ignore[arg-type]  # names of ours; LISTEN takes no parameter
+        for channel in ("vyx_trader", "vyx_lease"):
+            await connection.execute(f"listen {channel}")  # names of ours; LISTEN takes no parameter
         if self.boot_id is not None and await machines.resume(connection, self.boot_id):
             log.info("resumed", boot_id=self.boot_id)
             return connection
@@ -117,9 +145,14 @@ class Keeper:
 
     async def _register(self, connection: Connection) -> None:
         self.boot_id, screened_through = await machines.register(connection, self._machine_id)
-        await self.screener.adopt(self.boot_id, screened_through)
+        await self.holder.adopt(self.boot_id, screened_through)
         self._on_registered(self.boot_id)
-        log.info("registered", machine_id=self._machine_id, boot_id=self.boot_id, screened_through=screened_through.isoformat())
+        log.info(
+            "registered",
+            machine_id=self._machine_id,
+            boot_id=self.boot_id,
+            screened_through=screened_through.isoformat(),
+        )
 
     async def _disconnect(self) -> None:
         await self._cancel_tasks()
@@ -147,11 +180,11 @@ class Keeper:
 
     async def _wait(self, connection: Connection) -> None:
         """Until the next beat, or until somebody has something for us."""
-        channels = {notification.channel async for notification in connection.notifies(timeout=BEAT_S, stop_after=1)}
-        if "vyx_slot" in channels:
-            return  # the screen job is on its way; the beat that follows costs 1 ms
+        channels = {
+            notification.channel async for notification in connection.notifies(timeout=BEAT_S, stop_after=1)
+        }
         if channels:
-            self._spawn("sync", self.screener.sync)
+            self._spawn("sync", self.holder.sync)
 
     # -- one cycle ------------------------------------------------------------------------------------------------------
 
@@ -163,7 +196,7 @@ class Keeper:
             await asyncio.sleep(BEAT_S)
             return False
         began = time.monotonic()
-        beat = await machines.beat(connection, self.boot_id, self.screener.owned)
+        beat = await machines.beat(connection, self.boot_id, self.holder.owned)
         if not beat.ok:
             log.warning("buried by another machine", boot_id=self.boot_id)
             await self._cancel_tasks()
@@ -172,7 +205,7 @@ class Keeper:
         self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
         await machines.retry_due(connection)
         for reaped in await machines.reap(connection, ttl_s=self._ttl_s, grace_s=GRACE_S):
-            log.warning("reaped", machine_id=reaped.machine_id, boot_id=reaped.dead, freed=reaped.freed)
+            log.warning("reaped", machine_id=reaped.machine_id, boot_id=reaped.boot_id, freed=reaped.freed)
             self._metrics.lease_moves.labels("reaped").inc(reaped.freed)
         again = await self._share(connection, beat)
         await self._feed_market(connection)
@@ -181,7 +214,7 @@ class Keeper:
         return again
 
     def _is_stuck(self) -> bool:
-        busy_since = self.screener.busy_since
+        busy_since = self.holder.busy_since
         return busy_since is not None and time.monotonic() - busy_since > STUCK_AFTER_S
 
     async def _share(self, connection: Connection, beat: Beat) -> bool:
@@ -189,8 +222,8 @@ class Keeper:
         if self.boot_id is None:
             return False
         if beat.state == "draining":
-            if self.screener.owned:
-                self._spawn("release", lambda: self._release(self.screener.owned))
+            if self.holder.owned:
+                self._spawn("release", lambda: self._release(self.holder.owned))
             return False
         target = math.ceil(beat.total / max(1, beat.alive))
         claimed = 0
@@ -201,35 +234,42 @@ class Keeper:
         elif beat.mine > target * (1 + SURPLUS_SLACK) + 1:
             surplus = min(beat.mine - target, CLAIM_MAX)
             self._spawn("release", lambda: self._release(surplus))
-        self._spawn("sync", self.screener.sync)  # not awaited: it waits for the slot in hand, a beat must not
+        self._spawn("sync", self.holder.sync)  # not awaited: it waits for the slot in hand, a beat must not
         return claimed == CLAIM_MAX
 
     async def _release(self, surplus: int) -> None:
-        released = await self.screener.release_surplus(surplus)
+        released = await self.holder.release_surplus(surplus)
         self._metrics.lease_moves.labels("released").inc(released)
         log.info("released", traders=released)
 
     async def _feed_market(self, connection: Connection) -> None:
-        if "ingest" not in self._tasks and self.boot_id is not None and await machines.try_ingest_lock(connection):
+        if (
+            "ingest" not in self._tasks
+            and self.boot_id is not None
+            and await machines.try_ingest_lock(connection)
+        ):
             boot_id = self.boot_id
             self._spawn("ingest", lambda: self._on_ingest(boot_id))
 
     def _watch(self, beat: Beat) -> None:
         """The backstop: jobs wake the screening, but a slot that waits for 15 s is screened without them."""
-        standing = self.screener.screened_through
+        standing = self.holder.screened_through
         if beat.newest_closed is None or standing is None or beat.newest_closed <= standing:
             self._unscreened_since = None
-        elif self._unscreened_since is None:
-            self._unscreened_since = time.monotonic()
-        elif time.monotonic() - self._unscreened_since > BYPASS_AFTER_S and self.screener.busy_since is None:
+        elif self._unscreened_since is None or standing != self._stood_at:
+            self._unscreened_since, self._stood_at = time.monotonic(), standing
+        elif time.monotonic() - self._unscreened_since > BYPASS_AFTER_S and self.holder.busy_since is None:
             self._unscreened_since = None
             self._metrics.job_bypasses.inc()
-            log.warning("no job has screened a closed slot for 15 s, screening it from the keeper", newest_closed=beat.newest_closed.isoformat())
+            log.warning(
+                "no job has screened a closed slot for 15 s, screening it from the keeper",
+                newest_closed=beat.newest_closed.isoformat(),
+            )
             self._spawn("bypass", self._bypass)
 
     async def _bypass(self) -> None:
         try:
-            await self.screener.screen()
+            await self.holder.screen()
         except NotTrusted:
             log.info("not trusted, leaving the slot for later")
 
@@ -237,8 +277,8 @@ class Keeper:
         self._metrics.machines_alive.set(beat.alive)
         self._metrics.traders_total.set(beat.total)
         self._metrics.traders_unowned.set(beat.unowned)
-        self._metrics.traders_active.labels("running").set(self.screener.owned)
-        self._metrics.slot_lag.set(_lag_s(beat.newest_closed, self.screener.screened_through))
+        self._metrics.traders_active.labels("running").set(self.holder.owned)
+        self._metrics.slot_lag.set(_lag_s(beat.newest_closed, self.holder.screened_through))
 
     def _spawn(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         """One task of a name at a time: work that must not hold up the beat."""

@@ -31,7 +31,11 @@ async def supervise(name: str, task: Callable[[], Awaitable[object]], stopping: 
             reason = f"{type(error).__name__}: {error}"
         if stopping.is_set():
             return
-        backoff = BACKOFF_FIRST_S if time.monotonic() - started > HEALTHY_AFTER_S else min(backoff * 2, BACKOFF_MAX_S)
+        backoff = (
+            BACKOFF_FIRST_S
+            if time.monotonic() - started > HEALTHY_AFTER_S
+            else min(backoff * 2, BACKOFF_MAX_S)
+        )
         wait_s = backoff * random.uniform(0.5, 1)  # noqa: S311 jitter, not a secret
         log.warning("task ended, starting it again", task=name, reason=reason, wait_s=round(wait_s, 2))
         try:

@@ -4,7 +4,7 @@ What can go wrong between Vyx and market data, named by whose fault it is.
 Every message is one sentence a person can act on. ``fault`` is ``"ours"`` (we asked wrongly: never retry),
 ``"theirs"`` (the exchange or the way to it: may pass) or ``"limits"`` (we were told to wait: obey, never just retry).
 """
-# ruff: noqa: N818 - the name says what happened; a suffix on each would say nothing
+
 
 from typing import ClassVar, Literal
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 import structlog
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,7 +21,9 @@ from app.settings import Settings
 from app.store.pool import Connection, Pool
 
 log = structlog.get_logger(__name__)
-HISTORY_BARS_OF_FILES = 5000  # nothing limits how much of a file may be read: as far back as any plan may look
+HISTORY_BARS_OF_FILES = (
+    5000  # nothing limits how much of a file may be read: as far back as any plan may look
+)
 
 
 class Feeder:
@@ -65,7 +68,10 @@ class Feeder:
             self._on_unusable(error)
 
     async def _ingest(self, boot_id: int) -> None:
-        async with open_venue(self._settings, self._pool) as venue, ExchangeClient(venue.rest_url, venue.stream_url) as client:
+        async with (
+            open_venue(self._settings, self._pool) as venue,
+            ExchangeClient(venue.rest_url, venue.stream_url) as client,
+        ):
             log.info("feeding", market=venue.source, speed=venue.speed)
             with _HistoryProgress(venue) as progress:
                 ingest = Ingest(
@@ -74,7 +80,9 @@ class Feeder:
                     self._metrics,
                     boot_id=boot_id,
                     speed=venue.speed,
-                    history_bars=self._settings.history_bars if venue.source == "binance" else HISTORY_BARS_OF_FILES,
+                    history_bars=self._settings.history_bars
+                    if venue.source == "binance"
+                    else HISTORY_BARS_OF_FILES,
                     symbols_max=self._settings.symbols_max,
                     min_quote_volume=self._settings.min_quote_volume,
                     wake=self._wake,
@@ -91,7 +99,7 @@ class _HistoryProgress:
         self._bar: Progress | None = None
         self._told = -1
 
-    def __enter__(self) -> _HistoryProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,7 +115,12 @@ class _HistoryProgress:
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
-            columns = (TextColumn(f"loading history from {self._venue.source}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn(f"loading history from {self._venue.source}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, transient=True)
             self._bar.add_task("history", total=total)
             self._bar.start()

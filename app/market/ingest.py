@@ -10,6 +10,7 @@ becomes an outage, with its reason.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from app.market.assembly import MINUTE_MS, Assembly, Ready
 from app.market.candles import Candle, Candles
 from app.market.client import ExchangeClient
 from app.market.metrics import MarketMetrics
+from app.market.streams import StreamEvent, StreamUp
+from app.market.universe import QUOTE, universe
 from app.store import candles as candle_store
 from app.store import screening, slots, symbols
 from app.store.candles import Rows
@@ -49,6 +52,7 @@ GRACE_S = 5.0  # how long stragglers of a minute may take before REST is asked, 
 GRACE_MIN_S = 0.25  # … but never less than this in real time, however fast a simulated market runs
 SILENCE_S = 20.0  # no candle for so long: ask REST whether the market goes on without us
 REQUESTS_AT_ONCE = 8
+ARRIVALS_MAX = 50_000  # what may wait while the database is slow
 ROWS_AT_ONCE = 20_000  # candles per transaction: well below its statement timeout
 PAGE_BARS = 1000  # the exchange's limit per request
 OUTAGE_REASON = "the exchange has no candles"
@@ -100,9 +104,18 @@ class Ingest:
     # -- universe and history -------------------------------------------------------------------------------------------
 
     async def _list_symbols(self) -> None:
-        listed = await self._client.universe(symbols_max=self._symbols_max, min_quote_volume=self._min_quote_volume)
+        info = await self._client.exchange_info()
+        chosen = universe(
+            info,
+            await self._client.quote_volumes(),
+            symbols_max=self._symbols_max,
+            min_quote_volume=self._min_quote_volume,
+        )
+        bases = {listed.symbol: listed.base_asset for listed in info.symbols}
         async with screening.fenced(self._pool, self._boot_id) as connection:
-            await symbols.put_listed(connection, listed)
+            await symbols.put_listed(
+                connection, [(symbol, bases[symbol], QUOTE) for symbol in chosen.symbols]
+            )
             pairs = await symbols.list_universe(connection)
         self._ids = {pair.symbol: pair.symbol_id for pair in pairs if pair.trading}
         log.info("universe", symbols=len(self._ids))
@@ -113,7 +126,11 @@ class Ingest:
             ledger = await slots.newest_closed(connection)
         now_ms = await self._client.server_time()
         through_ms = now_ms - now_ms % MINUTE_MS if ledger is None else _ms(ledger)
-        requests = [request for timeframe in timeframes.TIMEFRAMES for request in await self._lacking_history(timeframe, through_ms)]
+        requests = [
+            request
+            for timeframe in timeframes.TIMEFRAMES
+            for request in await self._lacking_history(timeframe, through_ms)
+        ]
         done = 0
         for timeframe in timeframes.TIMEFRAMES:
             own = [request for request in requests if request[1] == timeframe]
@@ -134,7 +151,9 @@ class Ingest:
         requests = []
         for symbol, symbol_id in self._ids.items():
             have = stored.get(symbol_id)
-            first = last_open - (self._history_bars - 1) * length_ms if have is None else _ms(have) + length_ms
+            first = (
+                last_open - (self._history_bars - 1) * length_ms if have is None else _ms(have) + length_ms
+            )
             if first <= last_open and (have is None or timeframe != "1m"):
                 requests.append((symbol, timeframe, max(first, 0)))
         return requests
@@ -147,7 +166,9 @@ class Ingest:
         start = first_ms
         while start <= last_open:
             async with self._gate:
-                page = await self._client.klines(symbol, timeframe, start_ms=start, end_ms=last_open, limit=PAGE_BARS)
+                page = await self._client.klines(
+                    symbol, timeframe, start_ms=start, end_ms=last_open, limit=PAGE_BARS
+                )
             pages.append(page)
             if len(page) < PAGE_BARS:
                 break
@@ -157,13 +178,15 @@ class Ingest:
     async def _store(self, timeframe: str, batch: Candles) -> None:
         for start in range(0, len(batch), ROWS_AT_ONCE):
             async with screening.fenced(self._pool, self._boot_id) as connection:
-                await candle_store.copy(connection, timeframe, self._rows(batch.take(slice(start, start + ROWS_AT_ONCE))))
+                await candle_store.copy(
+                    connection, timeframe, self._rows(batch.take(slice(start, start + ROWS_AT_ONCE)))
+                )
 
     # -- minute by minute -----------------------------------------------------------------------------------------------
 
     async def _follow(self, assembly: Assembly) -> None:
         """Close slot after slot, for ever."""
-        arrivals: asyncio.Queue[Candle | None] = asyncio.Queue(maxsize=10_000)
+        arrivals: asyncio.Queue[StreamEvent] = asyncio.Queue(maxsize=ARRIVALS_MAX)
         reader = asyncio.create_task(self._read(arrivals))
         try:
             while True:
@@ -174,12 +197,14 @@ class Ingest:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _read(self, arrivals: asyncio.Queue[Candle | None]) -> None:
-        """Candles from the streams into the queue; None marks a (re)connection, behind which there may be a hole."""
-        async for event in self._client.stream_klines(list(self._ids)):
-            await arrivals.put(event if isinstance(event, Candle) else None)
+    async def _read(self, arrivals: asyncio.Queue[StreamEvent]) -> None:
+        async with contextlib.aclosing(self._client.stream_klines(list(self._ids))) as events:
+            async for event in events:
+                await arrivals.put(event)
 
-    async def _gather(self, assembly: Assembly, arrivals: asyncio.Queue[Candle | None], reader: asyncio.Task[None]) -> None:
+    async def _gather(
+        self, assembly: Assembly, arrivals: asyncio.Queue[StreamEvent], reader: asyncio.Task[None]
+    ) -> None:
         """Take what has arrived; wait for the first of it until stragglers run out of time or the silence grows suspicious."""
         wait_s = assembly.wait_s(time.monotonic())
         try:
@@ -195,22 +220,24 @@ class Ingest:
         while not arrivals.empty():
             events.append(arrivals.get_nowait())
         now = time.monotonic()
-        late = [event for event in events if event is not None and not assembly.add(event, now)]
+        late = [event for event in events if isinstance(event, Candle) and not assembly.add(event, now)]
         if late:
             await self._record_late(late)
-        if None in events:
+        if any(isinstance(event, StreamUp) and event.hole for event in events):
             await self._fill_hole(assembly)
 
     async def _fill_hole(self, assembly: Assembly) -> None:
-        """Ask REST for every minute between the ledger and the exchange's clock; what has no candle stays open or is closed as an outage later."""
-        now_ms = await self._client.server_time()
-        last = now_ms - now_ms % MINUTE_MS
+        """Ask REST for every minute since the ledger that should be there by now; the newest one is left its grace."""
+        settled_ms = await self._client.server_time() - int(GRACE_S * 1000)
+        last = settled_ms - settled_ms % MINUTE_MS
         if last > assembly.newest:
             await self._repair(assembly, assembly.newest + MINUTE_MS, last)
 
     async def _repair(self, assembly: Assembly, first: int, last: int) -> None:
         lacking = assembly.lacking(first, last)
-        results = await asyncio.gather(*(self._fetch(symbol, "1m", slot - MINUTE_MS, last) for symbol, slot in lacking.items()))
+        results = await asyncio.gather(
+            *(self._fetch(symbol, "1m", slot - MINUTE_MS, last) for symbol, slot in lacking.items())
+        )
         self._metrics.repairs.inc(len(lacking))
         now = time.monotonic() - self._grace_s  # REST has said what there is: no more grace
         for batch in results:
@@ -239,9 +266,13 @@ class Ingest:
             for timeframe, source in ROLL_UP_FROM.items():
                 due = [_instant(slot) for slot in instants if timeframes.closes_at(slot, timeframe)]
                 if due:
-                    await candle_store.roll_up(connection, timeframe, source, timeframes.TIMEFRAMES[timeframe], due)
+                    await candle_store.roll_up(
+                        connection, timeframe, source, timeframes.TIMEFRAMES[timeframe], due
+                    )
             await slots.close(connection, closed)
-            await connection.execute("select pg_notify('vyx_slot', '')")  # one writer per slot: it serialises nobody
+            await connection.execute(
+                "select pg_notify('vyx_slot', '')"
+            )  # one writer per slot: it serialises nobody
             await self._wake(connection)
         self._count(closed, len(fresh), time.perf_counter() - started)
 
@@ -252,10 +283,18 @@ class Ingest:
         if not present:
             return ClosedSlot(_instant(slot), "outage", len(self._ids), sorted(self._ids), OUTAGE_REASON)
         missing = sorted(self._ids.keys() - present.keys())
-        return ClosedSlot(_instant(slot), "complete", len(self._ids), missing, "some symbols have no candle" if missing else None)
+        return ClosedSlot(
+            _instant(slot),
+            "complete",
+            len(self._ids),
+            missing,
+            "some symbols have no candle" if missing else None,
+        )
 
     async def _keep_partitions(self, connection: Connection, instants: Sequence[int]) -> None:
-        for month in sorted({_instant(slot).replace(day=1, hour=0, minute=0) for slot in (instants[0], instants[-1])}):
+        for month in sorted(
+            {_instant(slot).replace(day=1, hour=0, minute=0) for slot in (instants[0], instants[-1])}
+        ):
             await screening.keep_signal_partition(connection, month)
 
     async def _record_late(self, late: Sequence[Candle]) -> None:
@@ -274,12 +313,20 @@ class Ingest:
                 self._metrics.candles_missing.inc(len(slot.missing))
         outages = [slot for slot in closed if slot.state == "outage"]
         if outages:
-            log.warning("outage of the exchange", first=outages[0].slot.isoformat(), last=outages[-1].slot.isoformat(), slots=len(outages))
+            log.warning(
+                "outage of the exchange",
+                first=outages[0].slot.isoformat(),
+                last=outages[-1].slot.isoformat(),
+                slots=len(outages),
+            )
 
     def _rows(self, batch: Candles) -> Rows:
         """A batch in the columns of the store, its symbols as ids."""
         ids = np.array([self._ids.get(symbol, 0) for symbol in batch.symbols] or [0], dtype=np.int64)
-        columns: dict[str, Any] = {name: getattr(batch, name) for name in ("open_time", "open", "high", "low", "close", "volume", "quote_volume")}
+        columns: dict[str, Any] = {
+            name: getattr(batch, name)
+            for name in ("open_time", "open", "high", "low", "close", "volume", "quote_volume")
+        }
         return {"symbol_id": ids[batch.symbol], "trade_count": batch.trades, **columns}
 
 
@@ -289,5 +336,3 @@ def _ms(instant: datetime) -> int:
 
 def _instant(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
-
-

@@ -62,7 +62,9 @@ class PanelKeeper:
         """Append the bars that closed at *slot* to every loaded frame: one query."""
         if self.through is not None and slot <= self.through:
             return
-        closing = [timeframe for timeframe in TIMEFRAMES if timeframe in self._loaded and closes_at(timeframe, slot)]
+        closing = [
+            timeframe for timeframe in TIMEFRAMES if timeframe in self._loaded and closes_at(timeframe, slot)
+        ]
         async with self._pool.connection() as connection:
             for timeframe in closing:
                 open_time = slot - timedelta(seconds=TIMEFRAMES[timeframe])
@@ -95,7 +97,10 @@ class PanelKeeper:
     def _is_deep_enough(self, timeframe: str, bars: int, slot: datetime) -> bool:
         if timeframe not in self._loaded:
             return False
-        return timeframe in self._complete or self.panel.frame(timeframe).bars_closed_at(int(slot.timestamp() * 1000)) >= bars
+        return (
+            timeframe in self._complete
+            or self.panel.frame(timeframe).bars_closed_at(int(slot.timestamp() * 1000)) >= bars
+        )
 
     async def _load(self, timeframe: str, bars: int, slot: datetime) -> None:
         seconds = TIMEFRAMES[timeframe]
@@ -104,7 +109,9 @@ class PanelKeeper:
         while True:
             first = slot - timedelta(seconds=seconds * (reach + 1))
             async with self._pool.connection() as connection:
-                rows = await candles.read(connection, timeframe, max(first, _EPOCH), through - timedelta(seconds=seconds))
+                rows = await candles.read(
+                    connection, timeframe, max(first, _EPOCH), through - timedelta(seconds=seconds)
+                )
             await self._know(rows)
             self.panel.load(timeframe, self._row_of[rows["symbol_id"]], rows["open_time"], *_prices(rows))
             self._loaded.add(timeframe)

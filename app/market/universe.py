@@ -1,9 +1,8 @@
 """
 The universe: which of the exchange's symbols are screened.
 
-Decided here: pairs quoted in USDT, trading, on the spot market, whose base is not itself money (a stablecoin or a
-national currency): their price says nothing. What is left out is listed with its reason, so a user who misses a symbol
-can be told why.
+Decided here: every pair quoted in USDT that trades on the spot market, stablecoins and currencies included: a trader names the symbols
+it wants. What is left out is listed with its reason, so a user who misses a symbol can be told why.
 """
 
 from collections.abc import Mapping
@@ -13,52 +12,6 @@ from typing import Final
 import msgspec
 
 QUOTE: Final = "USDT"
-
-# Bases among the exchange's USDT pairs, 2021 to 2026, that stand for a currency.
-MONEY: Final = frozenset(
-    [
-        "AEUR",
-        "AUD",
-        "BFUSD",
-        "BIDR",
-        "BKRW",
-        "BRL",
-        "BUSD",
-        "BVND",
-        "DAI",
-        "EUR",
-        "EURI",
-        "EURS",
-        "FDUSD",
-        "FRAX",
-        "GBP",
-        "GYEN",
-        "IDRT",
-        "KGST",
-        "MXN",
-        "NGN",
-        "PAX",
-        "PLN",
-        "RLUSD",
-        "RUB",
-        "SUSD",
-        "TRY",
-        "TUSD",
-        "U",
-        "UAH",
-        "USD1",
-        "USDC",
-        "USDE",
-        "USDP",
-        "USDS",
-        "USDSB",
-        "UST",
-        "USTC",
-        "VAI",
-        "XUSD",
-        "ZAR",
-    ]
-)
 
 
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -138,6 +91,4 @@ def _why_not(symbol: SymbolInfo) -> str | None:
         return f"status {symbol.status}"
     if not symbol.is_spot_trading_allowed:
         return "not on the spot market"
-    if symbol.base_asset in MONEY:
-        return f"{symbol.base_asset} is a currency"
     return None

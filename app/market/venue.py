@@ -49,7 +49,10 @@ async def is_reachable(rest_url: str) -> bool:
     """Does the exchange answer a ping within 3 s?"""
     try:
         timeout = aiohttp.ClientTimeout(total=REACHABLE_WITHIN_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{rest_url}/api/v3/ping") as response:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"{rest_url}/api/v3/ping") as response,
+        ):
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError, OSError):
         return False
@@ -83,7 +86,9 @@ async def choose(settings: Settings, stored: Market | None) -> str:
         if stored is not None and stored.source in ("binance", "simulated"):
             return stored.source
         if stored is not None:
-            raise MarketUnusable(f"This database holds the market {stored.source!r}; name its path with --market, or use another --data-dir.")
+            raise MarketUnusable(
+                f"This database holds the market {stored.source!r}; name its path with --market, or use another --data-dir."
+            )
         return "binance" if await is_reachable(settings.exchange_rest_url) else "simulated"
     wanted = source_name(settings.market)
     if stored is not None and stored.source != wanted:
@@ -107,7 +112,9 @@ async def open_venue(settings: Settings, pool: Pool) -> AsyncIterator[Venue]:
     if market == "binance":
         now = datetime.now(UTC)
         async with pool.connection() as connection:
-            await markets.put(connection, source="binance", speed=1, anchor_market_at=now, anchor_wall_at=now, ends_at=None)
+            await markets.put(
+                connection, source="binance", speed=1, anchor_market_at=now, anchor_wall_at=now, ends_at=None
+            )
         yield Venue(settings.exchange_rest_url, settings.exchange_stream_url, 1, "binance")
         return
     async with _simulated(settings, market, stored) as (rest_url, clock):
@@ -139,9 +146,14 @@ async def _name_market(settings: Settings, pool: Pool, market: str, clock: _Cloc
 
 
 @asynccontextmanager
-async def _simulated(settings: Settings, market: str, stored: Market | None) -> AsyncIterator[tuple[str, _Clock]]:
+async def _simulated(
+    settings: Settings, market: str, stored: Market | None
+) -> AsyncIterator[tuple[str, _Clock]]:
     process = await asyncio.create_subprocess_exec(
-        *_command(settings, market, stored), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *_command(settings, market, stored),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         rest_url = await _first_line(process)
@@ -153,9 +165,20 @@ async def _simulated(settings: Settings, market: str, stored: Market | None) -> 
 
 
 def _command(settings: Settings, market: str, stored: Market | None) -> list[str]:
-    command = [sys.executable, "-m", "app.market.simulated", "--market", "generator" if market == "simulated" else market]
+    command = [
+        sys.executable,
+        "-m",
+        "app.market.simulated",
+        "--market",
+        "generator" if market == "simulated" else market,
+    ]
     if stored is not None:
-        anchors = ["--from", stored.anchor_market_at.isoformat(), "--anchor-wall", stored.anchor_wall_at.isoformat()]
+        anchors = [
+            "--from",
+            stored.anchor_market_at.isoformat(),
+            "--anchor-wall",
+            stored.anchor_wall_at.isoformat(),
+        ]
         return [*command, "--speed", f"{stored.speed:g}", *anchors]
     first_live = ["--from", settings.market_from.isoformat()] if settings.market_from is not None else []
     return [*command, "--speed", f"{settings.speed:g}", *first_live]

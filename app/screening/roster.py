@@ -92,7 +92,11 @@ class Roster:
         dropped = self._drop_lost(wanted)
         failures = await self._load([e for e in wanted.values() if self._is_stale(e)])
         failed_ids = {f.trader_id for f in failures}
-        starting = [(e.trader_id, e.epoch) for e in wanted.values() if e.state == "starting" and e.trader_id not in failed_ids]
+        starting = [
+            (e.trader_id, e.epoch)
+            for e in wanted.values()
+            if e.state == "starting" and e.trader_id not in failed_ids
+        ]
         if stopping or failures or starting:
             await self._settle(boot_id, stopping, failures, starting)
         else:
@@ -125,7 +129,14 @@ class Roster:
                 try:
                     self._put(entry, plan)
                 except PlanError as error:
-                    failures.append(Failure(entry.trader_id, entry.epoch, "plan refused", f"The stored plan is not valid: {error}. Save the filter again."))
+                    failures.append(
+                        Failure(
+                            entry.trader_id,
+                            entry.epoch,
+                            "plan refused",
+                            f"The stored plan is not valid: {error}. Save the filter again.",
+                        )
+                    )
                     self.drop(entry.trader_id)
         return failures
 
@@ -133,7 +144,12 @@ class Roster:
         plan = load_plan(stored.plan)
         symbols = frozenset(stored.symbols) if stored.symbols is not None else None
         cooldown_s = float(stored.frequency["cooldown_s"]) if isinstance(stored.frequency, dict) else None
-        self._evaluator.put(entry.trader_id, plan, symbols, stored.frequency)
+        self._evaluator.put(
+            entry.trader_id,
+            plan,
+            symbols,
+            "every_bar" if isinstance(stored.frequency, dict) else stored.frequency,
+        )
         before = self.held.get(entry.trader_id)
         same_lease = before is not None and before.epoch == entry.epoch
         self.held[entry.trader_id] = Held(
@@ -146,7 +162,9 @@ class Roster:
             in_step=before.in_step if before and same_lease else entry.in_step,
         )
 
-    async def _settle(self, boot_id: int, stopping: list[UUID], failures: list[Failure], starting: list[tuple[UUID, int]]) -> None:
+    async def _settle(
+        self, boot_id: int, stopping: list[UUID], failures: list[Failure], starting: list[tuple[UUID, int]]
+    ) -> None:
         async with fenced(self._pool, boot_id) as connection:
             if stopping:
                 await machines.release(connection, boot_id, stopping)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from uuid import UUID
@@ -22,12 +23,12 @@ import msgspec
 import structlog
 
 from app.coordination.hints import Hints
-from app.errors import Fenced
+from app.errors import Fenced, NotTrusted
 from app.market.panel import PanelKeeper
-from app.screening.metrics import ScreeningMetrics
+from app.metrics import WorkerMetrics
 from app.screening.roster import Held, Roster
-from app.store import roster as roster_store
 from app.store import machines, screening, slots
+from app.store import roster as roster_store
 from app.store.pool import Pool
 from app.store.screening import Match
 from sandbox.evaluate import Evaluator, Hits, Slot
@@ -39,10 +40,6 @@ TRUST_POLL_S = 0.05
 TRUST_POLLS = 100
 
 
-class NotTrusted(Exception):
-    """This machine has not renewed its heartbeat lately: others may be about to own its traders."""
-
-
 class Screener:
     """
     Args:
@@ -51,7 +48,7 @@ class Screener:
         trusted: Whether this machine may still believe in its leases (the keeper's monotonic clock).
     """
 
-    def __init__(self, pool: Pool, hints: Hints, metrics: ScreeningMetrics, trusted: Callable[[], bool]) -> None:
+    def __init__(self, pool: Pool, hints: Hints, metrics: WorkerMetrics, trusted: Callable[[], bool]) -> None:
         self._pool = pool
         self._hints = hints
         self._metrics = metrics
@@ -144,14 +141,27 @@ class Screener:
     async def _catch_up(self, boot_id: int) -> None:
         """Screen traders that are behind the machine, oldest first, until they stand where it stands."""
         standing = self._standing()
-        behind = sorted((h for h in self.roster.held.values() if not h.in_step and h.resume_after <= standing), key=lambda h: h.resume_after)
+        behind = sorted(
+            (h for h in self.roster.held.values() if not h.in_step and h.resume_after <= standing),
+            key=lambda h: h.resume_after,
+        )
         for resume_after, group in groupby(behind, key=lambda h: h.resume_after):
             late = list(group)
             async with self._pool.connection() as connection:
-                missed = [s for s in await slots.next_closed(connection, resume_after, 1_000_000) if s[0] <= standing]
+                missed = [
+                    s
+                    for s in await slots.next_closed(connection, resume_after, 1_000_000)
+                    if s[0] <= standing
+                ]
             for slot, state in missed:
                 self.busy_since = time.monotonic()
-                await self._screen_for(boot_id, slot, state, [h for h in late if h.trader_id in self.roster.held], machine_too=False)
+                await self._screen_for(
+                    boot_id,
+                    slot,
+                    state,
+                    [h for h in late if h.trader_id in self.roster.held],
+                    machine_too=False,
+                )
             async with screening.fenced(self._pool, boot_id) as connection:
                 await screening.put_in_step(connection, boot_id, standing, [h.lease for h in late])
             for held in late:
@@ -169,7 +179,9 @@ class Screener:
             self._slots_since_trim = 0
             self._panel.trim(self.evaluator.needed())
 
-    async def _screen_for(self, boot_id: int, slot: datetime, state: str, traders: Sequence[Held], *, machine_too: bool) -> None:
+    async def _screen_for(
+        self, boot_id: int, slot: datetime, state: str, traders: Sequence[Held], *, machine_too: bool
+    ) -> None:
         """Evaluate *traders* at *slot* and commit the outcome; with *machine_too* the machine advances, else only these traders do."""
         await self._until_trusted()
         started = time.perf_counter()
@@ -180,41 +192,47 @@ class Screener:
             await self._panel.ensure(self.evaluator.needed(), slot, through=max(slot, self._standing()))
             slot_ms = int(slot.timestamp() * 1000)
             result = await asyncio.to_thread(self.evaluator.evaluate, slot_ms, [h.trader_id for h in traders])
-        screened_at = datetime.now(UTC)
-        matches = _matches(result, self.roster.held) if result else []
-        failures = _failures(result, self.roster.held) if result else []
+        outcome = _Outcome(
+            slot,
+            datetime.now(UTC),
+            traders,
+            _matches(result, self.roster.held),
+            _failures(result, self.roster.held),
+        )
         await self._until_trusted()
-        inserted = await self._commit(boot_id, slot, screened_at, matches, failures, traders, machine_too=machine_too)
-        if inserted or failures:
+        inserted = await self._commit(boot_id, outcome, machine_too=machine_too)
+        if inserted or outcome.failures:
             self._hints.send("vyx_feed")
         self._metrics.record_slot(
-            seconds=time.perf_counter() - started, evaluated=result.evaluated if result else 0, signals=inserted, failures=len(failures), skipped=state == "outage"
+            seconds=time.perf_counter() - started,
+            evaluated=result.evaluated if result else 0,
+            signals=inserted,
+            failures=len(outcome.failures),
+            skipped=state == "outage",
         )
 
-    async def _commit(
-        self,
-        boot_id: int,
-        slot: datetime,
-        screened_at: datetime,
-        matches: list[Match],
-        failures: list[roster_store.Failure],
-        traders: Sequence[Held],
-        *,
-        machine_too: bool,
-    ) -> int:
+    async def _commit(self, boot_id: int, outcome: _Outcome, *, machine_too: bool) -> int:
+        """One fenced transaction; memory follows only after it. Returns the number of new signals."""
+        slot, failures = outcome.slot, outcome.failures
         failed = {f.trader_id for f in failures}
-        moved = [h for h in traders if h.trader_id not in failed and not h.in_step]
+        moved = [h for h in outcome.traders if h.trader_id not in failed and not h.in_step]
+        leases = [h.lease for h in moved]
+        inserted = 0
         async with screening.fenced(self._pool, boot_id) as connection:
-            inserted = await screening.insert_signals(connection, boot_id, slot, screened_at, matches) if matches else 0
+            if outcome.matches:
+                inserted = await screening.insert_signals(
+                    connection, boot_id, slot, outcome.screened_at, outcome.matches
+                )
             if failures:  # before the machine advances: the trigger that ends their leases reads how far they were screened
                 await roster_store.fail(connection, boot_id, failures)
-            if machine_too:
-                if not await screening.advance_machine(connection, boot_id, slot, self._standing()):
-                    raise Fenced(f"boot {boot_id} no longer stands at {self._standing()}")
-                if moved:
-                    await screening.put_in_step(connection, boot_id, slot, [h.lease for h in moved])
+            if machine_too and not await screening.advance_machine(
+                connection, boot_id, slot, self._standing()
+            ):
+                raise Fenced(f"boot {boot_id} no longer stands at {self._standing()}")
+            if moved and machine_too:
+                await screening.put_in_step(connection, boot_id, slot, leases)
             elif moved:
-                await screening.advance_traders(connection, boot_id, slot, [h.lease for h in moved])
+                await screening.advance_traders(connection, boot_id, slot, leases)
         for held in moved:
             held.resume_after, held.in_step = slot, machine_too
         if machine_too:
@@ -238,13 +256,25 @@ class Screener:
         return self.screened_through
 
 
-def _matches(result: Slot, held: dict[UUID, Held]) -> list[Match]:
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of a slot for some traders, before it is committed."""
+
+    slot: datetime
+    screened_at: datetime
+    traders: Sequence[Held]
+    matches: list[Match]
+    failures: list[roster_store.Failure]
+
+
+def _matches(result: Slot | None, held: dict[UUID, Held]) -> list[Match]:
     """One match per symbol that hit, with its shown values as JSON text."""
+    if result is None:
+        return []
     return [match for hits in result.hits for match in _matches_of(hits, held[hits.key])]
 
 
 def _matches_of(hits: Hits, trader: Held) -> Iterable[Match]:
-    names = list(hits.values)
     for i, symbol in enumerate(hits.symbols):
         yield Match(
             trader_id=trader.trader_id,
@@ -252,13 +282,16 @@ def _matches_of(hits: Hits, trader: Held) -> Iterable[Match]:
             symbol=symbol,
             timeframe=hits.timeframe,
             price=float(hits.prices[i]),
-            shown=msgspec.json.encode({name: hits.values[name][i] for name in names}).decode(),
+            shown=msgspec.json.encode({name: values[i] for name, values in hits.values.items()}).decode(),
             plan_hash=trader.plan.hash,
             cooldown_s=trader.cooldown_s,
         )
 
 
-def _failures(result: Slot, held: dict[UUID, Held]) -> list[roster_store.Failure]:
+def _failures(result: Slot | None, held: dict[UUID, Held]) -> list[roster_store.Failure]:
+    if result is None:
+        return []
     return [
-        roster_store.Failure(trader_id, held[trader_id].epoch, "evaluation failed", message) for trader_id, message in result.failed.items()
+        roster_store.Failure(trader_id, held[trader_id].epoch, "evaluation failed", message)
+        for trader_id, message in result.failed.items()
     ]

@@ -20,7 +20,6 @@ from app.store.pool import Connection
 _SQL = queries.load("candles")
 
 
-
 def _tuple_of(*columns: tuple[str, str]) -> np.dtype[Any]:
     """One binary COPY tuple: field count, then (length, value) per field, big-endian; instants are µs since 2000-01-01 UTC."""
     fields = [field for name, code in columns for field in ((f"{name}_length", ">i4"), (name, code))]
@@ -29,7 +28,12 @@ def _tuple_of(*columns: tuple[str, str]) -> np.dtype[Any]:
 
 _PRICES = ("open", "high", "low", "close", "volume")
 _READ = _tuple_of(("symbol_id", ">i4"), ("open_time", ">i8"), *((name, ">f8") for name in _PRICES))
-_WRITE = _tuple_of(("symbol_id", ">i4"), ("open_time", ">i8"), *((name, ">f8") for name in (*_PRICES, "quote_volume")), ("trade_count", ">i4"))
+_WRITE = _tuple_of(
+    ("symbol_id", ">i4"),
+    ("open_time", ">i8"),
+    *((name, ">f8") for name in (*_PRICES, "quote_volume")),
+    ("trade_count", ">i4"),
+)
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
 _POSTGRES_EPOCH_MS = 946_684_800_000
@@ -91,7 +95,9 @@ def columns(rows: Rows) -> dict[str, list[Any]]:
 
 async def insert(connection: Connection, timeframe: str, rows: Rows) -> int:
     """Store closed bars; those already stored stay as they are. Returns the number of new ones."""
-    return (await connection.execute(_SQL["insert_candles"], {"timeframe": timeframe, **columns(rows)})).rowcount
+    return (
+        await connection.execute(_SQL["insert_candles"], {"timeframe": timeframe, **columns(rows)})
+    ).rowcount
 
 
 async def copy(connection: Connection, timeframe: str, rows: Rows) -> None:
@@ -111,9 +117,16 @@ async def insert_late(connection: Connection, rows: Rows) -> int:
     return (await connection.execute(_SQL["record_late_candles"], columns(rows))).rowcount
 
 
-async def roll_up(connection: Connection, timeframe: str, source: str, seconds: int, slots: Sequence[datetime]) -> int:
+async def roll_up(
+    connection: Connection, timeframe: str, source: str, seconds: int, slots: Sequence[datetime]
+) -> int:
     """Build the bars of *timeframe* (of *seconds*) that closed at *slots* from the bars of *source*."""
-    return (await connection.execute(_SQL["roll_up"], {"timeframe": timeframe, "source": source, "seconds": seconds, "slots": list(slots)})).rowcount
+    return (
+        await connection.execute(
+            _SQL["roll_up"],
+            {"timeframe": timeframe, "source": source, "seconds": seconds, "slots": list(slots)},
+        )
+    ).rowcount
 
 
 async def last_open_times(connection: Connection, timeframe: str) -> dict[int, datetime | None]:
@@ -121,7 +134,11 @@ async def last_open_times(connection: Connection, timeframe: str) -> dict[int, d
     return dict(await (await connection.execute(_SQL["last_candles"], {"timeframe": timeframe})).fetchall())
 
 
-async def prune(connection: Connection, timeframe: str, market_time: datetime, *, bars: int, seconds: int) -> int:
+async def prune(
+    connection: Connection, timeframe: str, market_time: datetime, *, bars: int, seconds: int
+) -> int:
     """Delete bars of *timeframe* (of *seconds*) older than the newest *bars* at *market_time*."""
     before = market_time - timedelta(seconds=seconds * bars)
-    return (await connection.execute(_SQL["prune_candles"], {"timeframe": timeframe, "before": before})).rowcount
+    return (
+        await connection.execute(_SQL["prune_candles"], {"timeframe": timeframe, "before": before})
+    ).rowcount

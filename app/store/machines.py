@@ -17,7 +17,8 @@ _SQL = queries.load("machines")
 @dataclass(frozen=True, slots=True)
 class Beat:
     """What a heartbeat brings back. ``total`` counts starting and running traders of all machines, ``unowned`` those among them
-    nobody holds, ``mine`` those this machine holds."""
+    nobody holds, ``mine`` those this machine holds.
+    """
 
     ok: bool
     state: str | None

@@ -31,12 +31,24 @@ async def find(connection: Connection) -> Market | None:
 
 
 async def put(
-    connection: Connection, *, source: str, speed: float, anchor_market_at: datetime, anchor_wall_at: datetime, ends_at: datetime | None
+    connection: Connection,
+    *,
+    source: str,
+    speed: float,
+    anchor_market_at: datetime,
+    anchor_wall_at: datetime,
+    ends_at: datetime | None,
 ) -> None:
     """Name the market of a database that has none; an existing one stays."""
     await connection.execute(
         _SQL["put_market"],
-        {"source": source, "speed": speed, "anchor_market_at": anchor_market_at, "anchor_wall_at": anchor_wall_at, "ends_at": ends_at},
+        {
+            "source": source,
+            "speed": speed,
+            "anchor_market_at": anchor_market_at,
+            "anchor_wall_at": anchor_wall_at,
+            "ends_at": ends_at,
+        },
     )
 
 

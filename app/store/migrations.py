@@ -126,9 +126,7 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> None:
 
 def _execute(connection: psycopg.Connection, sql: str, file: str) -> None:
     try:
-        connection.execute(
-            sql
-        )  # no parameters: the simple protocol takes a whole file, % signs and all
+        connection.execute(sql)  # no parameters: the simple protocol takes a whole file, % signs and all
     except psycopg.Error as error:
         position = error.diag.statement_position
         line = sql.count("\n", 0, int(position) - 1) + 1 if position else "?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from app.store import queries
@@ -34,7 +34,7 @@ class StoredPlan:
     user_id: UUID
     plan: str
     symbols: list[str] | None
-    frequency: str | dict[str, float]
+    frequency: Literal["every_bar", "on_enter"] | dict[str, float]
     filter: str
 
 
@@ -45,7 +45,10 @@ async def digest(connection: Connection, boot_id: int) -> tuple[int, int]:
 
 
 async def roster(connection: Connection, boot_id: int) -> list[Entry]:
-    return [Entry(*row) for row in await (await connection.execute(_SQL["roster"], {"boot_id": boot_id})).fetchall()]
+    return [
+        Entry(*row)
+        for row in await (await connection.execute(_SQL["roster"], {"boot_id": boot_id})).fetchall()
+    ]
 
 
 async def plans(connection: Connection, trader_ids: Sequence[UUID]) -> list[StoredPlan]:

@@ -55,7 +55,9 @@ async def keep_signal_partition(connection: Connection, slot: datetime) -> None:
     await connection.execute(_SQL["keep_signal_partition"], {"slot": slot})
 
 
-async def insert_signals(connection: Connection, boot_id: int, slot: datetime, screened_at: datetime, matches: Sequence[Match]) -> int:
+async def insert_signals(
+    connection: Connection, boot_id: int, slot: datetime, screened_at: datetime, matches: Sequence[Match]
+) -> int:
     """Insert what is new among *matches*, in batches; returns how many signals there are now that were not there before."""
     ordered = sorted(matches, key=lambda match: (match.trader_id, match.symbol))
     inserted = 0
@@ -81,7 +83,9 @@ async def insert_signals(connection: Connection, boot_id: int, slot: datetime, s
 
 async def advance_machine(connection: Connection, boot_id: int, slot: datetime, previous: datetime) -> bool:
     """Record that everything up to *slot* is accounted for; False when this boot no longer stands at *previous*."""
-    cursor = await connection.execute(_SQL["advance_machine"], {"boot_id": boot_id, "slot": slot, "previous": previous})
+    cursor = await connection.execute(
+        _SQL["advance_machine"], {"boot_id": boot_id, "slot": slot, "previous": previous}
+    )
     return await cursor.fetchone() is not None
 
 
@@ -90,10 +94,17 @@ async def put_in_step(connection: Connection, boot_id: int, slot: datetime, leas
     await connection.execute(_SQL["put_in_step"], _of(boot_id, slot, leases))
 
 
-async def advance_traders(connection: Connection, boot_id: int, slot: datetime, leases: Sequence[Lease]) -> None:
+async def advance_traders(
+    connection: Connection, boot_id: int, slot: datetime, leases: Sequence[Lease]
+) -> None:
     """These traders, still behind the machine, have been screened through *slot*."""
     await connection.execute(_SQL["advance_traders"], _of(boot_id, slot, leases))
 
 
 def _of(boot_id: int, slot: datetime, leases: Sequence[Lease]) -> dict[str, Any]:
-    return {"boot_id": boot_id, "slot": slot, "trader_ids": [t for t, _ in leases], "epochs": [e for _, e in leases]}
+    return {
+        "boot_id": boot_id,
+        "slot": slot,
+        "trader_ids": [t for t, _ in leases],
+        "epochs": [e for _, e in leases],
+    }

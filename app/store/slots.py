@@ -27,7 +27,12 @@ class ClosedSlot:
 
 async def next_closed(connection: Connection, after: datetime, limit: int) -> list[tuple[datetime, str]]:
     """Slots after *after* that can be accounted for, oldest first, none beyond one that is still open: [(slot, state)]."""
-    return [(row[0], row[1]) for row in await (await connection.execute(_SQL["next_closed_slots"], {"after": after, "limit": limit})).fetchall()]
+    return [
+        (row[0], row[1])
+        for row in await (
+            await connection.execute(_SQL["next_closed_slots"], {"after": after, "limit": limit})
+        ).fetchall()
+    ]
 
 
 async def newest_closed(connection: Connection) -> datetime | None:

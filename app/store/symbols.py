@@ -26,6 +26,10 @@ async def list_universe(connection: Connection) -> list[Pair]:
 async def put_listed(connection: Connection, listed: Sequence[tuple[str, str, str]]) -> None:
     """Today's (symbol, base, quote) of the exchange; pairs missing from it no longer trade."""
     names = [symbol for symbol, _, _ in listed]
-    parameters = {"symbols": names, "bases": [base for _, base, _ in listed], "quotes": [quote for _, _, quote in listed]}
+    parameters = {
+        "symbols": names,
+        "bases": [base for _, base, _ in listed],
+        "quotes": [quote for _, _, quote in listed],
+    }
     await connection.execute(_SQL["put_symbols"], parameters)
     await connection.execute(_SQL["end_trading"], {"symbols": names})

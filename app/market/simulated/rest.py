@@ -31,7 +31,7 @@ _DECOYS: Final = {
 Parameters = Mapping[str, str]
 
 
-class Refusal(Exception):  # noqa: N818 - an answer of the exchange, not an error of ours
+class Refusal(Exception):
     """HTTP 400 with the exchange's code and text."""
 
     def __init__(self, code: int, msg: str) -> None:
