@@ -7,7 +7,7 @@ $$;
 
 create view public.trader_overview with (security_invoker = true) as
   select t.id, t.name, s.state, s.reason, s.signal_count, s.last_signal_at, m.machine_id, vyx.screened_through(s) as screened_through,
-         s.last_error, s.retry_at, s.started_at, s.stopped_at, t.user_id, t.plan ->> 'trigger' as trigger
+         s.last_error, s.retry_at, s.started_at, s.stopped_at, t.user_id, t.plan_summary ->> 'trigger' as trigger
     from public.traders t join public.trader_state s on s.trader_id = t.id left join vyx.machines m on m.boot_id = s.owner;
 comment on view public.trader_overview is 'One line per trader.';
 
