@@ -21,7 +21,7 @@ from rich.table import Table
 
 from app import documents
 from app.errors import CommandFailed, Refused
-from app.logging import configure_logging
+from app.logging import configure
 from app.settings import Settings, read_settings
 from app.store import embedded
 
@@ -119,9 +119,13 @@ def web(
 ) -> None:
     """Run one web process: the HTTP interface and the event streams. Any number of them may run."""
     from app.web import serve  # noqa: PLC0415
+    from sandbox.compile import FilterCompiler  # noqa: PLC0415
 
     settings = _with_database(_settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port))
-    asyncio.run(serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True)))
+    with FilterCompiler() as compiler:
+        asyncio.run(
+            serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True), compiler=compiler)
+        )
 
 
 @cli.command()
@@ -217,7 +221,7 @@ def drain(
 @cli.command()
 def openapi() -> None:
     """Print the OpenAPI document of the HTTP interface."""
-    from app.http.api import openapi_document  # noqa: PLC0415
+    from app.http.application import openapi_document  # noqa: PLC0415
 
     print(json.dumps(openapi_document(), indent=2, ensure_ascii=False))
 
@@ -230,7 +234,7 @@ def schema() -> None:
 
 def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **flags: object) -> Settings:
     settings = read_settings(flags | {"from": start}, metrics_port_default=metrics_port_default)
-    configure_logging(settings.log_format)
+    configure(settings.log_format)
     return settings
 
 

@@ -13,8 +13,8 @@ select exists (select from public.traders);
 -- put_demo_trader --
 -- An example, saved and started.
 with saved as (
-  insert into public.traders (user_id, name, filter, plan, plan_hash, frequency)
-  values (%(user_id)s, %(name)s, %(filter)s, %(plan)s::jsonb, %(plan_hash)s, '"every_bar"')
+  insert into public.traders (user_id, name, filter, plan, plan_hash, plan_summary, frequency)
+  values (%(user_id)s, %(name)s, %(filter)s, %(plan)s::jsonb, %(plan_hash)s, %(plan_summary)s, '"every_bar"')
   returning id)
 select id from saved;
 

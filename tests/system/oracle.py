@@ -45,7 +45,11 @@ class Board:
         for file in sorted(folder.glob("*.zip")):
             with zipfile.ZipFile(file) as archive:
                 text = archive.read(archive.namelist()[0]).decode()
-            rows = [(int(r[0]) // 1000, *map(float, r[1:6])) for r in csv.reader(io.StringIO(text)) if r and r[0].isdigit()]
+            rows = [
+                (int(r[0]) // 1000, *map(float, r[1:6]))
+                for r in csv.reader(io.StringIO(text))
+                if r and r[0].isdigit()
+            ]
             self.minutes.setdefault(file.name.split("-")[0], {}).update({r[0]: r for r in rows})
         self._frames: dict[str, dict[str, Bars]] = {}
 
@@ -57,7 +61,9 @@ class Board:
             self._frames[timeframe] = {symbol: Bars(times, rows, seconds) for symbol, rows in rolled.items()}
         return self._frames[timeframe]
 
-    def matches(self, trigger: str, condition: Callable[[Callable[[str], Bars]], np.ndarray]) -> set[tuple[str, int]]:
+    def matches(
+        self, trigger: str, condition: Callable[[Callable[[str], Bars]], np.ndarray]
+    ) -> set[tuple[str, int]]:
         """(symbol, bar close in seconds) wherever *condition*, a bool array on the trigger's axis, is true on a bar of the symbol's own."""
         found = set()
         for symbol, bars in self.frame(trigger).items():
@@ -74,7 +80,14 @@ def _roll_up(rows: dict[int, Minute], seconds: int) -> dict[int, Minute]:
     rolled = {}
     for t, minutes in buckets.items():
         traded = [m for m in minutes if m[5] > 0] or minutes
-        rolled[t] = (t, traded[0][1], max(m[2] for m in traded), min(m[3] for m in traded), minutes[-1][4], sum(m[5] for m in minutes))
+        rolled[t] = (
+            t,
+            traded[0][1],
+            max(m[2] for m in traded),
+            min(m[3] for m in traded),
+            minutes[-1][4],
+            sum(m[5] for m in minutes),
+        )
     return rolled
 
 

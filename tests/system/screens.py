@@ -37,7 +37,9 @@ def _breakdown(at: Callable[[str], Bars]) -> np.ndarray:
 def _ribbon(at: Callable[[str], Bars]) -> np.ndarray:
     m1 = at("1m")
     averages = [talib.EMA(m1.close, n) for n in (5, 8, 13, 21)]
-    return np.logical_and.reduce([a > b for a, b in zip(averages, averages[1:], strict=False)]) & (m1.close > window(before(m1.high), 30, np.max))
+    return np.logical_and.reduce([a > b for a, b in zip(averages, averages[1:], strict=False)]) & (
+        m1.close > window(before(m1.high), 30, np.max)
+    )
 
 
 def _squeeze(at: Callable[[str], Bars]) -> np.ndarray:
@@ -90,7 +92,7 @@ SCREENS = [
     Screen(
         "squeeze, written as a function",
         "5m",
-        'def width(close, n=20):\n    upper, middle, lower = ta.bbands(close, n, 2, 2)\n    return (upper - lower) / middle\n\n'
+        "def width(close, n=20):\n    upper, middle, lower = ta.bbands(close, n, 2, 2)\n    return (upper - lower) / middle\n\n"
         'm5 = bars("5m")\nw = width(m5.close)\nsignal(w <= lowest(w, 60) and m5.volume > 0)\n',
         _squeeze,
     ),

@@ -21,7 +21,12 @@ QUIET = {"VYX_LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)}
 
 def vyx(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments], capture_output=True, text=True, check=False, env=_clean(environment), timeout=120
+        [sys.executable, "-m", "app.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_clean(environment),
+        timeout=120,
     )
 
 
@@ -36,8 +41,22 @@ class Service:
 
     def __init__(self, data_dir: Path, *flags: str, **environment: str) -> None:
         self.data_dir = data_dir
-        command = [sys.executable, "-m", "app.cli", "up", "--data-dir", str(data_dir), "--port", "0", "--metrics-port", "off", *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_clean(environment))
+        command = [
+            sys.executable,
+            "-m",
+            "app.cli",
+            "up",
+            "--data-dir",
+            str(data_dir),
+            "--port",
+            "0",
+            "--metrics-port",
+            "off",
+            *flags,
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_clean(environment)
+        )
         self.log: list[str] = []
         threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
         line = self.process.stdout.readline()
@@ -59,11 +78,20 @@ class Service:
 
     def token(self, user: str, tier: str | None = None, minutes: int = 60) -> str:
         flags = ["--tier", tier] if tier else []
-        done = vyx("token", "--user", user, "--minutes", str(minutes), "--data-dir", str(self.data_dir), *flags)
+        done = vyx(
+            "token", "--user", user, "--minutes", str(minutes), "--data-dir", str(self.data_dir), *flags
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def call(self, method: str, path: str, token: str | None = None, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any, dict[str, str]]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        token: str | None = None,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any, dict[str, str]]:
         request = urllib.request.Request(self.url + path, method=method)
         if token is not None:
             request.add_header("Authorization", f"Bearer {token}")
@@ -84,7 +112,9 @@ class Service:
         items: list[dict[str, Any]] = []
         cursor = ""
         while True:
-            status, page, _ = self.call("GET", f"/api/v1/signals?trader_id={trader_id}&limit=1000{cursor}", token)
+            status, page, _ = self.call(
+                "GET", f"/api/v1/signals?trader_id={trader_id}&limit=1000{cursor}", token
+            )
             assert status == 200, page
             items += page["items"]
             if page["next_cursor"] is None:

@@ -34,11 +34,18 @@ def _seconds(text):
 def _replay(shared_data, tmp_path, *, kill_at=None):
     """Run every screen to the end of the market; returns (signals, coverage, status) by screen name."""
     folder = shared_data / "dumps" / "small-20pairs-36h-outage"
-    with Service(tmp_path / "data", "--market", str(folder), "--speed", SPEED, "--from", "2021-04-25T01:00:00Z") as service:
+    with Service(
+        tmp_path / "data", "--market", str(folder), "--speed", SPEED, "--from", "2021-04-25T01:00:00Z"
+    ) as service:
         token = service.token(str(uuid4()), "pro")
         traders = {}
         for screen in SCREENS:
-            status, trader, _ = service.call("POST", "/api/v1/traders", token, {"name": screen.name, "filter": screen.source, **screen.body})
+            status, trader, _ = service.call(
+                "POST",
+                "/api/v1/traders",
+                token,
+                {"name": screen.name, "filter": screen.source, **screen.body},
+            )
             assert status == 201, trader
             assert trader["plan"]["trigger"] == screen.trigger
             status, answer, _ = service.call("POST", f"/api/v1/traders/{trader['id']}/start", token)
@@ -49,10 +56,18 @@ def _replay(shared_data, tmp_path, *, kill_at=None):
             return service.call("GET", f"/api/v1/traders/{traders[name]}/status", token)[1]
 
         if kill_at is not None:
-            eventually(lambda: (status_of("hammer")["screened_through"] or "") >= kill_at, within_s=120, what=f"screening reached {kill_at}")
+            eventually(
+                lambda: (status_of("hammer")["screened_through"] or "") >= kill_at,
+                within_s=120,
+                what=f"screening reached {kill_at}",
+            )
             os.kill(_worker_pid(service), signal.SIGKILL)
         for name in traders:
-            eventually(lambda name=name: (status_of(name)["screened_through"] or "") >= END, within_s=150, what=f"{name} was screened to the end")
+            eventually(
+                lambda name=name: (status_of(name)["screened_through"] or "") >= END,
+                within_s=150,
+                what=f"{name} was screened to the end",
+            )
         return {
             name: (
                 service.all_signals(token, trader_id),
@@ -83,7 +98,9 @@ def test_signals_are_exactly_the_matches_of_an_independent_program(shared_data, 
         expected = {
             (symbol, at)
             for symbol, at in board.matches(screen.trigger, screen.condition)
-            if at % SECONDS[screen.trigger] == 0 and any(a <= at <= b for a, b in ranges) and symbol in screen.body.get("symbols", [symbol])
+            if at % SECONDS[screen.trigger] == 0
+            and any(a <= at <= b for a, b in ranges)
+            and symbol in screen.body.get("symbols", [symbol])
         }
         stored = [(s["symbol"], _seconds(s["triggered_at"])) for s in signals]
         assert len(stored) == len(set(stored)), screen.name
