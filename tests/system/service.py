@@ -58,7 +58,8 @@ class Service:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_clean(environment)
         )
         self.log: list[str] = []
-        threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
+        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
+        self._reader.start()
         line = self.process.stdout.readline()
         if not line.startswith("vyx ready "):
             self.process.wait(30)
@@ -75,6 +76,10 @@ class Service:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+        finally:
+            self._reader.join(10)
+            self.process.stdout.close()
+            self.process.stderr.close()
 
     def token(self, user: str, tier: str | None = None, minutes: int = 60) -> str:
         flags = ["--tier", tier] if tier else []
