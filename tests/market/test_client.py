@@ -1,5 +1,6 @@
 """The client's REST side against the simulated exchange, and against payloads of the real one."""
 
+import asyncio
 import gzip
 import json
 
@@ -238,6 +239,29 @@ async def test_five_failures_stop_the_asking_for_a_minute_and_one_probe_resumes_
     breaker_clock.now += 60
     assert await client.server_time() == exchange.now_ms()
     assert exchange.request_count == 6
+
+
+async def test_of_50_requests_waiting_for_the_exchange_one_asks_whether_it_is_back(
+    client, exchange, breaker_clock
+):
+    client.breaker.hold(60, "it failed")
+    breaker_clock.now += 60
+
+    answers = await asyncio.gather(*(client.server_time() for _ in range(50)), return_exceptions=True)
+
+    assert exchange.request_count == 1
+    assert sum(isinstance(answer, errors.BreakerOpen) for answer in answers) == 49
+
+
+async def test_a_cancelled_probe_does_not_block_the_next(client, exchange, breaker_clock):
+    client.breaker.hold(60, "it failed")
+    breaker_clock.now += 60
+    exchange.faults.delay_s = 30
+    with pytest.raises(TimeoutError):  # cancels it
+        await asyncio.wait_for(client.server_time(), 0.05)
+    exchange.faults.delay_s = 0
+
+    assert await client.server_time() == exchange.now_ms()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from app.market.candles import Candle, Candles
 from app.market.client import ExchangeClient
 from app.market.errors import AnswerInvalid
-from app.market.simulated import SimulatedExchange
+from app.market.simulated import DumpSource, MarketClock, SimulatedExchange
 from app.market.streams import StreamDown, StreamLimits, StreamUp, closed_candle, shard_symbols
 
 MINUTE = 60_000
@@ -251,6 +251,38 @@ async def test_a_market_that_stands_still_is_no_fault_of_the_connection(exchange
 
     assert listener.downs == []
     assert len(listener.ups) == 1
+
+
+async def test_the_last_candle_of_a_market_arrives_and_then_time_stands_still(candle):
+    source = DumpSource(Candles.from_rows(candle(open_time=T0 + i * MINUTE) for i in range(5)))
+    wall = [0.0]
+    clock = MarketClock(T0, 0.0, 6_000.0, source.end_ms, wall=lambda: wall[0])
+    async with (
+        SimulatedExchange(source, clock) as exchange,
+        ExchangeClient(
+            exchange.rest_url, exchange.stream_url, stream_limits=StreamLimits(stagger_s=0)
+        ) as client,
+        listening(client, ("BTCUSDT",)) as listener,
+    ):
+        wall[0] = 1e6
+        await listener.until_candles(5)
+        end_ms = await client.server_time()
+
+    assert [row.open_time for row in listener.candles] == [T0 + i * MINUTE for i in range(5)]
+    assert end_ms == T0 + 5 * MINUTE
+
+
+async def test_the_timeout_of_requests_does_not_end_streams(exchange, clock):
+    limits = StreamLimits(stagger_s=0)
+    async with (
+        ExchangeClient(exchange.rest_url, exchange.stream_url, timeout_s=0.1, stream_limits=limits) as client,
+        listening(client, ("BTCUSDT",)) as listener,
+    ):
+        await asyncio.sleep(0.3)  # that time passes is what is tested
+        clock.advance_to(T0 + MINUTE)
+        await listener.until_candles(1)
+
+    assert listener.downs == []
 
 
 async def test_a_client_waits_for_an_exchange_that_is_not_there_yet(source, clock, monkeypatch):
