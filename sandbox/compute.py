@@ -23,7 +23,7 @@ import numpy as np
 from sandbox.operators import OPERATORS, Operator, Params
 from sandbox.operators.model import Array
 from sandbox.panel import Frame, Panel
-from sandbox.plan import Plan
+from sandbox.plan import Node, Plan
 
 DAY_MS = 86_400_000
 
@@ -33,7 +33,8 @@ class Call:
     """
     One operator applied to outputs of other calls: what equal nodes of all plans share.
 
-    `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes behind it.
+    `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes behind it;
+    `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
     """
 
     order: int
@@ -41,16 +42,20 @@ class Call:
     params: Params
     args: tuple["Ref", ...]
     timeframe: str | None
+    is_bool: bool
     key: object
+    refs: tuple["Ref", ...] = ()
     uses: int = 0
+    place: Any = None
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, eq=False)
 class Ref:
-    """One output of a call."""
+    """One output of a call. `row` belongs to whoever keeps values from slot to slot."""
 
     call: Call
     out: int
+    row: int = -1
 
 
 class Calls:
@@ -63,24 +68,31 @@ class Calls:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def add(self, plan: Plan) -> list[Ref]:
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls.values())
+
+    def add(self, plan: Plan) -> tuple[Ref, ...]:
         """The references of a plan's nodes; each node counts as one use of its call."""
         refs: list[Ref] = []
-        for node, timeframe in zip(plan.nodes, plan.node_timeframes, strict=True):
+        for node, timeframe, is_bool in zip(plan.nodes, plan.node_timeframes, plan.node_bools, strict=True):
             args = tuple(refs[arg] for arg in node.args)
-            key = (
-                node.op,
-                tuple((ref.call.order, ref.out) for ref in args),
-                tuple(node.params.items()),
-            )
+            key = (node.op, *(id(ref) for ref in args), *node.params.values())  # a live Ref keeps its id
             call = self._calls.get(key)
             if call is None:
-                call = Call(self._made, OPERATORS[node.op], node.params, args, timeframe, key)
-                self._made += 1
-                self._calls[key] = call
+                call = self._make(node, args, timeframe, is_bool=is_bool, key=key)
             call.uses += 1
-            refs.append(Ref(call, node.out))
-        return refs
+            refs.append(call.refs[node.out])
+        return tuple(refs)
+
+    def _make(
+        self, node: Node, args: tuple[Ref, ...], timeframe: str | None, *, is_bool: bool, key: object
+    ) -> Call:
+        operator = OPERATORS[node.op]
+        call = Call(self._made, operator, node.params, args, timeframe, is_bool, key)
+        call.refs = tuple(Ref(call, out) for out in range(len(operator.outputs)))
+        self._made += 1
+        self._calls[key] = call
+        return call
 
     def drop(self, refs: Iterable[Ref]) -> list[Call]:
         """Undo `add`; the calls that nobody uses any more are forgotten and returned."""

@@ -65,7 +65,7 @@ class RangeHits(msgspec.Struct, frozen=True):
 class _Trader(msgspec.Struct):
     key: Any
     plan: Plan
-    refs: list[Ref]
+    refs: tuple[Ref, ...]
     symbols: frozenset[str] | None
     on_enter: bool
     mask: Bools | None = None
