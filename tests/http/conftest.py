@@ -270,3 +270,16 @@ def add_signal(connection):
         )
 
     return add
+
+
+@pytest.fixture
+def eventually():
+    """Asks again until the answer is true; five seconds without it are a failure."""
+
+    async def ask(question: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(5):
+            while not (answer := question()):  # noqa: ASYNC110 what it waits for sets no event here
+                await asyncio.sleep(0.005)
+        return answer
+
+    return ask

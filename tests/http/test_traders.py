@@ -437,7 +437,7 @@ async def test_saves_are_limited_by_themselves(http, user, make_trader, connecti
 
 
 async def test_prefer_wait_answers_when_a_machine_has_it_running(
-    http, user, make_trader, connection, run_machine
+    http, user, make_trader, connection, run_machine, eventually
 ):
     trader = make_trader(user)
     boot = run_machine()
@@ -447,11 +447,10 @@ async def test_prefer_wait_answers_when_a_machine_has_it_running(
             f"/api/v1/traders/{trader}/start", headers=user.headers | {"prefer": "respond-async, wait=10"}
         )
     )
-    while not connection.execute(
-        "update public.trader_state set owner = %s, state = 'running' where state = 'starting' returning 1",
-        (boot,),
-    ).fetchone():
-        await asyncio.sleep(0.005)
+    claim = (
+        "update public.trader_state set owner = %s, state = 'running' where state = 'starting' returning 1"
+    )
+    await eventually(lambda: connection.execute(claim, (boot,)).fetchone())
     connection.execute("notify vyx_feed")
     response = await waiting
 
