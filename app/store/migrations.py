@@ -12,7 +12,6 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import LiteralString, cast
 
 import psycopg
 
@@ -127,9 +126,7 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> None:
 
 def _execute(connection: psycopg.Connection, sql: str, file: str) -> None:
     try:
-        connection.execute(
-            cast("LiteralString", sql)
-        )  # no parameters: the simple protocol takes a whole file, % signs and all
+        connection.execute(sql)  # no parameters: the simple protocol takes a whole file, % signs and all
     except psycopg.Error as error:
         position = error.diag.statement_position
         line = sql.count("\n", 0, int(position) - 1) + 1 if position else "?"

@@ -134,7 +134,7 @@ begin
     case new.state
       when 'starting' then
         if old.state = 'stopped' then
-          new.resume_after := coalesce(vyx.newest_slot(), vyx.market_time(), clock_timestamp());   -- screened from the next slot on
+          new.resume_after := coalesce(vyx.newest_slot(), 'epoch');   -- screened from the next slot on
           new.error_count := 0;
           new.last_error := null;
         end if;

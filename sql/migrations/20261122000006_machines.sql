@@ -11,9 +11,11 @@ create function vyx.machine_is_locked(boot bigint) returns boolean language sql 
 $$;
 
 -- fence_v1: first in every transaction of a machine; holds off the reaper until it ends, refuses a machine that was reaped.
+-- Key share keeps reap_v1 and leave_v1 out (they lock for update) and nothing else: with a plain share lock the screener's
+-- advance_machine waited for every open ingest transaction of its own machine.
 create function vyx.fence_v1(boot bigint) returns void language plpgsql set search_path = '' as $$
 begin
-  perform from vyx.machines m where m.boot_id = boot and m.state <> 'dead' for share;
+  perform from vyx.machines m where m.boot_id = boot and m.state <> 'dead' for key share;
   if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
 end $$;
 
@@ -22,21 +24,21 @@ create function vyx.register_machine_v1(machine text) returns vyx.machines langu
 declare m vyx.machines;
 begin
   insert into vyx.machines (machine_id, screened_through)
-  values (machine, coalesce(vyx.newest_closed_slot(), vyx.market_time(), clock_timestamp())) returning * into m;
+  values (machine, coalesce(vyx.newest_closed_slot(), 'epoch')) returning * into m;
   insert into vyx.machine_heartbeats (boot_id) values (m.boot_id);
   return m;
 end $$;
 
 -- beat_v1: one round trip per machine and second: renew, and everything fair shares need. Counted in the table: sums of what
 -- machines last reported are stale and left traders unclaimed for 1-10 s.
-create function vyx.beat_v1(boot bigint, owned_now int, out ok boolean, out state vyx.machine_state, out alive bigint, out total bigint, out unowned bigint, out newest_closed timestamptz)
+create function vyx.beat_v1(boot bigint, owned_now int, out ok boolean, out state vyx.machine_state, out alive bigint, out total bigint, out unowned bigint, out mine bigint, out newest_closed timestamptz)
 language plpgsql set search_path = '' as $$
 begin
   update vyx.machine_heartbeats h set heartbeat_at = clock_timestamp(), owned = owned_now
     from vyx.machines m where h.boot_id = boot and m.boot_id = boot and m.state <> 'dead' returning m.state into state;
   ok := found;
   select count(*) into alive from vyx.machines m where m.state = 'alive';
-  select count(*), count(*) filter (where s.owner is null) into total, unowned from public.trader_state s where s.state in ('starting', 'running');
+  select count(*), count(*) filter (where s.owner is null), count(*) filter (where s.owner = boot) into total, unowned, mine from public.trader_state s where s.state in ('starting', 'running');
   newest_closed := vyx.newest_closed_slot();
 end $$;
 
@@ -72,7 +74,7 @@ end $$;
 create function vyx.claim_v1(boot bigint, n int) returns bigint language plpgsql set search_path = '' as $$
 declare claimed bigint;
 begin
-  perform from vyx.machines m where m.boot_id = boot and m.state = 'alive' for share;
+  perform from vyx.machines m where m.boot_id = boot and m.state = 'alive' for key share;
   if not found then return 0; end if;
   with free as (
     select s.trader_id from public.trader_state s
@@ -95,10 +97,13 @@ begin
   return released;
 end $$;
 
--- leave_v1: the graceful end of a machine.
+-- leave_v1: the graceful end of a machine. It waits for the machine's other transactions first: a claim still in flight on another
+-- connection would not be seen by the release, and its traders would belong to a dead boot for ever.
 create function vyx.leave_v1(boot bigint) returns bigint language plpgsql set search_path = '' as $$
 declare released bigint;
 begin
+  perform from vyx.machines m where m.boot_id = boot and m.state <> 'dead' for update;
+  if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
   released := vyx.release_v1(boot);
   update vyx.machines m set state = 'dead', ended_at = clock_timestamp() where m.boot_id = boot;
   return released;

@@ -1,0 +1,336 @@
+"""
+Computing calls of operators over a stretch of bars: the one meaning of every operator on a panel.
+
+Decided here: alignment of timeframes, anchored runs, what a gap inside a series does to a run. Not decided here: which
+traders are due, and what is kept from one slot to the next (`sandbox.evaluate`).
+
+Rules that make a value a fact of its bar alone:
+
+* A screen at instant T sees the bars with close_time <= T of each timeframe. A coarser series is seen, from a finer
+  bar, as of its last bar closed at or before that bar's close.
+* The run that gives a recursive function its value at a bar starts `lookback + warmup` bars before the first bar of
+  the block (absolute bar number // `Operator.block`) that holds the bar. Warm-up is counted in bars that exist.
+* Only finite numbers reach a run. Where an input is NaN the output is NaN, and the run begins again behind it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from sandbox.operators import OPERATORS, Operator, Params
+from sandbox.operators.model import Array
+from sandbox.panel import Frame, Panel
+from sandbox.plan import Node, Plan
+
+DAY_MS = 86_400_000
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """
+    One operator applied to outputs of other calls: what equal nodes of all plans share.
+
+    `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes behind it;
+    `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
+    """
+
+    order: int
+    operator: Operator
+    params: Params
+    args: tuple["Ref", ...]
+    timeframe: str | None
+    is_bool: bool
+    key: object
+    refs: tuple["Ref", ...] = ()
+    uses: int = 0
+    place: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class Ref:
+    """One output of a call. `row` belongs to whoever keeps values from slot to slot."""
+
+    call: Call
+    out: int
+    row: int = -1
+
+
+class Calls:
+    """Hash-consed calls of any number of plans."""
+
+    def __init__(self) -> None:
+        self._calls: dict[object, Call] = {}
+        self._made = 0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls.values())
+
+    def add(self, plan: Plan) -> tuple[Ref, ...]:
+        """The references of a plan's nodes; each node counts as one use of its call."""
+        refs: list[Ref] = []
+        for node, timeframe, is_bool in zip(plan.nodes, plan.node_timeframes, plan.node_bools, strict=True):
+            args = tuple(refs[arg] for arg in node.args)
+            key = (node.op, *(id(ref) for ref in args), *node.params.values())  # a live Ref keeps its id
+            call = self._calls.get(key)
+            if call is None:
+                call = self._make(node, args, timeframe, is_bool=is_bool, key=key)
+            call.uses += 1
+            refs.append(call.refs[node.out])
+        return tuple(refs)
+
+    def _make(
+        self, node: Node, args: tuple[Ref, ...], timeframe: str | None, *, is_bool: bool, key: object
+    ) -> Call:
+        operator = OPERATORS[node.op]
+        call = Call(self._made, operator, node.params, args, timeframe, is_bool, key)
+        call.refs = tuple(Ref(call, out) for out in range(len(operator.outputs)))
+        self._made += 1
+        self._calls[key] = call
+        return call
+
+    def drop(self, refs: Iterable[Ref]) -> list[Call]:
+        """Undo `add`; the calls that nobody uses any more are forgotten and returned."""
+        gone = []
+        for ref in refs:
+            ref.call.uses -= 1
+            if not ref.call.uses:
+                del self._calls[ref.call.key]
+                gone.append(ref.call)
+        return gone
+
+
+class OperatorError(Exception):
+    """An operator raised while it computed; the message names it."""
+
+
+@dataclass(slots=True)
+class Computation:
+    """
+    Values of calls on *panel* as seen at *instant_ms*, over as many bars as were asked for.
+
+    Spans are [start, end) positions on the axis of the call's timeframe; a start below 0 asks for bars before the
+    first one held, which are NaN (or false).
+    """
+
+    panel: Panel
+    instant_ms: int
+    starts: dict[Call, int] = field(default_factory=dict)
+    computed: int = 0
+    _values: dict[Call, tuple[Array, ...] | OperatorError] = field(default_factory=dict)
+
+    def end(self, timeframe: str) -> int:
+        """How many bars of the timeframe are closed."""
+        return self.panel.frame(timeframe).bars_closed_at(self.instant_ms)
+
+    def want(self, call: Call, start: int) -> None:
+        """Ask for the bars from *start* to the last closed one, before `run`."""
+        self.starts[call] = min(start, self.starts.get(call, start))
+
+    def run(self) -> None:
+        """Compute everything wanted and what that needs, each call once."""
+        with np.errstate(all="ignore"):
+            for call in self._planned():
+                self._values[call] = self._computed(call)
+                self.computed += 1
+
+    def _planned(self) -> list[Call]:
+        """All calls needed, arguments first; on the way down each gets the earliest start anyone asks of it."""
+        pending = set(self.starts)
+        stack = list(pending)
+        while stack:
+            for ref in stack.pop().args:
+                if ref.call not in pending:
+                    pending.add(ref.call)
+                    stack.append(ref.call)
+        ordered = sorted(pending, key=lambda call: call.order)
+        for call in reversed(ordered):
+            if call.timeframe is None:
+                continue
+            behind = self._input_start(call)
+            for ref in call.args:
+                if ref.call.timeframe is not None:
+                    self.want(ref.call, self.seen_from(call.timeframe, behind, ref.call.timeframe))
+        return ordered
+
+    def _input_start(self, call: Call) -> int:
+        """The first input bar that a call needs for its own span."""
+        assert call.timeframe is not None  # noqa: S101 - constants have no inputs
+        operator, start = call.operator, self.starts[call]
+        if operator.form not in {"run", "session"}:
+            return start - operator.lookback(call.params)
+        frame = self.panel.frame(call.timeframe)
+        first = max(0, min(start, self.end(call.timeframe) - 1))
+        if not len(frame):
+            return 0
+        return run_start(frame, first, operator, call.params)
+
+    def seen_from(self, fine: str, start: int, coarse: str) -> int:
+        """The coarse bar seen from the fine bar *start*."""
+        if fine == coarse:
+            return start
+        frame = self.panel.frame(fine)
+        if not len(frame):
+            return 0
+        closes = int(frame.open_time[min(max(start, 0), len(frame) - 1)]) + frame.step_ms
+        return self.panel.frame(coarse).bars_closed_at(closes) - 1
+
+    def values(self, ref: Ref, start: int, timeframe: str) -> Array:
+        """
+        The output over bars [start, last closed] of *timeframe*, which is the call's own or a finer one.
+
+        Shape (symbols or 1, bars). Raises OperatorError when computing it failed.
+        """
+        call = ref.call
+        stored = self._values[call]
+        if isinstance(stored, OperatorError):
+            raise stored
+        array = stored[ref.out]
+        end = self.end(timeframe)
+        if call.timeframe is None:
+            return np.broadcast_to(array, (1, end - start))
+        if call.timeframe == timeframe:
+            return _columns(array, max(0, self.starts[call]), start, end)
+        first = max(start, 0)
+        frame, coarse = self.panel.frame(timeframe), self.panel.frame(call.timeframe)
+        closes = frame.open_time[first:end] + frame.step_ms
+        column = np.searchsorted(coarse.open_time, closes - coarse.step_ms, side="right") - 1
+        column -= max(0, self.starts[call])
+        blank = _blank(array, 1)
+        seen = np.concatenate([blank, array], axis=1)[:, np.maximum(column, -1) + 1]
+        return seen if start >= 0 else np.concatenate([_blank(array, -start), seen], axis=1)
+
+    def _computed(self, call: Call) -> tuple[Array, ...] | OperatorError:
+        form = call.operator.form
+        if form == "const":
+            return (np.array([[float(call.params["value"])]]),)
+        try:
+            if form == "bars":
+                return (self._bars(call),)
+            if call.timeframe is None:
+                return self._pointwise(call, [self._values[ref.call][ref.out] for ref in call.args])  # type: ignore[index]
+            return self._by_form(call, call.timeframe)
+        except OperatorError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever an operator raises fails its own traders only
+            return OperatorError(f"{call.operator.name}: {error}")
+
+    def _by_form(self, call: Call, timeframe: str) -> tuple[Array, ...]:
+        operator, start = call.operator, max(0, self.starts[call])
+        if operator.form == "pointwise":
+            return self._pointwise(call, [self.values(ref, start, timeframe) for ref in call.args])
+        if operator.form == "shift":
+            n = int(call.params["n"])
+            shifted = self.values(call.args[0], start - n, timeframe)
+            return (shifted[:, : shifted.shape[1] - n],)
+        if operator.form in {"run", "session"}:
+            return self._anchored(call, timeframe, start)
+        first = start - operator.lookback(call.params)
+        args = [self.values(ref, first, timeframe) for ref in call.args]
+        if operator.form == "market":
+            frame = self.panel.frame(timeframe)
+            present = frame.present[:, first : self.end(timeframe)]
+            args = [present, *[np.broadcast_to(arg, present.shape) for arg in args]]
+        assert operator.compute is not None  # noqa: S101 - only leaves, shift and runs lack it
+        if not args[0].shape[1]:
+            return tuple(
+                np.empty((1, 0), dtype=bool if operator.kind == "bool" else float) for _ in operator.outputs
+            )
+        return operator.compute(
+            [_as_kind(a, operator.input_kind(i)) for i, a in enumerate(args)], call.params
+        )
+
+    @staticmethod
+    def _pointwise(call: Call, args: Sequence[Array]) -> tuple[Array, ...]:
+        assert call.operator.compute is not None  # noqa: S101 - pointwise operators are computed
+        return call.operator.compute(args, call.params)
+
+    def _bars(self, call: Call) -> Array:
+        assert call.timeframe is not None  # noqa: S101 - bars have a timeframe
+        values = self.panel.frame(call.timeframe).field(str(call.params["field"]))
+        values = values[:, max(0, self.starts[call]) : self.end(call.timeframe)]
+        symbol = str(call.params["symbol"])
+        if not symbol:
+            return values
+        row = self.panel.index.get(symbol)
+        return np.full((1, values.shape[1]), np.nan) if row is None else values[row : row + 1]
+
+    def _anchored(self, call: Call, timeframe: str, start: int) -> tuple[Array, ...]:
+        """Values from *start* on, block by block, each block by its own runs."""
+        frame, end = self.panel.frame(timeframe), self.end(timeframe)
+        origin = max(0, self._input_start(call))
+        inputs = [np.asarray(self.values(ref, origin, timeframe), dtype=np.float64) for ref in call.args]
+        rows = max(len(values) for values in inputs)
+        results = tuple(np.full((rows, end - start), np.nan) for _ in call.operator.outputs)
+        for first, last in blocks(frame, start, end, call.operator):
+            begin = max(0, run_start(frame, first, call.operator, call.params))
+            pieces = [values[:, begin - origin : last - origin] for values in inputs]
+            _run_rows(call, pieces, [result[:, first - start : last - start] for result in results])
+        return results
+
+
+def run_start(frame: Frame, bar: int, operator: Operator, params: Params) -> int:
+    """Position at which the run that gives *bar* its value begins; below 0 when that lies before the history held."""
+    length_ms = DAY_MS if operator.form == "session" else operator.block * frame.step_ms
+    block_ms = int(frame.open_time[bar]) // length_ms * length_ms
+    first = int(np.searchsorted(frame.open_time, block_ms))
+    return first - operator.lookback(params) - operator.warmup(params)
+
+
+def blocks(frame: Frame, start: int, end: int, operator: Operator) -> Iterator[tuple[int, int]]:
+    """The pieces of [start, end) that share a run."""
+    length_ms = DAY_MS if operator.form == "session" else operator.block * frame.step_ms
+    number = frame.open_time[start:end] // length_ms
+    cuts = [start, *(start + 1 + np.flatnonzero(np.diff(number))).tolist(), end]
+    return ((a, b) for a, b in pairwise(cuts) if a < b)
+
+
+def _run_rows(call: Call, pieces: Sequence[Any], results: Sequence[Any]) -> None:
+    """Run each symbol's row and keep the last columns, as many as *results* have."""
+    lookback = call.operator.lookback(call.params)
+    length, kept = pieces[0].shape[1], results[0].shape[1]
+    run, params = call.operator.run, dict(call.params)
+    assert run is not None  # noqa: S101 - operators of this form have one
+    finite = np.isfinite(pieces[0])
+    for piece in pieces[1:]:
+        finite = finite & np.isfinite(piece)
+    whole = finite.all(axis=1).tolist()
+    for row in range(len(results[0])):
+        rows = [piece[row if len(piece) > 1 else 0] for piece in pieces]
+        complete = whole[row if len(whole) > 1 else 0]
+        spans = [(0, length)] if complete else _finite_spans(finite[row if len(finite) > 1 else 0])
+        for begin, end in spans:
+            first = max(begin + lookback, length - kept)  # what lies before is warm-up or not asked for
+            if first >= end:
+                continue
+            outputs = run(*(values[begin:end] for values in rows), **params)
+            for result, output in zip(results, outputs, strict=True):
+                result[row, first - length + kept : end - length + kept] = output[first - begin :]
+    for result in results:
+        result[np.isinf(result)] = np.nan
+
+
+def _finite_spans(finite: Any) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _blank(like: Array, bars: int) -> Array:
+    """Bars before the first one: false or NaN."""
+    return np.full((len(like), bars), False if like.dtype == np.bool_ else np.nan, dtype=like.dtype)
+
+
+def _columns(array: Array, held_from: int, start: int, end: int) -> Array:
+    """Columns [start, end) of an array that holds [held_from, end), blank below 0."""
+    if start >= 0:
+        return array[:, start - held_from : end - held_from]
+    return np.concatenate([_blank(array, -start), array[:, : end - held_from]], axis=1)
+
+
+def _as_kind(array: Array, kind: str) -> Array:
+    return array.astype(np.float64) if kind == "float" and array.dtype == np.bool_ else array

@@ -1,0 +1,445 @@
+"""
+The plan: what a filter compiles to, a small canonical graph of known operators.
+
+Decided here: the plan's format and limits, its one canonical form (same meaning, same bytes, same hash), and what
+follows from the graph alone: timeframes, trigger, how much history it needs, cost. Every plan is validated here
+wherever it comes from, so nothing downstream checks again. Not decided here: what operators do (`sandbox.operators`).
+
+Canonical form: equal nodes are one node; `a > b` is `b < a`; operands of symmetric operators are sorted; nested
+`and`/`or` are flattened; defaults are written out; constants are folded; nodes stand in the order in which a
+depth-first walk from the condition, then from the shown values by name, finishes them.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from sandbox.operators import OPERATORS, TIMEFRAMES_S, Operator, Param
+from sandbox.operators.model import Params, ParamValue
+
+PLAN_VERSION = 1
+PLAN_BYTES_MAX = 1 << 20
+NODES_MAX = 2000
+SHOW_MAX = 32
+NAME_CHARS_MAX = 64
+LOOKBACK_BARS_MAX = 5000
+"""Most bars of one timeframe a plan may need: 600 symbols x 5000 bars x 41 bytes is 123 MB."""
+COST_MAX = 250_000
+"""Bar steps for one symbol when nothing is cached: about 0.2 s for 400 symbols at 2 ns a step."""
+ALIGN_SLACK_BARS = 4
+"""Extra coarse bars behind a finer series: coarse bars that an outage left with few fine bars inside."""
+
+_SYMMETRIC = frozenset({"add", "mul", "eq", "ne"})
+_MIRRORED = {"gt": "lt", "ge": "le"}
+
+
+class PlanError(ValueError):
+    """
+    A plan is refused. `node` is the index of the offending node as given (None: the plan as a whole).
+
+    `code` is one of format, operator, arity, params, kind, order, constant, timeframe, limit.
+    """
+
+    def __init__(self, message: str, node: int | None, code: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.node = node
+        self.code = code
+
+
+class Node(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One use of an operator: `args` are indices of earlier nodes, `out` selects one of several outputs."""
+
+    op: str
+    args: tuple[int, ...] = ()
+    params: dict[str, ParamValue] = {}
+    out: int = 0
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int
+    nodes: list[Node]
+    signal: int
+    show: dict[str, int]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """
+    A validated, canonical plan. Only version, nodes, signal and show are its content; the rest follows from them.
+
+    `node_timeframes[i]` is None for constants, `node_bools[i]` tells bool from float. `need` is the number of bars of
+    each timeframe that an exact answer takes, `lookback_bars` the largest of them. `cost` is in bar steps per symbol.
+    """
+
+    version: int
+    nodes: tuple[Node, ...]
+    signal: int
+    show: dict[str, int]
+    node_timeframes: tuple[str | None, ...]
+    node_bools: tuple[bool, ...]
+    trigger: str
+    timeframes: tuple[str, ...]
+    operators: tuple[str, ...]
+    need: dict[str, int]
+    lookback_bars: int
+    cost: int
+    calls_each: bool
+
+    def encode(self) -> bytes:
+        """The canonical JSON: equal plans give equal bytes."""
+        document = _Document(self.version, list(self.nodes), self.signal, self.show)
+        return msgspec.json.encode(document, order="deterministic")
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of `encode()`, hexadecimal."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """What is told about a plan outside (`Trader.plan` of the contract)."""
+        return {
+            "trigger": self.trigger,
+            "timeframes": list(self.timeframes),
+            "operators": list(self.operators),
+            "lookback_bars": self.lookback_bars,
+            "cost": self.cost,
+            "calls_each": self.calls_each,
+        }
+
+
+def build_plan(nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]) -> Plan:
+    """
+    Validate and canonicalise a graph.
+
+    Args:
+        nodes: Nodes (or their JSON objects); each refers only to earlier ones.
+        signal: Index of the condition, a bool node that depends on candles.
+        show: Values to report with a match, by name.
+
+    Raises:
+        PlanError: Why the graph is not a plan, and which node is at fault.
+    """
+    return build_plan_and_map(nodes, signal, show)[0]
+
+
+def build_plan_and_map(
+    nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]
+) -> tuple[Plan, list[int | None]]:
+    """`build_plan`, and for each node given the plan's node of the same value (None: not used by the plan)."""
+    given = _checked_shape(nodes, signal, show)
+    graph = _Graph()
+    canonical: list[int] = []
+    for index, node in enumerate(given):
+        canonical.append(graph.add_given(index, node, canonical))
+    if not graph.bools[canonical[signal]]:
+        raise PlanError("the condition is a number; compare it with something", signal, "kind")
+    if graph.timeframes[canonical[signal]] is None:
+        raise PlanError("the condition is constant: it depends on no candle", signal, "constant")
+    order = graph.order_from([canonical[signal], *(canonical[show[name]] for name in sorted(show))])
+    position = {node: at for at, node in enumerate(order)}
+    plan = _finish(
+        graph, order, position[canonical[signal]], {n: position[canonical[show[n]]] for n in sorted(show)}
+    )
+    return plan, [position.get(node) for node in canonical]
+
+
+def load_plan(source: bytes | str | Mapping[str, Any]) -> Plan:
+    """
+    Read a plan back, trusting nothing: the same checks as `build_plan`, derived facts computed anew.
+
+    Raises:
+        PlanError: Not a plan of this version, or one that `build_plan` refuses.
+    """
+    try:
+        if isinstance(source, bytes | str):
+            if len(source) > PLAN_BYTES_MAX:
+                raise PlanError(f"a plan has at most {PLAN_BYTES_MAX} bytes", None, "limit")
+            document = msgspec.json.decode(source, type=_Document)
+        else:
+            document = msgspec.convert(source, type=_Document)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PlanError(f"not a plan: {error}", None, "format") from error
+    if document.version != PLAN_VERSION:
+        raise PlanError(f"plan version {document.version} is not {PLAN_VERSION}", None, "format")
+    return build_plan(document.nodes, document.signal, document.show)
+
+
+def _checked_shape(
+    nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]
+) -> list[Node]:
+    if len(nodes) > NODES_MAX:
+        raise PlanError(f"a plan has at most {NODES_MAX} nodes, this has {len(nodes)}", None, "limit")
+    if len(show) > SHOW_MAX:
+        raise PlanError(f"at most {SHOW_MAX} values can be shown", None, "limit")
+    for name in show:
+        if not name.isidentifier() or len(name) > NAME_CHARS_MAX:
+            raise PlanError(f"{name[:NAME_CHARS_MAX]!r} is no name for a shown value", None, "format")
+    for index in (signal, *show.values()):
+        if not 0 <= index < len(nodes):
+            raise PlanError(f"there is no node {index}", None, "order")
+    try:
+        return [node if isinstance(node, Node) else msgspec.convert(node, Node) for node in nodes]
+    except msgspec.ValidationError as error:
+        raise PlanError(f"not a node: {error}", None, "format") from error
+
+
+class _Graph:
+    """Hash-consed nodes while a plan is built; equal meaning gets the same index."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.digests: list[bytes] = []
+        self.timeframes: list[str | None] = []
+        self.bools: list[bool] = []
+        self._index: dict[bytes, int] = {}
+
+    def add_given(self, index: int, node: Node, canonical: Sequence[int]) -> int:
+        """Check a node as it was given and add its canonical form."""
+        operator = OPERATORS.get(node.op)
+        if operator is None:
+            raise PlanError(f"there is no operator {node.op!r}", index, "operator")
+        for arg in node.args:
+            if not 0 <= arg < index:
+                raise PlanError(
+                    f"{node.op} refers to node {arg}, which does not come before it", index, "order"
+                )
+        _check_arity(index, node, operator)
+        params = _checked_params(index, node.params, operator)
+        args = [canonical[arg] for arg in node.args]
+        for position, arg in enumerate(args):
+            if operator.input_kind(position) == "bool" and not self.bools[arg]:
+                raise PlanError(f"{node.op} takes conditions, not numbers", index, "kind")
+        if (
+            operator.form not in {"const", "bars", "pointwise"}
+            and args
+            and all(self.timeframes[arg] is None for arg in args)
+            and node.op != "shift"
+        ):
+            raise PlanError(f"{node.op} of constants: it needs a series", index, "constant")
+        return self._simplified(index, Node(node.op, tuple(args), params, node.out), operator)
+
+    def _simplified(self, index: int, node: Node, operator: Operator) -> int:
+        op, args, nodes = node.op, node.args, self.nodes
+        if op in _MIRRORED:
+            return self._intern(Node(_MIRRORED[op], args[::-1]))
+        if op == "shift":
+            return self._shifted(index, args[0], int(node.params["n"]))
+        if op == "not" and nodes[args[0]].op == "not":
+            return nodes[args[0]].args[0]
+        if op in {"and", "or"}:
+            terms = {t for arg in args for t in (nodes[arg].args if nodes[arg].op == op else (arg,))}
+            return terms.pop() if len(terms) == 1 else self._intern(Node(op, self._sorted(terms)))
+        if op in _SYMMETRIC:
+            node = Node(op, self._sorted(args))
+        folds = operator.form == "pointwise" and operator.kind == "float"
+        if folds and all(nodes[arg].op == "const" for arg in args):
+            return self._folded(index, node, operator)
+        return self._intern(node)
+
+    def _shifted(self, index: int, series: int, n: int) -> int:
+        inner = self.nodes[series]
+        if n == 0 or inner.op == "const":
+            return series
+        if inner.op == "shift":
+            n += int(inner.params["n"])
+            series = inner.args[0]
+            if n > (OPERATORS["shift"].params[0].high or 0):
+                raise PlanError(f"[{n}] looks too far back", index, "limit")
+        return self._intern(Node("shift", (series,), {"n": n}))
+
+    def _folded(self, index: int, node: Node, operator: Operator) -> int:
+        values = [np.array([[float(self.nodes[arg].params["value"])]]) for arg in node.args]
+        assert operator.compute is not None  # noqa: S101 - pointwise operators are computed
+        (result,) = operator.compute(values, node.params)
+        value = float(result[0, 0])
+        if not math.isfinite(value):
+            raise PlanError(f"{node.op} of these constants is not a finite number", index, "constant")
+        return self._intern(Node("const", (), {"value": value + 0.0}))
+
+    def _sorted(self, args: Sequence[int] | set[int]) -> tuple[int, ...]:
+        return tuple(sorted(args, key=self.digests.__getitem__))
+
+    def _intern(self, node: Node) -> int:
+        body = msgspec.json.encode((node.op, node.params, node.out), order="deterministic")
+        digest = hashlib.sha256(body + b"".join(self.digests[arg] for arg in node.args)).digest()
+        if digest in self._index:
+            return self._index[digest]
+        self._index[digest] = len(self.nodes)
+        self.nodes.append(node)
+        self.digests.append(digest)
+        self.timeframes.append(self._timeframe(node))
+        self.bools.append(self._is_bool(node))
+        return len(self.nodes) - 1
+
+    def _timeframe(self, node: Node) -> str | None:
+        if node.op == "bars":
+            return str(node.params["timeframe"])
+        known = [t for arg in node.args if (t := self.timeframes[arg]) is not None]
+        return min(known, key=TIMEFRAMES_S.__getitem__, default=None)
+
+    def _is_bool(self, node: Node) -> bool:
+        operator = OPERATORS[node.op]
+        if operator.kind != "same":
+            return operator.kind == "bool"
+        return all(self.bools[arg] for at, arg in enumerate(node.args) if operator.input_kind(at) == "any")
+
+    def order_from(self, roots: Sequence[int]) -> list[int]:
+        """Nodes reachable from *roots*, each after its arguments, in depth-first finishing order."""
+        order: list[int] = []
+        done: set[int] = set()
+        for root in roots:
+            stack = [(root, False)]
+            while stack:
+                node, finished = stack.pop()
+                if finished:
+                    order.append(node)
+                elif node not in done:
+                    done.add(node)
+                    stack.append((node, True))
+                    stack.extend((arg, False) for arg in reversed(self.nodes[node].args) if arg not in done)
+        return order
+
+
+def _check_arity(index: int, node: Node, operator: Operator) -> None:
+    expected = len(operator.inputs)
+    if operator.variadic:
+        if len(node.args) < expected:
+            raise PlanError(f"{node.op} takes at least {expected} inputs", index, "arity")
+    elif len(node.args) != expected:
+        raise PlanError(f"{node.op} takes {expected} inputs, got {len(node.args)}", index, "arity")
+    if not 0 <= node.out < len(operator.outputs):
+        raise PlanError(
+            f"{node.op} has {len(operator.outputs)} outputs, there is no {node.out}", index, "arity"
+        )
+
+
+def _checked_params(index: int, given: Mapping[str, ParamValue], operator: Operator) -> dict[str, ParamValue]:
+    unknown = given.keys() - {param.name for param in operator.params}
+    if unknown:
+        raise PlanError(f"{operator.name} has no parameter {min(unknown)!r}", index, "params")
+    params: dict[str, ParamValue] = {}
+    for param in operator.params:
+        value = given.get(param.name, param.default)
+        if value is None:
+            raise PlanError(f"{operator.name} needs {param.name}", index, "params")
+        params[param.name] = _checked_value(index, operator.name, param, value)
+    reason = operator.check(params)
+    if reason is not None:
+        raise PlanError(f"{operator.name}: {reason}", index, "params")
+    return params
+
+
+def _checked_value(index: int, operator: str, param: Param, value: ParamValue) -> ParamValue:
+    """The value in the parameter's kind and range; -0.0 becomes 0.0 so that equal constants are one."""
+    kinds = {"int": int, "float": (int, float), "str": str}[param.kind]
+    if isinstance(value, bool) or not isinstance(value, kinds):  # type: ignore[arg-type]
+        raise PlanError(f"{operator}: {param.name} must be {param.kind}, not {value!r:.40}", index, "params")
+    if param.kind == "float":
+        try:
+            value = float(value) + 0.0
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise PlanError(f"{operator}: {param.name} must be a finite number", index, "constant")
+    if param.choices and value not in param.choices:
+        known = ", ".join(map(str, param.choices))
+        raise PlanError(
+            f"{operator}: {param.name} must be one of {known}, not {value!r:.40}", index, "params"
+        )
+    if isinstance(value, int | float):
+        low, high = param.low, param.high
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise PlanError(
+                f"{operator}: {param.name} must be {low} to {high}, not {value!r:.40}", index, "params"
+            )
+    return value
+
+
+def bars_behind(node: Node, operator: Operator, timeframe: str) -> int:
+    """How many bars before the first one wanted a node must see of its inputs, on its own timeframe."""
+    params: Params = node.params
+    if operator.form == "run":
+        return operator.block - 1 + operator.lookback(params) + operator.warmup(params)
+    if operator.form == "session":
+        return TIMEFRAMES_S["1d"] // TIMEFRAMES_S[timeframe] - 1 + operator.lookback(params)
+    return operator.lookback(params)
+
+
+def coarser_bars(bars: int, fine: str, coarse: str) -> int:
+    """How many bars before the current one of *coarse* can be seen from *bars* before the current one of *fine*."""
+    if fine == coarse:
+        return bars
+    return -(-bars * TIMEFRAMES_S[fine] // TIMEFRAMES_S[coarse]) + ALIGN_SLACK_BARS
+
+
+def reach_of(nodes: Sequence[Node], timeframes: Sequence[str | None], wanted: Mapping[int, int]) -> list[int]:
+    """
+    For each node how many bars before its current one are read, when *wanted* (node -> bars before) is asked for.
+
+    -1 for a node nobody reads. *nodes* are in topological order.
+    """
+    reach = [-1] * len(nodes)
+    for node, bars in wanted.items():
+        reach[node] = max(reach[node], bars)
+    for index in range(len(nodes) - 1, -1, -1):
+        own = timeframes[index]
+        if reach[index] < 0 or own is None:
+            continue
+        behind = reach[index] + bars_behind(nodes[index], OPERATORS[nodes[index].op], own)
+        for arg in nodes[index].args:
+            of = timeframes[arg]
+            reach[arg] = max(reach[arg], 0 if of is None else coarser_bars(behind, own, of))
+    return reach
+
+
+def _finish(graph: _Graph, order: Sequence[int], signal: int, show: dict[str, int]) -> Plan:
+    """Renumber the nodes used and derive what follows from them."""
+    position = {node: at for at, node in enumerate(order)}
+    nodes = tuple(
+        Node(n.op, tuple(position[arg] for arg in n.args), dict(sorted(n.params.items())), n.out)
+        for n in (graph.nodes[at] for at in order)
+    )
+    timeframes = tuple(graph.timeframes[at] for at in order)
+    used = sorted({t for t in timeframes if t is not None}, key=TIMEFRAMES_S.__getitem__)
+    # The bar before counts too: on_enter compares with it.
+    wanted = {signal: coarser_bars(1, used[0], timeframes[signal] or used[0])}
+    wanted |= {
+        node: max(wanted.get(node, 0), coarser_bars(0, used[0], timeframes[node] or used[0]))
+        for node in show.values()
+    }
+    reach = reach_of(nodes, timeframes, wanted)
+    need: dict[str, int] = {}
+    cost = 0
+    for index, node in enumerate(nodes):
+        own = timeframes[index]
+        if own is None:
+            continue
+        operator = OPERATORS[node.op]
+        if node.op == "bars":
+            need[own] = max(need.get(own, 0), reach[index] + 1)
+        cost += (reach[index] + 1 + bars_behind(node, operator, own)) * operator.steps(node.params)
+        if reach[index] + 1 > LOOKBACK_BARS_MAX:
+            raise PlanError(
+                f"needs {reach[index] + 1} bars of {own}, at most {LOOKBACK_BARS_MAX} are kept", None, "limit"
+            )
+    if cost > COST_MAX:
+        raise PlanError(f"costs {cost} bar steps per symbol, at most {COST_MAX} are allowed", None, "limit")
+    return Plan(
+        version=PLAN_VERSION,
+        nodes=nodes,
+        signal=signal,
+        show=show,
+        node_timeframes=timeframes,
+        node_bools=tuple(graph.bools[at] for at in order),
+        trigger=used[0],
+        timeframes=tuple(used),
+        operators=tuple(sorted({n.op for n in nodes if not OPERATORS[n.op].internal})),
+        need={timeframe: need[timeframe] for timeframe in used},
+        lookback_bars=max(need.values()),
+        cost=cost,
+        calls_each=any(n.op == "each" for n in nodes),
+    )
