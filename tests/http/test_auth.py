@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from app.errors import Kind, Refused
-from app.http.auth import Caller, KnownUsers, Verifier, make_verifier, sign_token
+from app.http.auth import Caller, KnownUsers, Verifier, make_verifier
 from app.http.keys import COOLDOWN_S, FRESH_S, STALE_S, SigningKeys, fetch
 from app.http.problems import Unauthorized
 from app.settings import development_secret, read_settings
@@ -145,8 +145,8 @@ async def test_a_key_is_not_used_with_another_algorithm(auth_server, ec_key):
         await auth_server.verifier().verify(token)
 
 
-async def test_hs256_is_refused_without_a_configured_secret(auth_server):
-    token = sign_token(USER, SECRET, audience="authenticated", lifetime_s=60, issuer=ISSUER)
+async def test_hs256_is_refused_without_a_configured_secret(auth_server, token_for):
+    token = token_for(USER, 60, iss=ISSUER)
 
     with pytest.raises(Unauthorized):
         await auth_server.verifier().verify(token)
@@ -314,8 +314,8 @@ async def test_an_expired_token_is_challenged_with_the_reason(http, make_user, k
     )
 
 
-async def test_a_user_without_a_row_is_told_so(http, kind):
-    token = sign_token(uuid.uuid4(), SECRET, audience="authenticated", lifetime_s=60)
+async def test_a_user_without_a_row_is_told_so(http, kind, token_for):
+    token = token_for(uuid.uuid4(), 60)
 
     response = await http.get("/api/v1/me", headers={"authorization": f"Bearer {token}"})
 
