@@ -13,7 +13,9 @@ LISTED = {value for name, value in vars(locks).items() if name.isupper()}
 def written(pattern: str) -> set[tuple[int, int]]:
     """Every match of *pattern* in our SQL, as numbers; procrastinate's own migration is not ours."""
     files = [*SQL_DIR.glob("migrations/*.sql"), *SQL_DIR.glob("queries/*.sql")]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in files if not path.name.endswith("_jobs.sql"))
+    text = "\n".join(
+        path.read_text(encoding="utf-8") for path in files if not path.name.endswith("_jobs.sql")
+    )
     return {(int(a), int(b)) for a, b in re.findall(pattern, text)}
 
 
