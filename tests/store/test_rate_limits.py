@@ -115,7 +115,9 @@ def test_looking_at_what_is_left_counts_nothing(connection, ask):
         " from vyx.calls_left_v1(%(user)s, 'lifecycle', 10, interval '60 s', %(now)s)"
     )
 
-    answers = [world.call(connection, left, user=user, now=world.T0 + timedelta(seconds=s)) for s in (1, 1, 61)]
+    answers = [
+        world.call(connection, left, user=user, now=world.T0 + timedelta(seconds=s)) for s in (1, 1, 61)
+    ]
 
     assert answers == [(9, 59.0), (9, 59.0), (10, 0.0)]
 
