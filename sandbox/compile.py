@@ -247,41 +247,61 @@ _PRELUDE_FILE = "<python-input-0>"
 
 
 def _first_line(statement: ast.stmt) -> int:
-    decorators = getattr(statement, "decorator_list", [])
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
     return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _assembled(attempt: _Attempt, linted: Sequence[Diagnostic], *, runs: bool) -> Compiled:
     """Everything found, each place once, in the order of the text; the plan when nothing is an error."""
-    found = [*(item for item in linted if item.severity == "error"), *attempt.found]
-    source, tree = attempt.rewritten.source, attempt.tree
     ran = runs and not attempt.found and attempt.record is not None
-    for suspicion in attempt.typed:
-        item = suspicion.finding
-        same = [other for other in found if _overlap(item, other)]
-        if [other.code for other in same] == ["V103"] == [item.code]:
-            found.remove(same[0])  # the checker knows which argument, the run only which statement
-        elif same:
-            continue
-        if not ran:
-            found.append(item)
-        elif suspicion.certain:
-            found.append(msgspec.structs.replace(item, severity="warning"))
-    if not lint.calls_signal(tree):
-        found.append(_no_signal(source, "The filter never calls signal(condition), so it can never match."))
-    elif ran and attempt.record is not None and attempt.record.signal is None:
-        found.append(_no_signal(source, "signal(condition) is never reached, so the filter can never match."))
-    warnings = [item for item in linted if item.severity == "warning"]
-    plan: Plan | None = None
-    terms: list[Term] = []
-    if attempt.record is not None and not any(item.severity == "error" for item in found):
+    found = [*(item for item in linted if item.severity == "error"), *attempt.found]
+    found = _with_suspicions(found, attempt.typed, ran=ran)
+    found += _missing_signal(attempt, ran=ran)
+    if attempt.record is not None and not _has_error(found):
         plan, terms, more = plan_of(attempt.record, attempt.rewritten)
         found += more
-    broken = {item.line for item in found}
-    found += [item for item in warnings if item.line not in broken]
-    if plan is None and not any(item.severity == "error" for item in found):
+        if plan is not None:
+            found += (item for item in linted if item.severity == "warning")
+            return Compiled(plan, _in_order(found), terms)
+    if not _has_error(found):
         found.append(_crashed(timed_out=False))
-    return Compiled(plan, sorted(found, key=lambda item: (item.line, item.column, item.code)), terms)
+    return Compiled(None, _in_order(found))
+
+
+def _with_suspicions(
+    found: list[Diagnostic], typed: Sequence[typing_errors.Suspicion], *, ran: bool
+) -> list[Diagnostic]:
+    """*found* and what the checker adds: all of it when the run failed, else what is certain about unused code."""
+    merged = list(found)
+    for suspicion in typed:
+        item = suspicion.finding
+        same = [other for other in merged if _overlap(item, other)]
+        if [other.code for other in same] == [item.code] and _within(item, same[0]):
+            merged.remove(same[0])  # the checker knows the expression, the run only the statement
+        elif same or any(other.code == item.code and other.line == item.line for other in merged):
+            continue
+        if not ran:
+            merged.append(item)
+        elif suspicion.certain:
+            merged.append(msgspec.structs.replace(item, severity="warning"))
+    return merged
+
+
+def _has_error(found: Sequence[Diagnostic]) -> bool:
+    return any(item.severity == "error" for item in found)
+
+
+def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:
+    return sorted(found, key=lambda item: (item.line, item.column, item.code))
+
+
+def _missing_signal(attempt: _Attempt, *, ran: bool) -> list[Diagnostic]:
+    source = attempt.rewritten.source
+    if not lint.calls_signal(attempt.tree):
+        return [_no_signal(source, "The filter never calls signal(condition), so it can never match.")]
+    if ran and attempt.record is not None and attempt.record.signal is None:
+        return [_no_signal(source, "signal(condition) is never reached, so the filter can never match.")]
+    return []
 
 
 def _no_signal(source: Source, message: str) -> Diagnostic:
@@ -290,6 +310,12 @@ def _no_signal(source: Source, message: str) -> Diagnostic:
     return diagnostic(
         span, "V220", message, "End with signal(condition), for example signal(m15.close > m15.open)."
     )
+
+
+def _within(inner: Diagnostic, outer: Diagnostic) -> bool:
+    starts = (outer.line, outer.column) <= (inner.line, inner.column)
+    ends = (inner.end_line, inner.end_column) <= (outer.end_line, outer.end_column)
+    return starts and ends and msgspec.structs.astuple(inner)[:4] != msgspec.structs.astuple(outer)[:4]
 
 
 def _overlap(a: Diagnostic, b: Diagnostic) -> bool:

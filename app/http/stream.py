@@ -154,7 +154,7 @@ class EventStream(Response):
             },
         )
         await _write(send, b"retry: %d\n\n" % RETRY_MS + self._reset_event())
-        subscription = await self._catch_up(send)
+        subscription = await self._catch_up(send, gone)
         gone.add_done_callback(lambda _: subscription.end("gone"))
         try:
             reason = await self._follow(send, subscription)
@@ -171,11 +171,11 @@ class EventStream(Response):
         # With an id, so that a client that loses the connection next does not come back with the cursor that failed.
         return b"id: %d\nevent: reset\ndata: %s\n\n" % (self._start.cursor, msgspec.json.encode(body))
 
-    async def _catch_up(self, send: Send) -> Subscription:
+    async def _catch_up(self, send: Send, gone: asyncio.Task[None]) -> Subscription:
         """Send what the table holds up to the horizon; attach in the same step of the loop in which nothing is left."""
         while True:
             through = self._feed.horizon or 0
-            if self._cursor >= through:
+            if self._cursor >= through or gone.done():
                 return self._feed.attach(self._caller.user_id)
             async with self._streams.pool.connection() as connection:
                 rows = await store.read_feed(
@@ -195,7 +195,10 @@ class EventStream(Response):
             expires_s = self._caller.expires_at - time.time()
             if expires_s <= 0:
                 return "token_expired"
-            await subscription.wait(min(self._streams.ping_s, expires_s))
+            if not await subscription.wait(min(self._streams.ping_s, expires_s)):
+                if expires_s > self._streams.ping_s:
+                    await _write(send, b": ping\n\n")
+                continue
             if subscription.ended is not None and subscription.ended != "shutdown":
                 return subscription.ended
             events = [(i, chunk) for i, chunk in subscription.take() if i > self._cursor]
@@ -204,8 +207,6 @@ class EventStream(Response):
                 self._cursor = events[-1][0]
             if subscription.ended is not None:
                 return subscription.ended
-            if not events:
-                await _write(send, b": ping\n\n")
 
 
 async def _until_disconnect(receive: Receive) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from app.domain.lifecycle import TraderState
+from app.domain.lifecycle import PASSING, TraderState
 from app.store import queries
 from app.store.pool import Connection
 from app.store.refusals import translated
@@ -74,7 +74,7 @@ class TraderStatus:
 
     @property
     def is_passing(self) -> bool:
-        return self.state in (TraderState.STARTING, TraderState.STOPPING)
+        return TraderState(self.state) in PASSING
 
 
 async def insert_trader(

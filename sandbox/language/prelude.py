@@ -24,7 +24,24 @@ _TIMEFRAME_ALIASES = {
     "m1": "1m", "m5": "5m", "m15": "15m", "m30": "30m", "h1": "1h", "h4": "4h", "d1": "1d",
     "1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "1hour": "1h", "4hour": "4h", "1day": "1d",
 }  # fmt: skip
-MA_TYPES = ("SMA", "EMA", "WMA", "DEMA", "TEMA", "TRIMA", "KAMA", "MAMA", "T3")
+MA_TYPES = tuple(
+    [
+        "SMA",
+        "EMA",
+        "WMA",
+        "DEMA",
+        "TEMA",
+        "TRIMA",
+        "KAMA",
+        "MAMA",
+        "T3",
+        "HMA",
+        "DISABLED",
+        "DEFAULT",
+        "ZLEMA",
+        "RMA",
+    ]
+)
 """TA-Lib's MA_Type, in its numbering from 0."""
 
 
@@ -50,10 +67,11 @@ def _protected(text: str) -> str:
     cuts: list[tuple[int, int, str]] = []
     skipped = {id(part) for node in ast.walk(tree) for part in _annotations(node)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in skipped:
-            if node.id in wanted:
-                used.add(node.id)
-                cuts.append((*source.range_of(node), f"vyx_own_{node.id}"))
+        if not isinstance(node, ast.Name) or id(node) in skipped or not isinstance(node.ctx, ast.Load):
+            continue
+        if node.id in wanted:
+            used.add(node.id)
+            cuts.append((*source.range_of(node), f"vyx_own_{node.id}"))
     for start, end, name in sorted(cuts, reverse=True):
         raw = raw[:start] + name.encode() + raw[end:]
     own = [f"vyx_own_{name} = {name}" for name in sorted(used)]

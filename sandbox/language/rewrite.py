@@ -119,6 +119,10 @@ class Source:
         start, end = self.range_of(node)
         return self.raw[start:end].decode()
 
+    def text_at(self, span: Span) -> str:
+        start = self.offset_of_character(span.line, span.column)
+        return self.raw[start : self.offset_of_character(span.end_line, span.end_column)].decode()
+
     def _position(self, offset: int) -> tuple[int, int]:
         line = min(bisect_right(self._starts, offset), len(self.lines))
         start = self._starts[line - 1]
@@ -281,7 +285,7 @@ class _Writer:
             if self._construct(node, depth):
                 pending += [(child, depth + 1) for child in _children(node)]
 
-    def _construct(self, node: ast.AST, depth: int) -> bool:
+    def _construct(self, node: ast.AST, depth: int) -> bool:  # noqa: C901 - one case per construct, in one place
         """Add the edits of *node* itself; false when its children must not be visited."""
         match node:
             case ast.JoinedStr():

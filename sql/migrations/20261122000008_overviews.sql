@@ -5,6 +5,11 @@ create function vyx.screened_through(s public.trader_state) returns timestamptz 
   select case when s.in_step then (select m.screened_through from vyx.machines m where m.boot_id = s.owner) else s.resume_after end
 $$;
 
+-- before_first_slot: a trader that was started before the ledger began has nothing to be screened before it.
+create function vyx.before_first_slot() returns timestamptz language sql stable set search_path = '' as $$
+  select min(slot) - interval '1 min' from vyx.slots
+$$;
+
 create view public.trader_overview with (security_invoker = true) as
   select t.id, t.name, s.state, s.reason, s.signal_count, s.last_signal_at, m.machine_id, vyx.screened_through(s) as screened_through,
          s.last_error, s.retry_at, s.started_at, s.stopped_at, t.user_id, t.plan_summary ->> 'trigger' as trigger
