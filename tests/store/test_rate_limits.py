@@ -126,6 +126,7 @@ def test_the_log_of_calls_belongs_to_the_service(connection):
     """
     A signed-in user cannot read or clear it.
     """
-    with connection.transaction(), pytest.raises(psycopg.errors.InsufficientPrivilege):
+    with connection.transaction(force_rollback=True):
         connection.execute("set local role authenticated")
-        connection.execute("delete from vyx.rate_limits")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+            connection.execute("delete from vyx.rate_limits")
