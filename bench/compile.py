@@ -6,10 +6,13 @@ wrong filters, one at a time and by several threads; and what each step costs. T
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sandbox.compile import FilterCompiler
 from sandbox.language import lint
