@@ -15,7 +15,7 @@ from sandbox.operators import OPERATORS, TIMEFRAMES_S, Operator
 from sandbox.plan import NAME_CHARS_MAX, SHOW_MAX
 
 _INSIDE = Path(__file__).with_name("inside.py")
-_OWN = ("json", "Series", "Bars")
+_OWN = ("json", "Series", "Bars", "Symbol")
 _HAND_WRITTEN = frozenset({"where"})
 """Operators whose function in the prelude does more than record a node."""
 _TIMEFRAME_ALIASES = {
@@ -113,6 +113,7 @@ def _functions() -> list[str]:
 
 _PUBLIC = (
     ("bars", "timeframe=vyx_missing", "vyx_bars(timeframe)"),
+    ("symbol", "name=vyx_missing", "vyx_symbol(name)"),
     ("where", "condition=vyx_missing, yes=vyx_missing, no=vyx_missing", "vyx_where(condition, yes, no)"),
     ("signal", "condition=vyx_missing", "vyx_signal_call(condition)"),
     ("show", "*args, **values", "vyx_show_call(args, values)"),

@@ -173,4 +173,6 @@ def unknown_attribute(owner: str, name: str) -> Sentence:
         field = f"{name!r} is a field of bars(), not of a series." if name in FIELDS else ""
         hint = SERIES_HINTS.get(name, field or "Functions take it: highest(s, 20).")
         return "V102", f"A series has no .{name}.", hint
+    if owner == "Symbol":
+        return "V102", f"symbol() has no .{name}.", "Write symbol('BTCUSDT').bars('1h').close."
     return "V102", f"{_plain(owner)} has no attribute {name!r}.", ""
