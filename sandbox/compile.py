@@ -33,7 +33,7 @@ from pydantic_monty import (
 )
 
 from sandbox.language import lint, runtime, typing_errors
-from sandbox.language.diagnostics import Diagnostic, diagnostic
+from sandbox.language.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic
 from sandbox.language.prelude import prelude
 from sandbox.language.record import Recorded, Term, plan_of, read_record
 from sandbox.language.rewrite import Rewritten, Source, Span, rewrite
@@ -56,6 +56,8 @@ _LIMITS: ResourceLimits = {
     "max_memory": MEMORY_BYTES_MAX,
     "max_recursion_depth": RECURSION_MAX,
 }
+_SESSION_LOST = (MontyRuntimeError, RuntimeError)
+"""A session at its limits: Monty reports a limit struck, or (RuntimeError) that the worker is gone already."""
 _START = Span(1, 1, 1, 1)
 
 
@@ -184,7 +186,8 @@ class _Attempt:
         while rest is not None and len(self.found) < FAILURES_MAX and time.monotonic() < deadline:
             rest = self._feed(session, rest, checked=False)
         if not any(item.code in {"V304", "V305", "V306"} for item in self.found):
-            self.record = read_record(session.feed_run("vyx_finish()", skip_type_check=True))
+            with suppress(*_SESSION_LOST):
+                self.record = read_record(session.feed_run("vyx_finish()", skip_type_check=True))
         self.complete = True
 
     def _check(self, session: MontySession, text: str) -> None:
@@ -219,7 +222,7 @@ class _Attempt:
         """The statement that ran last."""
         try:
             at: object = session.feed_run("vyx_where_now()", skip_type_check=True)
-        except MontyRuntimeError:
+        except _SESSION_LOST:
             return _START
         statements = self.rewritten.statements
         return statements[at] if isinstance(at, int) and 0 <= at < len(statements) else _START
@@ -238,7 +241,10 @@ class _Attempt:
         names = {name for statement in failed for name in lint.assigned_names(statement)}
         self._poisoned |= names
         stand_ins = "".join(f"{name} = vyx_stand_in\n" for name in sorted(names))
-        session.feed_run(f"vyx_stand_in = vyx_poison()\n{stand_ins}None", skip_type_check=True)
+        try:
+            session.feed_run(f"vyx_stand_in = vyx_poison()\n{stand_ins}None", skip_type_check=True)
+        except _SESSION_LOST:
+            return None
         lines = self.rewritten.text.split("\n")
         return "\n" * end + "\n".join(lines[end:]) + "\nNone"
 
@@ -292,7 +298,9 @@ def _has_error(found: Sequence[Diagnostic]) -> bool:
 
 
 def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:
-    return sorted(found, key=lambda item: (item.line, item.column, item.code))
+    """The first findings of the text; errors go before warnings when there are too many."""
+    kept = sorted(found, key=lambda item: (item.severity, item.line, item.column))[:DIAGNOSTICS_MAX]
+    return sorted(kept, key=lambda item: (item.line, item.column, item.code))
 
 
 def _missing_signal(attempt: _Attempt, *, ran: bool) -> list[Diagnostic]:

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import talib
 
 from sandbox.operators import OPERATORS, Operator, Params
 from sandbox.operators.model import Array
@@ -26,6 +27,7 @@ from sandbox.panel import Frame, Panel
 from sandbox.plan import Node, Plan
 
 DAY_MS = 86_400_000
+_InsufficientHistory: type[Exception] = talib.InsufficientHistory  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +86,16 @@ class Calls:
             refs.append(call.refs[node.out])
         return tuple(refs)
 
+    def add_before(self, ref: Ref, timeframe: str) -> Ref:
+        """The value of *ref* one bar of *timeframe* before, as one use of its call."""
+        key = ("before", timeframe, id(ref))
+        call = self._calls.get(key)
+        if call is None:
+            node = Node("shift", (), {"n": 1})
+            call = self._make(node, (ref,), timeframe, is_bool=ref.call.is_bool, key=key)
+        call.uses += 1
+        return call.refs[0]
+
     def _make(
         self, node: Node, args: tuple[Ref, ...], timeframe: str | None, *, is_bool: bool, key: object
     ) -> Call:
@@ -114,14 +126,19 @@ class Computation:
     """
     Values of calls on *panel* as seen at *instant_ms*, over as many bars as were asked for.
 
+    With `keep_streams`, the runs that reach the last closed bar are left open in `streams` (one handle for each symbol,
+    None where the run has not begun), so that TA-Lib can carry them on by one bar.
+
     Spans are [start, end) positions on the axis of the call's timeframe; a start below 0 asks for bars before the
     first one held, which are NaN (or false).
     """
 
     panel: Panel
     instant_ms: int
+    keep_streams: bool = False
     starts: dict[Call, int] = field(default_factory=dict)
     computed: int = 0
+    streams: dict[Call, list[Any]] = field(default_factory=dict)
     _values: dict[Call, tuple[Array, ...] | OperatorError] = field(default_factory=dict)
 
     def end(self, timeframe: str) -> int:
@@ -207,13 +224,11 @@ class Computation:
 
     def _computed(self, call: Call) -> tuple[Array, ...] | OperatorError:
         form = call.operator.form
-        if form == "const":
-            return (np.array([[float(call.params["value"])]]),)
         try:
             if form == "bars":
                 return (self._bars(call),)
             if call.timeframe is None:
-                return self._pointwise(call, [self._values[ref.call][ref.out] for ref in call.args])  # type: ignore[index]
+                return (constant_value(call.refs[0]),)
             return self._by_form(call, call.timeframe)
         except OperatorError as error:
             return error
@@ -241,9 +256,7 @@ class Computation:
             return tuple(
                 np.empty((1, 0), dtype=bool if operator.kind == "bool" else float) for _ in operator.outputs
             )
-        return operator.compute(
-            [_as_kind(a, operator.input_kind(i)) for i, a in enumerate(args)], call.params
-        )
+        return operator.compute([as_kind(a, operator.input_kind(i)) for i, a in enumerate(args)], call.params)
 
     @staticmethod
     def _pointwise(call: Call, args: Sequence[Array]) -> tuple[Array, ...]:
@@ -270,8 +283,24 @@ class Computation:
         for first, last in blocks(frame, start, end, call.operator):
             begin = max(0, run_start(frame, first, call.operator, call.params))
             pieces = [values[:, begin - origin : last - origin] for values in inputs]
-            _run_rows(call, pieces, [result[:, first - start : last - start] for result in results])
+            open_streams = (
+                [None] * rows if self.keep_streams and last == end and call.operator.stream else None
+            )
+            _run_rows(
+                call, pieces, [result[:, first - start : last - start] for result in results], open_streams
+            )
+            if open_streams is not None:
+                self.streams[call] = open_streams
         return results
+
+
+def constant_value(ref: Ref) -> Array:
+    """The value of a call that depends on no candle, shape (1, 1)."""
+    call = ref.call
+    if call.operator.form == "const":
+        return np.array([[float(call.params["value"])]])
+    assert call.operator.compute is not None  # noqa: S101 - what else has no timeframe is pointwise
+    return call.operator.compute([constant_value(arg) for arg in call.args], call.params)[ref.out]
 
 
 def run_start(frame: Frame, bar: int, operator: Operator, params: Params) -> int:
@@ -290,12 +319,16 @@ def blocks(frame: Frame, start: int, end: int, operator: Operator) -> Iterator[t
     return ((a, b) for a, b in pairwise(cuts) if a < b)
 
 
-def _run_rows(call: Call, pieces: Sequence[Any], results: Sequence[Any]) -> None:
-    """Run each symbol's row and keep the last columns, as many as *results* have."""
+def _run_rows(
+    call: Call, pieces: Sequence[Any], results: Sequence[Any], streams: list[Any] | None = None
+) -> None:
+    """
+    Run each symbol's row and keep the last columns, as many as *results* have.
+
+    *streams*, when given, gets the handle of each row whose run goes on at the last column.
+    """
     lookback = call.operator.lookback(call.params)
     length, kept = pieces[0].shape[1], results[0].shape[1]
-    run, params = call.operator.run, dict(call.params)
-    assert run is not None  # noqa: S101 - operators of this form have one
     finite = np.isfinite(pieces[0])
     for piece in pieces[1:]:
         finite = finite & np.isfinite(piece)
@@ -308,11 +341,24 @@ def _run_rows(call: Call, pieces: Sequence[Any], results: Sequence[Any]) -> None
             first = max(begin + lookback, length - kept)  # what lies before is warm-up or not asked for
             if first >= end:
                 continue
-            outputs = run(*(values[begin:end] for values in rows), **params)
+            stretch = rows if end - begin == length else [values[begin:end] for values in rows]
+            if streams is not None and end == length:
+                streams[row], outputs = carried_run(call, stretch)
+            else:
+                outputs = call.operator.run(*stretch, **call.params)  # type: ignore[misc]
             for result, output in zip(results, outputs, strict=True):
                 result[row, first - length + kept : end - length + kept] = output[first - begin :]
     for result in results:
         result[np.isinf(result)] = np.nan
+
+
+def carried_run(call: Call, rows: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """One run over finite *rows* and the handle that carries it on; no handle where TA-Lib wants more history."""
+    try:
+        handle, outputs = call.operator.stream.open_and_fill(*rows, **call.params)
+    except _InsufficientHistory:
+        return None, call.operator.run(*rows, **call.params)  # type: ignore[misc]
+    return handle, outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _finite_spans(finite: Any) -> list[tuple[int, int]]:
@@ -332,5 +378,6 @@ def _columns(array: Array, held_from: int, start: int, end: int) -> Array:
     return np.concatenate([_blank(array, -start), array[:, : end - held_from]], axis=1)
 
 
-def _as_kind(array: Array, kind: str) -> Array:
+def as_kind(array: Array, kind: str) -> Array:
+    """The array as an input of this kind takes it."""
     return array.astype(np.float64) if kind == "float" and array.dtype == np.bool_ else array

@@ -15,6 +15,9 @@ import msgspec
 
 from sandbox.language.rewrite import Span
 
+DIAGNOSTICS_MAX = 50
+"""More findings than this help nobody; the first of the text are told."""
+
 Severity = Literal["error", "warning"]
 
 
@@ -116,9 +119,15 @@ def diagnostic(span: Span, code: str, message: str, hint: str = "") -> Diagnosti
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.67) -> str:
     """The known name a mistyped one most likely meant, or an empty string."""
-    names = sorted(set(known))
     folded: dict[str, str] = {}
-    for name in names:
-        folded.setdefault(name.lower(), name)
-    found = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=cutoff)
+    for name in sorted(known):
+        if abs(len(name) - len(word)) <= _LENGTHS_APART_MAX:
+            folded.setdefault(name.lower(), name)
+    candidates = list(folded)[:_CANDIDATES_MAX]
+    found = difflib.get_close_matches(word.lower(), candidates, n=1, cutoff=cutoff)
     return folded[found[0]] if found else ""
+
+
+_LENGTHS_APART_MAX = 3
+_CANDIDATES_MAX = 400
+"""Comparing with this many names takes some 5 ms; a hostile filter may define thousands."""

@@ -28,6 +28,7 @@ vyx_missing: list[Any] = []
 vyx_signal: list[int] = []
 vyx_shown: dict[str, int] = {}
 vyx_terms: dict[int, int] = {}
+vyx_limits: dict[str, int] = {}
 vyx_operators: dict[str, Any] = {}
 vyx_timeframes: list[str] = []
 vyx_timeframe_aliases: dict[str, str] = {}
@@ -186,7 +187,7 @@ def vyx_record(op: str, args: Any, params: Any, out: int, kind: str) -> Any:
 
 def vyx_poison() -> Any:
     """Stands for a value whose statement failed: anything may be done with it, nothing is reported."""
-    series = vyx_record("vyx_poison", (), {}, 0, "poison")
+    series = Series(-1, "poison")
     for name in ["open", "high", "low", "close", "volume", "hl2", "hlc3", "ohlc4", "timeframe"]:
         setattr(series, name, series)
     return series
@@ -701,6 +702,11 @@ def vyx_show_call(args: Any, values: Any) -> None:
         where = "argument:" + name
         if name in vyx_shown:
             vyx_fail("V223", "'" + name + "' is shown twice.", "Choose another name.", where)
+        if not name.isidentifier() or len(name) > vyx_limits["name"]:
+            hint = f"A Python name of at most {vyx_limits['name']} characters."
+            vyx_fail("V223", f"{name[:64]!r} is no name for a shown value.", hint, where)
+        if len(vyx_shown) >= vyx_limits["show"]:
+            vyx_fail("V223", f"At most {vyx_limits['show']} values can be shown.", "Leave some out.", where)
         if isinstance(value, Series):
             vyx_shown[name] = value.vyx_node
         elif vyx_is_number(value):

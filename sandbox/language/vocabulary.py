@@ -39,9 +39,6 @@ GLOBALS = (
         "sum",
         "tuple",
         "zip",
-        "True",
-        "False",
-        "None",
     }
 )
 """Every name a filter finds defined."""
