@@ -26,6 +26,7 @@ class Limit:
 
 LIFECYCLE = Limit("lifecycle", 10, timedelta(seconds=60))
 SAVE = Limit("save", 60, timedelta(seconds=60))
+PREVIEW = Limit("preview", 30, timedelta(seconds=60))
 
 
 @dataclass(frozen=True, kw_only=True)
