@@ -67,6 +67,17 @@ class PlanLike(Protocol):
     def calls_each(self) -> bool: ...
 
 
+class TermLike(Protocol):
+    """A part of the signal or a shown value: its node in the plan, its place and text in the filter."""
+
+    @property
+    def node(self) -> int: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+
+
 class Compiled(Protocol):
     """``plan`` is None when a diagnostic is an error."""
 
@@ -74,6 +85,8 @@ class Compiled(Protocol):
     def plan(self) -> PlanLike | None: ...
     @property
     def diagnostics(self) -> Sequence[DiagnosticLike]: ...
+    @property
+    def terms(self) -> Sequence[TermLike]: ...
 
 
 class Compiler(Protocol):
@@ -107,6 +120,15 @@ class Change:
     @property
     def is_empty(self) -> bool:
         return self == Change()
+
+
+@dataclass(frozen=True)
+class CompiledFilter:
+    """A filter that compiles."""
+
+    plan: PlanLike
+    warnings: Sequence[DiagnosticLike]
+    terms: Sequence[TermLike]
 
 
 @dataclass(frozen=True)
@@ -148,8 +170,13 @@ class Lifecycle:
             Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
+<<<<<<< HEAD
             _check_allowed(await rate_limits.allow_call(connection, user_id, SAVE), SAVE)
             symbols = await _known_symbols(connection, draft.symbols)
+=======
+            await count_call(connection, user_id, SAVE)
+            symbols = await known_symbols(connection, draft.symbols)
+>>>>>>> preview
         columns, warnings = await self._compile(draft.filter)
         async with self._pool.connection() as connection:
             trader_id = await traders.insert_trader(
@@ -172,11 +199,15 @@ class Lifecycle:
             Refused: as ``save``, and FORBIDDEN or NOT_FOUND.
         """
         async with self._pool.connection() as connection:
+<<<<<<< HEAD
             await _admit(connection, user_id, SAVE, trader_id)
+=======
+            await count_call(connection, user_id, SAVE)
+>>>>>>> preview
             trader = await find_own(connection, user_id, trader_id)
             if change.is_empty:
                 return Saved(trader, [])
-            symbols = await _known_symbols(connection, change.symbols)
+            symbols = await known_symbols(connection, change.symbols)
         columns: PlanColumns | None = None
         warnings: Sequence[DiagnosticLike] = []
         if change.filter is not None:
@@ -205,8 +236,14 @@ class Lifecycle:
             Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
+<<<<<<< HEAD
             await _admit(connection, user_id, SAVE, trader_id)
             await traders.delete_trader(connection, user_id, trader_id)
+=======
+            await count_call(connection, user_id, SAVE)
+            if not await traders.delete_trader(connection, user_id, trader_id):
+                await _check_owner(connection, user_id, trader_id)
+>>>>>>> preview
         self._hints.send("vyx_trader")
 
     async def start(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
@@ -218,10 +255,16 @@ class Lifecycle:
         """
         async with self._pool.connection() as connection:
             try:
+<<<<<<< HEAD
                 await _admit(connection, user_id, LIFECYCLE, trader_id)
             except Refused as refused:
                 if refused.kind is Kind.RATE_LIMITED:
                     await _check_quota(connection, user_id, trader_id)
+=======
+                await count_call(connection, user_id, LIFECYCLE)
+            except Refused:
+                await _check_quota(connection, user_id, trader_id)
+>>>>>>> preview
                 raise
             status = await traders.start_trader(
                 connection, trader_id, active_traders_max=self._active_traders_max
@@ -237,12 +280,29 @@ class Lifecycle:
             Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
+<<<<<<< HEAD
             await _admit(connection, user_id, LIFECYCLE, trader_id)
+=======
+            await count_call(connection, user_id, LIFECYCLE)
+            await _check_owner(connection, user_id, trader_id)
+>>>>>>> preview
             status = await traders.stop_trader(connection, trader_id)
         self._hints.send("vyx_trader", "vyx_feed")
         return status
 
     async def _compile(self, source: str) -> tuple[PlanColumns, Sequence[DiagnosticLike]]:
+        filter_ = await self.compile(source)
+        plan = filter_.plan
+        columns = PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=summary_of(plan))
+        return columns, filter_.warnings
+
+    async def compile(self, source: str) -> CompiledFilter:
+        """
+        Compile a filter in the sandbox, at most ``COMPILES_MAX`` at a time.
+
+        Raises:
+            Refused: FILTER_INVALID with the diagnostics, REQUEST_INVALID, UNAVAILABLE.
+        """
         if len(source.encode()) > FILTER_BYTES_MAX:
             raise Refused(Kind.REQUEST_INVALID, f"A filter has at most {FILTER_BYTES_MAX // 1024} KiB.")
         try:
@@ -263,9 +323,7 @@ class Lifecycle:
                 "The filter does not compile; see diagnostics.",
                 diagnostics=[describe_diagnostic(d) for d in compiled.diagnostics],
             )
-        return PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=summary_of(plan)), list(
-            compiled.diagnostics
-        )
+        return CompiledFilter(plan, list(compiled.diagnostics), list(compiled.terms))
 
 
 async def find_own(connection: Connection, user_id: UUID, trader_id: UUID) -> Trader:
@@ -344,7 +402,18 @@ async def _check_quota(connection: Connection, user_id: UUID, trader_id: UUID) -
         )
 
 
+<<<<<<< HEAD
 def _check_allowed(verdict: Verdict, limit: Limit) -> None:
+=======
+async def count_call(connection: Connection, user_id: UUID, limit: Limit) -> None:
+    """
+    Count a call of the user over all replicas.
+
+    Raises:
+        Refused: RATE_LIMITED; the call is not counted.
+    """
+    verdict = await rate_limits.allow_call(connection, user_id, limit)
+>>>>>>> preview
     if not verdict.allowed:
         raise Refused(
             Kind.RATE_LIMITED,
@@ -353,8 +422,13 @@ def _check_allowed(verdict: Verdict, limit: Limit) -> None:
         )
 
 
-async def _known_symbols(connection: Connection, symbols: Sequence[str] | None) -> list[str] | None:
-    """Upper case, sorted, each once; None (every pair) stays None."""
+async def known_symbols(connection: Connection, symbols: Sequence[str] | None) -> list[str] | None:
+    """
+    Upper case, sorted, each once; None (every pair) stays None.
+
+    Raises:
+        Refused: REQUEST_INVALID with the ``symbols`` that the market does not have.
+    """
     if symbols is None:
         return None
     wanted = sorted({symbol.upper() for symbol in symbols})

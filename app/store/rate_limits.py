@@ -25,9 +25,9 @@ class Limit:
 
 
 LIFECYCLE = Limit("lifecycle", 10, timedelta(seconds=60))
-SAVE = Limit(
-    "save", 600, timedelta(seconds=60)
-)  # a script that saves a library of filters passes; a loop gone wild does not
+# A script that saves a library of filters passes; a loop gone wild does not.
+SAVE = Limit("save", 600, timedelta(seconds=60))
+PREVIEW = Limit("preview", 30, timedelta(seconds=60))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ select s.trader_id, s.epoch, t.revision, s.state::text, s.resume_after, s.in_ste
 
 -- plans --
 -- What to screen for these traders.
-select t.id, t.user_id, t.plan::text, t.symbols, t.frequency, t.filter
+select t.id, t.user_id, t.plan::text, t.plan_hash, t.symbols, t.frequency, t.filter
   from public.traders t where t.id = any (%(trader_ids)s::uuid[]);
 
 -- mark_running --
@@ -26,3 +26,10 @@ update public.trader_state s set state = 'running', reason = null
 update public.trader_state s set state = 'error', reason = failed.reason, last_error = failed.message
   from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[], %(reasons)s::text[], %(messages)s::text[]) as failed (trader_id, epoch, reason, message)
  where s.trader_id = failed.trader_id and s.owner = %(boot_id)s and s.epoch = failed.epoch and s.state in ('starting', 'running');
+
+-- store_recompiled --
+-- A plan of an older version, compiled anew; no row when its user saved another filter meanwhile. Raises no revision: to its user
+-- nothing has changed.
+update public.traders t set plan = %(plan)s::jsonb, plan_hash = %(plan_hash)s, plan_summary = %(plan_summary)s
+ where t.id = %(trader_id)s and t.revision = %(revision)s
+returning t.id;
