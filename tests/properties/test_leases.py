@@ -49,7 +49,9 @@ class Machine:
 
     boot: int
     through: int
-    held: dict[UUID, tuple[int, int | None]] = field(default_factory=dict)  # epoch, and how far it is if behind
+    held: dict[UUID, tuple[int, int | None]] = field(
+        default_factory=dict
+    )  # epoch, and how far it is if behind
     is_silent: bool = False
     is_over: bool = False
 
@@ -116,7 +118,8 @@ class Leases(RuleBasedStateMachine):
     def everyone_beats(self):
         boots = [m.boot for m in self.machines if not m.is_silent and not m.is_over]
         self.execute(
-            "update vyx.machine_heartbeats set heartbeat_at = %s where boot_id = any (%s)", (self.clock, boots)
+            "update vyx.machine_heartbeats set heartbeat_at = %s where boot_id = any (%s)",
+            (self.clock, boots),
         )
 
     @precondition(lambda self: sum(not m.is_over for m in self.machines) < 4)
@@ -199,9 +202,7 @@ class Leases(RuleBasedStateMachine):
             entitled = self.entitled(machine)
             if behind < machine.through:
                 self.insert_signals(machine, behind + 1, [trader])
-                self.execute(
-                    world.SCREENING["advance_traders"], self.of(machine, behind + 1, [trader])
-                )
+                self.execute(world.SCREENING["advance_traders"], self.of(machine, behind + 1, [trader]))
                 machine.held[trader] = (machine.held[trader][0], behind + 1)
                 if trader in entitled:
                     self.screened.add((trader, behind + 1))
@@ -257,9 +258,7 @@ class Leases(RuleBasedStateMachine):
     def a_machine_releases_one(self, which, trader, hears):
         """A commit whose answer is lost has happened all the same: the machine goes on with what it remembers."""
         if (machine := self.living(which)) and self.traders[trader] in machine.held:
-            self.fenced(
-                machine, lambda: world.release(self.connection, machine.boot, [self.traders[trader]])
-            )
+            self.fenced(machine, lambda: world.release(self.connection, machine.boot, [self.traders[trader]]))
             if hears:
                 machine.held.pop(self.traders[trader], None)
 
