@@ -170,13 +170,8 @@ class Lifecycle:
             Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
-<<<<<<< HEAD
-            _check_allowed(await rate_limits.allow_call(connection, user_id, SAVE), SAVE)
-            symbols = await _known_symbols(connection, draft.symbols)
-=======
             await count_call(connection, user_id, SAVE)
             symbols = await known_symbols(connection, draft.symbols)
->>>>>>> preview
         columns, warnings = await self._compile(draft.filter)
         async with self._pool.connection() as connection:
             trader_id = await traders.insert_trader(
@@ -199,11 +194,7 @@ class Lifecycle:
             Refused: as ``save``, and FORBIDDEN or NOT_FOUND.
         """
         async with self._pool.connection() as connection:
-<<<<<<< HEAD
             await _admit(connection, user_id, SAVE, trader_id)
-=======
-            await count_call(connection, user_id, SAVE)
->>>>>>> preview
             trader = await find_own(connection, user_id, trader_id)
             if change.is_empty:
                 return Saved(trader, [])
@@ -236,14 +227,8 @@ class Lifecycle:
             Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
-<<<<<<< HEAD
             await _admit(connection, user_id, SAVE, trader_id)
             await traders.delete_trader(connection, user_id, trader_id)
-=======
-            await count_call(connection, user_id, SAVE)
-            if not await traders.delete_trader(connection, user_id, trader_id):
-                await _check_owner(connection, user_id, trader_id)
->>>>>>> preview
         self._hints.send("vyx_trader")
 
     async def start(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
@@ -255,16 +240,10 @@ class Lifecycle:
         """
         async with self._pool.connection() as connection:
             try:
-<<<<<<< HEAD
                 await _admit(connection, user_id, LIFECYCLE, trader_id)
             except Refused as refused:
                 if refused.kind is Kind.RATE_LIMITED:
                     await _check_quota(connection, user_id, trader_id)
-=======
-                await count_call(connection, user_id, LIFECYCLE)
-            except Refused:
-                await _check_quota(connection, user_id, trader_id)
->>>>>>> preview
                 raise
             status = await traders.start_trader(
                 connection, trader_id, active_traders_max=self._active_traders_max
@@ -280,12 +259,7 @@ class Lifecycle:
             Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
-<<<<<<< HEAD
             await _admit(connection, user_id, LIFECYCLE, trader_id)
-=======
-            await count_call(connection, user_id, LIFECYCLE)
-            await _check_owner(connection, user_id, trader_id)
->>>>>>> preview
             status = await traders.stop_trader(connection, trader_id)
         self._hints.send("vyx_trader", "vyx_feed")
         return status
@@ -382,6 +356,16 @@ def summary_of(plan: PlanLike) -> dict[str, Any]:
     }
 
 
+async def count_call(connection: Connection, user_id: UUID, limit: Limit) -> None:
+    """
+    Count a call that is about no trader in particular.
+
+    Raises:
+        Refused: RATE_LIMITED.
+    """
+    _check_allowed(await rate_limits.allow_call(connection, user_id, limit), limit)
+
+
 async def _admit(connection: Connection, user_id: UUID, limit: Limit, trader_id: UUID) -> None:
     """Count a call about a trader and check whose it is: one round trip, since every start and stop begins with it."""
     verdict = await rate_limits.allow_call(connection, user_id, limit, trader_id=trader_id)
@@ -402,18 +386,7 @@ async def _check_quota(connection: Connection, user_id: UUID, trader_id: UUID) -
         )
 
 
-<<<<<<< HEAD
 def _check_allowed(verdict: Verdict, limit: Limit) -> None:
-=======
-async def count_call(connection: Connection, user_id: UUID, limit: Limit) -> None:
-    """
-    Count a call of the user over all replicas.
-
-    Raises:
-        Refused: RATE_LIMITED; the call is not counted.
-    """
-    verdict = await rate_limits.allow_call(connection, user_id, limit)
->>>>>>> preview
     if not verdict.allowed:
         raise Refused(
             Kind.RATE_LIMITED,
