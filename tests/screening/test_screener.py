@@ -57,10 +57,16 @@ async def test_the_signals_are_exactly_the_matches(connection, machine, market, 
     for row in world.signals(connection):
         slot = int((row.triggered_at - world.T0) / world.MINUTE)
         assert row.price == market[row.symbol][slot - 1]
-    told = connection.execute("select distinct timeframe::text, epoch, (shown ->> 'seen')::float8 = price, user_id, plan_hash from public.signals")
+    told = connection.execute(
+        "select distinct timeframe::text, epoch, (shown ->> 'seen')::float8 = price, user_id, plan_hash from public.signals"
+    )
     assert told.fetchall() == [("1m", 1, True, user, world.above(100, show=True).hash)]
     row = world.status(connection, trader)
-    assert (row.state, row.through, row.signal_count) == ("running", world.at(10), len(matches(100, range(1, 11))))
+    assert (row.state, row.through, row.signal_count) == (
+        "running",
+        world.at(10),
+        len(matches(100, range(1, 11))),
+    )
     assert row.last_signal_at == world.at(10)
 
 
@@ -110,7 +116,9 @@ async def test_a_cooldown_counts_market_time_per_symbol(connection, machine, mar
     """
     120 s after a signal the next one is allowed, not before.
     """
-    trader = world.add_trader(connection, user, world.above(0), symbols=["AAAUSDT"], frequency={"cooldown_s": 120})
+    trader = world.add_trader(
+        connection, user, world.above(0), symbols=["AAAUSDT"], frequency={"cooldown_s": 120}
+    )
     a = await machine()
     world.claim(connection, a.boot_id)
     world.close_slots(connection, *range(1, 11))
@@ -433,7 +441,9 @@ async def test_a_buried_machine_writes_nothing(connection, machine, market, user
     assert world.status(connection, trader).resume_after == world.at(0)
 
 
-async def test_a_machine_that_is_not_trusted_pauses_and_then_gives_up(connection, machine, market, user, monkeypatch):
+async def test_a_machine_that_is_not_trusted_pauses_and_then_gives_up(
+    connection, machine, market, user, monkeypatch
+):
     """
     A late heartbeat only delays the slot; one that stays away ends the attempt, with nothing written.
     """
