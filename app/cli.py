@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
@@ -304,31 +305,28 @@ def _with_database(settings: Settings) -> Settings:
 
 def _show_status(report: dict[str, Any]) -> None:
     console = Console()
-    ledger = report["ledger"]
+    market = {name: _short(value) for name, value in report["ledger"].items()}
     console.print(
-        f"market {ledger['market']}  time {ledger['market_time']}  newest slot {ledger['newest_closed']}  open {ledger['open']}  outages {ledger['outage']}"
+        "market {market}, its time {market_time}, newest slot {newest_closed}".format(**market),
+        highlight=False,
+    )
+    console.print(
+        "slots waiting for candles {open}, slots in outages {outage}".format(**market), highlight=False
     )
     console.print(
         "traders "
-        + ("  ".join(f"{state} {count}" for state, count in sorted(report["traders"].items())) or "none")
+        + (", ".join(f"{state} {count}" for state, count in sorted(report["traders"].items())) or "none")
     )
     table = Table("machine", "boot", "state", "heartbeat s", "screened through", "lag s", "traders")
     for machine in report["machines"]:
-        table.add_row(
-            *(
-                str(machine[name])
-                for name in (
-                    "machine_id",
-                    "boot_id",
-                    "state",
-                    "heartbeat_age_s",
-                    "screened_through",
-                    "lag_s",
-                    "traders",
-                )
-            )
-        )
+        names = ("machine_id", "boot_id", "state", "heartbeat_age_s", "screened_through", "lag_s", "traders")
+        table.add_row(*(_short(machine[name]) for name in names))
     console.print(table)
+
+
+def _short(value: object) -> str:
+    """Instants to the minute: what is screened are minutes."""
+    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from app.lifecycle import CompiledFilter, TermLike, check_own
 from app.preview import history
 from app.store import explain as store
 from app.store import history as history_store
-from app.store import market_read
+from app.store import market_read, slots
 from app.store.explain import ExplainedTrader, SlotState, StoredSignal
 from app.store.pool import Connection, Pool
 from sandbox.compute import OperatorError
@@ -85,7 +85,7 @@ class Explaining:
             trader = await _own_trader(connection, user_id, trader_id)
             if not await market_read.symbol_exists(connection, symbol):
                 raise Refused(Kind.NOT_FOUND, f"The market has no {symbol}.")
-            newest = (await market_read.market_facts(connection)).newest_closed
+            newest = await slots.newest_closed(connection)
         slot = _closed(at, newest)
         try:
             plan = load_plan(trader.plan)

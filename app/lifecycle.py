@@ -18,7 +18,7 @@ from app.coordination.hints import Hints
 from app.errors import Kind, Refused
 from app.store import accounts, market_read, rate_limits, traders
 from app.store.pool import Connection, Pool
-from app.store.rate_limits import LIFECYCLE, SAVE, Limit
+from app.store.rate_limits import LIFECYCLE, SAVE, Limit, Verdict
 from app.store.traders import Frequency, PlanColumns, Trader, TraderStatus
 
 COMPILES_MAX = 2  # at a time and process: each holds a thread and a sandbox worker
@@ -194,7 +194,7 @@ class Lifecycle:
             Refused: as ``save``, and FORBIDDEN or NOT_FOUND.
         """
         async with self._pool.connection() as connection:
-            await count_call(connection, user_id, SAVE)
+            await _admit(connection, user_id, SAVE, trader_id)
             trader = await find_own(connection, user_id, trader_id)
             if change.is_empty:
                 return Saved(trader, [])
@@ -227,9 +227,8 @@ class Lifecycle:
             Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
-            await count_call(connection, user_id, SAVE)
-            if not await traders.delete_trader(connection, user_id, trader_id):
-                await _check_owner(connection, user_id, trader_id)
+            await _admit(connection, user_id, SAVE, trader_id)
+            await traders.delete_trader(connection, user_id, trader_id)
         self._hints.send("vyx_trader")
 
     async def start(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
@@ -241,11 +240,11 @@ class Lifecycle:
         """
         async with self._pool.connection() as connection:
             try:
-                await count_call(connection, user_id, LIFECYCLE)
-            except Refused:
-                await _check_quota(connection, user_id, trader_id)
+                await _admit(connection, user_id, LIFECYCLE, trader_id)
+            except Refused as refused:
+                if refused.kind is Kind.RATE_LIMITED:
+                    await _check_quota(connection, user_id, trader_id)
                 raise
-            await _check_owner(connection, user_id, trader_id)
             status = await traders.start_trader(
                 connection, trader_id, active_traders_max=self._active_traders_max
             )
@@ -260,8 +259,7 @@ class Lifecycle:
             Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
-            await count_call(connection, user_id, LIFECYCLE)
-            await _check_owner(connection, user_id, trader_id)
+            await _admit(connection, user_id, LIFECYCLE, trader_id)
             status = await traders.stop_trader(connection, trader_id)
         self._hints.send("vyx_trader", "vyx_feed")
         return status
@@ -358,8 +356,21 @@ def summary_of(plan: PlanLike) -> dict[str, Any]:
     }
 
 
-async def _check_owner(connection: Connection, user_id: UUID, trader_id: UUID) -> None:
-    check_own(await traders.find_owner(connection, trader_id), user_id, trader_id)
+async def count_call(connection: Connection, user_id: UUID, limit: Limit) -> None:
+    """
+    Count a call that is about no trader in particular.
+
+    Raises:
+        Refused: RATE_LIMITED.
+    """
+    _check_allowed(await rate_limits.allow_call(connection, user_id, limit), limit)
+
+
+async def _admit(connection: Connection, user_id: UUID, limit: Limit, trader_id: UUID) -> None:
+    """Count a call about a trader and check whose it is: one round trip, since every start and stop begins with it."""
+    verdict = await rate_limits.allow_call(connection, user_id, limit, trader_id=trader_id)
+    _check_allowed(verdict, limit)
+    check_own(verdict.owner_id, user_id, trader_id)
 
 
 async def _check_quota(connection: Connection, user_id: UUID, trader_id: UUID) -> None:
@@ -375,14 +386,7 @@ async def _check_quota(connection: Connection, user_id: UUID, trader_id: UUID) -
         )
 
 
-async def count_call(connection: Connection, user_id: UUID, limit: Limit) -> None:
-    """
-    Count a call of the user over all replicas.
-
-    Raises:
-        Refused: RATE_LIMITED; the call is not counted.
-    """
-    verdict = await rate_limits.allow_call(connection, user_id, limit)
+def _check_allowed(verdict: Verdict, limit: Limit) -> None:
     if not verdict.allowed:
         raise Refused(
             Kind.RATE_LIMITED,

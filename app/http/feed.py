@@ -98,13 +98,13 @@ class Subscription:
         self.ended = self.ended or reason
         self._wake.set()
 
-    async def wait(self, timeout_s: float) -> None:
-        """Until there is something to take, it has ended, or *timeout_s* have passed."""
+    async def wait(self, timeout_s: float) -> bool:
+        """Until there is something to take or it has ended: True. False when *timeout_s* have passed."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._wake.wait()
+                return await self._wake.wait()
         except TimeoutError:
-            return
+            return False
 
     def take(self) -> list[tuple[int, bytes]]:
         """Everything pending, oldest first."""

@@ -77,16 +77,17 @@ class Streams:
         Raises:
             Refused: RATE_LIMITED, the user has too many open; UNAVAILABLE, this replica does not know the feed's horizon yet.
         """
+        if self.feed.horizon is None:
+            raise Refused(Kind.UNAVAILABLE, "This replica has not caught up with the feed yet; try again.")
+        given = request.headers.get("last-event-id", cursor)
+        start = await self._start(caller.user_id, given, self.feed.horizon)
+        # The last step: from here until the stream counts itself nothing else runs.
         if self._open.get(caller.user_id, 0) >= STREAMS_PER_USER_MAX:
             raise Refused(
                 Kind.RATE_LIMITED,
                 f"At most {STREAMS_PER_USER_MAX} streams of one user are open at a time on one replica; close one first.",
                 retry_after_s=5,
             )
-        if self.feed.horizon is None:
-            raise Refused(Kind.UNAVAILABLE, "This replica has not caught up with the feed yet; try again.")
-        given = request.headers.get("last-event-id", cursor)
-        start = await self._start(caller.user_id, given, self.feed.horizon)
         if start.reset is not None:
             self.metrics.feed_resets.labels(reason=start.reset).inc()
         return EventStream(self, caller, start)
@@ -154,7 +155,7 @@ class EventStream(Response):
             },
         )
         await _write(send, b"retry: %d\n\n" % RETRY_MS + self._reset_event())
-        subscription = await self._catch_up(send)
+        subscription = await self._catch_up(send, gone)
         gone.add_done_callback(lambda _: subscription.end("gone"))
         try:
             reason = await self._follow(send, subscription)
@@ -171,11 +172,11 @@ class EventStream(Response):
         # With an id, so that a client that loses the connection next does not come back with the cursor that failed.
         return b"id: %d\nevent: reset\ndata: %s\n\n" % (self._start.cursor, msgspec.json.encode(body))
 
-    async def _catch_up(self, send: Send) -> Subscription:
+    async def _catch_up(self, send: Send, gone: asyncio.Task[None]) -> Subscription:
         """Send what the table holds up to the horizon; attach in the same step of the loop in which nothing is left."""
         while True:
             through = self._feed.horizon or 0
-            if self._cursor >= through:
+            if self._cursor >= through or gone.done():
                 return self._feed.attach(self._caller.user_id)
             async with self._streams.pool.connection() as connection:
                 rows = await store.read_feed(
@@ -195,7 +196,10 @@ class EventStream(Response):
             expires_s = self._caller.expires_at - time.time()
             if expires_s <= 0:
                 return "token_expired"
-            await subscription.wait(min(self._streams.ping_s, expires_s))
+            if not await subscription.wait(min(self._streams.ping_s, expires_s)):
+                if expires_s > self._streams.ping_s:
+                    await _write(send, b": ping\n\n")
+                continue
             if subscription.ended is not None and subscription.ended != "shutdown":
                 return subscription.ended
             events = [(i, chunk) for i, chunk in subscription.take() if i > self._cursor]
@@ -204,8 +208,6 @@ class EventStream(Response):
                 self._cursor = events[-1][0]
             if subscription.ended is not None:
                 return subscription.ended
-            if not events:
-                await _write(send, b": ping\n\n")
 
 
 async def _until_disconnect(receive: Receive) -> None:

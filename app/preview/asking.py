@@ -15,7 +15,7 @@ import msgspec
 from app.errors import Kind, Refused
 from app.lifecycle import CompiledFilter, count_call, known_symbols
 from app.preview.answering import WAIT_S, Preview
-from app.store import market_read, previews
+from app.store import previews, slots
 from app.store.pool import Connection, Pool
 from app.store.rate_limits import PREVIEW
 
@@ -97,12 +97,12 @@ async def _end(connection: Connection, until: datetime | None) -> datetime:
     Raises:
         Refused: UNAVAILABLE before the market's first slot, REQUEST_INVALID for an instant that has not come.
     """
-    facts = await market_read.market_facts(connection)
-    if facts.newest_closed is None or facts.market_at is None:
+    ledger = await slots.counts(connection)
+    if ledger.newest_closed is None or ledger.market_time is None:
         raise Refused(Kind.UNAVAILABLE, "The market has no closed candle yet; try again.")
-    if until is not None and until > max(facts.market_at, facts.newest_closed):
+    if until is not None and until > max(ledger.market_time, ledger.newest_closed):
         raise Refused(
             Kind.REQUEST_INVALID,
-            f"until lies in the future: the market's time is {facts.market_at:%Y-%m-%dT%H:%M:%SZ}.",
+            f"until lies in the future: the market's time is {ledger.market_time:%Y-%m-%dT%H:%M:%SZ}.",
         )
-    return facts.newest_closed if until is None else min(until, facts.newest_closed)
+    return ledger.newest_closed if until is None else min(until, ledger.newest_closed)

@@ -126,6 +126,7 @@ class Screener:
         async with self._hand:
             self.busy_since = time.monotonic()
             try:
+                await self._find_position()
                 while not self._draining and self.boot_id is not None and self.screened_through is not None:
                     async with self._pool.connection() as connection:
                         due = await slots.next_closed(connection, self.screened_through, SLOTS_AT_ONCE)
@@ -141,6 +142,16 @@ class Screener:
             finally:
                 self.busy_since = None
         return done
+
+    async def _find_position(self) -> None:
+        """
+        A connection that broke during a commit leaves open whether the slot was accounted for; only the row knows. What memory believes
+        of traders may then be a slot behind: they are screened again there, which inserts nothing.
+        """
+        if self.boot_id is None:
+            return
+        async with self._pool.connection() as connection:
+            self.screened_through = await screening.position(connection, self.boot_id)
 
     # -- between slots ------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Interval arithmetic over the plan: prices and volumes are not negative, bounded 
 means: whenever there is a value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 from sandbox.plan import Node, Plan
@@ -25,6 +25,7 @@ _RANGES: dict[str, Interval] = {
     "ta.cmo": (-100.0, 100.0),
     "ta.bop": (-1.0, 1.0),
     "ta.correl": (-1.0, 1.0),
+    "bars": (0.0, inf),
     "barssince": (0.0, inf),
     "abs": (0.0, inf),
     "sign": (-1.0, 1.0),
@@ -48,29 +49,35 @@ def certain_truth(plan: Plan) -> list[bool | None]:
 
 def _interval(node: Node, ranges: Sequence[Interval]) -> Interval:
     args = [ranges[arg] for arg in node.args]
-    match node.op, args:
-        case "const", _:
-            value = float(node.params["value"])
-            return value, value
-        case "bars", _:
-            return 0.0, inf
-        case "add", [a, b]:
-            return a[0] + b[0], a[1] + b[1]
-        case "sub", [a, b]:
-            return a[0] - b[1], a[1] - b[0]
-        case "neg", [a]:
-            return -a[1], -a[0]
-        case "mul", [a, b] if a[0] >= 0 and b[0] >= 0:
-            return a[0] * b[0], inf if inf in (a[1], b[1]) else a[1] * b[1]
-        case ("div", [a, b]) if a[0] >= 0 and b[0] > 0:
-            return 0.0, a[1] / b[0]
-        case ("min", [a, b]):
-            return min(a[0], b[0]), min(a[1], b[1])
-        case ("max", [a, b]):
-            return max(a[0], b[0]), max(a[1], b[1])
-    if node.op in _KEEPS_RANGE and args:
+    if node.op == "const":
+        value = float(node.params["value"])
+        return value, value
+    if node.op in _ARITHMETIC:
+        return _ARITHMETIC[node.op](*args)
+    if node.op in _KEEPS_RANGE:
         return args[0]
     return _RANGES.get(node.op, _ANY)
+
+
+def _product(a: Interval, b: Interval) -> Interval:
+    if a[0] < 0 or b[0] < 0:
+        return _ANY
+    return a[0] * b[0], inf if inf in (a[1], b[1]) else a[1] * b[1]
+
+
+def _quotient(a: Interval, b: Interval) -> Interval:
+    return (0.0, a[1] / b[0]) if a[0] >= 0 and b[0] > 0 else _ANY
+
+
+_ARITHMETIC: dict[str, Callable[..., Interval]] = {
+    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "neg": lambda a: (-a[1], -a[0]),
+    "mul": _product,
+    "div": _quotient,
+    "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+    "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
+}
 
 
 def _decided(node: Node, ranges: Sequence[Interval], truth: Sequence[bool | None]) -> bool | None:
@@ -94,12 +101,14 @@ def _compared(node: Node, ranges: Sequence[Interval]) -> bool | None:
     if left == right:
         return {"lt": False, "ne": False, "le": True, "eq": True}[node.op]
     (low, high), (other_low, other_high) = ranges[left], ranges[right]
-    slack = _SLACK * max((abs(x) for x in (low, high, other_low, other_high) if abs(x) != inf), default=0.0)
-    if node.op in {"lt", "le"}:
-        if high < other_low - slack:
-            return True
-        if low > other_high + slack or (node.op == "lt" and low == other_high and slack == 0.0):
-            return False
-        return None
-    apart = high < other_low - slack or low > other_high + slack
-    return (node.op == "ne") if apart else None
+    below = high - other_low + _SLACK * _size(high, other_low)
+    above = other_high - low + _SLACK * _size(other_high, low)
+    if node.op == "le":
+        return True if below <= 0 else (False if above < 0 else None)
+    if node.op == "lt":
+        return True if below < 0 else (False if above <= 0 else None)
+    return (node.op == "ne") if below < 0 or above < 0 else None
+
+
+def _size(a: float, b: float) -> float:
+    return max((abs(x) for x in (a, b) if abs(x) != inf), default=0.0)

@@ -17,6 +17,7 @@ VYX_NODES_MAX = 20_000
 VYX_SHIFT_MAX = 1000
 """Largest n of `s[n]`; the operator registry has the same bound."""
 
+VYX_SYMBOL_CHARS_MAX = 32
 VYX_INT_MAX = 10**300
 """Larger whole numbers have no place in a float, and their digits none in a message."""
 
@@ -28,6 +29,7 @@ vyx_missing: list[Any] = []
 vyx_signal: list[int] = []
 vyx_shown: dict[str, int] = {}
 vyx_terms: dict[int, int] = {}
+vyx_limits: dict[str, int] = {}
 vyx_operators: dict[str, Any] = {}
 vyx_timeframes: list[str] = []
 vyx_timeframe_aliases: dict[str, str] = {}
@@ -134,7 +136,7 @@ class Series:
             "Look back with s[n], or use highest, lowest, change, ta.sum and the like.",
         )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *_args: Any, **_options: Any) -> Any:
         if self.vyx_kind == "poison":
             return self
         return vyx_fail("V203", "A series is not a function.", "s[n] is its value n bars ago.")
@@ -159,16 +161,26 @@ class Series:
 class Bars:
     """The candles of one timeframe, field by field, and their usual averages."""
 
-    def __init__(self, vyx_timeframe: str) -> None:
+    def __init__(self, vyx_timeframe: str, vyx_symbol: str) -> None:
         self.timeframe = vyx_timeframe
-        self.open = vyx_field(vyx_timeframe, "open")
-        self.high = vyx_field(vyx_timeframe, "high")
-        self.low = vyx_field(vyx_timeframe, "low")
-        self.close = vyx_field(vyx_timeframe, "close")
-        self.volume = vyx_field(vyx_timeframe, "volume")
+        self.open = vyx_field(vyx_timeframe, "open", vyx_symbol)
+        self.high = vyx_field(vyx_timeframe, "high", vyx_symbol)
+        self.low = vyx_field(vyx_timeframe, "low", vyx_symbol)
+        self.close = vyx_field(vyx_timeframe, "close", vyx_symbol)
+        self.volume = vyx_field(vyx_timeframe, "volume", vyx_symbol)
         self.hl2 = (self.high + self.low) / 2
         self.hlc3 = (self.high + self.low + self.close) / 3
         self.ohlc4 = (self.open + self.high + self.low + self.close) / 4
+
+
+class Symbol:
+    """One fixed symbol, whose candles every symbol is screened beside."""
+
+    def __init__(self, vyx_name: str) -> None:
+        self.vyx_name = vyx_name
+
+    def bars(self, timeframe: Any = vyx_missing) -> Any:
+        return vyx_bars(timeframe, self.vyx_name)
 
 
 def vyx_record(op: str, args: Any, params: Any, out: int, kind: str) -> Any:
@@ -186,19 +198,26 @@ def vyx_record(op: str, args: Any, params: Any, out: int, kind: str) -> Any:
 
 def vyx_poison() -> Any:
     """Stands for a value whose statement failed: anything may be done with it, nothing is reported."""
-    series = vyx_record("vyx_poison", (), {}, 0, "poison")
+    series = Series(-1, "poison")
     for name in ["open", "high", "low", "close", "volume", "hl2", "hlc3", "ohlc4", "timeframe"]:
         setattr(series, name, series)
     return series
 
 
-def vyx_field(timeframe: str, name: str) -> Any:
-    return vyx_record("bars", (), {"timeframe": timeframe, "field": name}, 0, "float")
+def vyx_field(timeframe: str, name: str, symbol: str) -> Any:
+    params = {"timeframe": timeframe, "field": name}
+    if symbol:
+        params["symbol"] = symbol
+    return vyx_record("bars", (), params, 0, "float")
+
+
+def vyx_is_finite(number: Any) -> bool:
+    return bool(number - number == 0)
 
 
 def vyx_constant(value: Any) -> Any:
     number = float(value) if abs(value) < VYX_INT_MAX else float("inf")
-    if number != number or number in (float("inf"), float("-inf")):
+    if not vyx_is_finite(number):
         vyx_fail("V207", "A constant must be a finite number.", "Missing values are handled with nz(series).")
     return vyx_record("const", (), {"value": number + 0.0}, 0, "float")
 
@@ -220,15 +239,11 @@ def vyx_called(value: Any) -> str:
         return "a condition" if value.vyx_kind == "bool" else "a series of numbers"
     if isinstance(value, Bars):
         return "all the fields of bars()"
-    if value is None:
-        return "None"
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return str(value)
     if isinstance(value, (int, float)):
         return "the number " + vyx_digits(value)
-    if isinstance(value, str):
-        return "text"
-    return "a " + type(value).__name__
+    return "text" if isinstance(value, str) else "a " + type(value).__name__
 
 
 def vyx_operand(value: Any, symbol: str, where: str) -> Any:
@@ -264,6 +279,16 @@ def vyx_condition(value: Any, word: str, where: str) -> Any:
         "Compare it with something, for example x > 0.",
         where,
     )
+
+
+def vyx_no_bars(value: Any, word: str, where: str) -> None:
+    if isinstance(value, Bars):
+        vyx_fail(
+            "V202",
+            "`" + word + "` takes conditions; this is all the fields of bars().",
+            "Choose a field and compare it.",
+            where,
+        )
 
 
 def vyx_bitwise(op: str, symbol: str, a: Any, b: Any) -> Any:
@@ -305,14 +330,9 @@ def vyx_logic(op: str, terms: Any) -> Any:
         value = term if position == 0 else term()
         if isinstance(value, Series):
             conditions.append(vyx_condition(value, op, "operand:" + str(position)))
-        elif isinstance(value, Bars):
-            vyx_fail(
-                "V202",
-                "`" + op + "` takes conditions; this is all the fields of bars().",
-                "Choose a field and compare it.",
-                "operand:" + str(position),
-            )
-        elif bool(value) == decided:
+            continue
+        vyx_no_bars(value, op, "operand:" + str(position))
+        if bool(value) == decided:
             return value if not conditions else decided
     if not conditions:
         return value
@@ -330,6 +350,7 @@ def vyx_or(*terms: Any) -> Any:
 def vyx_not(value: Any, word: str = "not") -> Any:
     if isinstance(value, Series):
         return vyx_record("not", (vyx_condition(value, word, "operand:0").vyx_node,), {}, 0, "bool")
+    vyx_no_bars(value, word, "operand:0")
     return not value
 
 
@@ -436,6 +457,7 @@ def vyx_choose(yes: Any, condition: Any, no: Any) -> Any:
     """`yes if condition else no`: both sides when the condition is a series, as `where` does."""
     if isinstance(condition, Series):
         return vyx_where(vyx_condition(condition, "if ... else", "operand:1"), yes(), no())
+    vyx_no_bars(condition, "if ... else", "operand:1")
     return yes() if condition else no()
 
 
@@ -502,8 +524,8 @@ def vyx_format(value: Any, conversion: int, spec: str) -> str:
 
 
 def vyx_shift(series: Any, n: Any) -> Any:
-    if series.vyx_kind == "poison" or (isinstance(n, Series) and n.vyx_kind == "poison"):
-        return series
+    if isinstance(n, Series) and n.vyx_kind == "poison":
+        return n
     if isinstance(n, bool) or not isinstance(n, int):
         hint = "s[1] is the value one bar ago; highest(s, n) and lowest(s, n) look at a range."
         if isinstance(n, Series):
@@ -523,7 +545,7 @@ def vyx_shift(series: Any, n: Any) -> Any:
             "Use a coarser timeframe.",
             "index",
         )
-    if n == 0:
+    if n == 0 or series.vyx_kind == "poison":
         return series
     return vyx_record("shift", (series.vyx_node,), {"n": n}, 0, series.vyx_kind)
 
@@ -534,7 +556,7 @@ def vyx_input(name: str, argument: str, wanted: str, value: Any) -> Any:
         if wanted == "bool" and value.vyx_kind == "float":
             vyx_fail(
                 "V202",
-                name + "() takes a condition for " + argument + "; this is a series of numbers.",
+                name + "() takes a condition; this is a series of numbers.",
                 "Compare it with something, for example x > 0.",
                 "argument:" + argument,
             )
@@ -559,58 +581,38 @@ def vyx_param(name: str, spec: Any, value: Any) -> Any:
     if isinstance(value, Series) and value.vyx_kind == "poison":
         return low if low is not None else 0
     where = "argument:" + argument
-    if isinstance(value, (Series, Bars)):
-        vyx_fail(
-            "V212",
-            name + "() takes a plain number for " + argument + ", not " + vyx_called(value) + ".",
-            "Parameters must be known when the filter is read.",
-            where,
-        )
-    if kind == "int":
-        if isinstance(value, float) and value == value and abs(value) < VYX_INT_MAX and value == int(value):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            vyx_fail(
-                "V212",
-                name + "() takes a whole number for " + argument + ", not " + vyx_called(value) + ".",
-                "",
-                where,
-            )
-    elif kind == "float":
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            vyx_fail(
-                "V212",
-                name + "() takes a number for " + argument + ", not " + vyx_called(value) + ".",
-                "",
-                where,
-            )
-        value = vyx_finite(name, value, where)
-    elif not isinstance(value, str):
-        vyx_fail(
-            "V212", name + "() takes text for " + argument + ", not " + vyx_called(value) + ".", "", where
-        )
+    value = vyx_of_kind(name, argument, kind, value)
+    shown = f"{name}(): {argument} is {vyx_digits(value)}"
     if choices and value not in choices:
-        known = ", ".join([str(choice) for choice in choices])
-        message = name + "(): " + argument + " is " + vyx_digits(value) + "; it can be " + known + "."
-        vyx_fail("V211", message, "", where)
-    if (low is not None and value < low) or (high is not None and value > high) or value != value:
-        message = name + "(): " + argument + " is " + vyx_digits(value) + "; it must be "
-        if high is None:
-            message += "at least " + str(low) + "."
-        else:
-            message += "from " + str(low) + " to " + str(high) + "."
-        hint = (
-            "Use a coarser timeframe to look further back."
-            if kind == "int" and value > (high or value)
-            else ""
-        )
-        vyx_fail("V211", message, hint, where)
+        vyx_fail("V211", f"{shown}; it can be {', '.join([str(choice) for choice in choices])}.", "", where)
+    if low is not None and value < low:
+        allowed = f"at least {low}" if high is None else f"from {low} to {high}"
+        vyx_fail("V211", f"{shown}; it must be {allowed}.", "", where)
+    if high is not None and value > high:
+        hint = "Use a coarser timeframe to look further back." if kind == "int" else ""
+        vyx_fail("V211", f"{shown}; it must be from {low} to {high}.", hint, where)
     return value
+
+
+def vyx_of_kind(name: str, argument: str, kind: str, value: Any) -> Any:
+    """*value* as an int, float or text."""
+    where = "argument:" + argument
+    if kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return vyx_finite(name, value, where)
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind == "int" and isinstance(value, float) and value % 1 == 0:
+        return int(value)
+    if kind == "str" and isinstance(value, str):
+        return value
+    wanted = {"int": "a whole number", "float": "a number", "str": "text"}[kind]
+    hint = "Parameters must be known when the filter is read." if isinstance(value, (Series, Bars)) else ""
+    return vyx_fail("V212", f"{name}() takes {wanted} for {argument}, not {vyx_called(value)}.", hint, where)
 
 
 def vyx_finite(name: str, value: Any, where: str) -> float:
     number = float(value) if abs(value) < VYX_INT_MAX else float("inf")
-    if number != number or number in (float("inf"), float("-inf")):
+    if not vyx_is_finite(number):
         vyx_fail("V207", name + "() takes finite numbers.", "", where)
     return number
 
@@ -641,7 +643,7 @@ def vyx_call(name: str, inputs: Any, params: Any) -> Any:
             "argument:" + names[0],
         )
     if kind == "same":
-        is_logic = all([value.vyx_kind == "bool" for value in given])
+        is_logic = all([value.vyx_kind == "bool" for value in given])  # noqa: C419 - Monty knows lists best
         kind = "bool" if is_logic else "float"
     for value in given:
         if value.vyx_kind == "poison":
@@ -651,7 +653,24 @@ def vyx_call(name: str, inputs: Any, params: Any) -> Any:
     return found[0] if outputs == 1 else tuple(found)
 
 
-def vyx_bars(timeframe: Any) -> Any:
+def vyx_symbol(name: Any) -> Any:
+    vyx_needed("symbol", ["name"], [name])
+    if (
+        not isinstance(name, str)
+        or not name.isalnum()
+        or name != name.upper()
+        or len(name) > VYX_SYMBOL_CHARS_MAX
+    ):
+        vyx_fail(
+            "V214",
+            "symbol() takes the exchange's name of a symbol, not " + vyx_called(name) + ".",
+            "For example symbol('BTCUSDT').bars('1h').close.",
+            "argument:name",
+        )
+    return Symbol(name)
+
+
+def vyx_bars(timeframe: Any, symbol: str = "") -> Any:
     if isinstance(timeframe, Series):
         return vyx_poison()
     known = ", ".join(vyx_timeframes)
@@ -665,12 +684,13 @@ def vyx_bars(timeframe: Any) -> Any:
             "argument:timeframe",
         )
     if timeframe not in vyx_timeframes:
-        meant = vyx_timeframe_aliases.get(timeframe, vyx_timeframe_aliases.get(timeframe.lower(), ""))
+        lower = timeframe.strip().lower()
+        meant = lower if lower in vyx_timeframes else vyx_timeframe_aliases.get(lower, "")
         hint = "Known: " + known + "."
         if meant:
             hint = "Did you mean '" + meant + "'? " + hint
         vyx_fail("V213", "There is no timeframe '" + timeframe[:40] + "'.", hint, "argument:timeframe")
-    return Bars(timeframe)
+    return Bars(timeframe, symbol)
 
 
 def vyx_signal_call(condition: Any) -> None:
@@ -713,6 +733,11 @@ def vyx_show_call(args: Any, values: Any) -> None:
         where = "argument:" + name
         if name in vyx_shown:
             vyx_fail("V223", "'" + name + "' is shown twice.", "Choose another name.", where)
+        if not name.isidentifier() or len(name) > vyx_limits["name"]:
+            hint = f"A Python name of at most {vyx_limits['name']} characters."
+            vyx_fail("V223", f"{name[:64]!r} is no name for a shown value.", hint, where)
+        if len(vyx_shown) >= vyx_limits["show"]:
+            vyx_fail("V223", f"At most {vyx_limits['show']} values can be shown.", "Leave some out.", where)
         if isinstance(value, Series):
             vyx_shown[name] = value.vyx_node
         elif vyx_is_number(value):
@@ -751,10 +776,7 @@ def vyx_lazy(value: Any) -> Any:
 
 
 def vyx_has(values: Any) -> bool:
-    for value in values:
-        if isinstance(value, (Series, Bars)):
-            return True
-    return False
+    return any([isinstance(value, (Series, Bars)) for value in values])  # noqa: C419 - Monty knows lists best
 
 
 def vyx_sum(items: Any, start: Any = 0) -> Any:
@@ -768,8 +790,14 @@ def vyx_sum(items: Any, start: Any = 0) -> Any:
 
 
 def vyx_extreme(op: str, args: Any, options: Any) -> Any:
+    """min() and max(): of series, the smaller or larger at each bar; of anything else, Python's own."""
+    plain = min if op == "min" else max
+    if options or (len(args) == 1 and not isinstance(args[0], (list, tuple, Series))):
+        return plain(*args, **options)
     values = list(args[0]) if len(args) == 1 and not isinstance(args[0], Series) else list(args)
-    if len(values) < 2 and vyx_has(values):
+    if not vyx_has(values):
+        return plain(*args)
+    if len(values) < 2:
         vyx_fail(
             "V203",
             op + "() of one series: it compares values at the same bar.",
@@ -777,31 +805,15 @@ def vyx_extreme(op: str, args: Any, options: Any) -> Any:
         )
     best = values[0]
     for value in values[1:]:
-        best = (
-            vyx_arithmetic(op, op + "()", best, value)
-            if vyx_has([best, value])
-            else vyx_extreme_plain(op, best, value)
-        )
+        best = vyx_arithmetic(op, op + "()", best, value) if vyx_has([best, value]) else plain(best, value)
     return best
 
 
-def vyx_extreme_plain(op: str, a: Any, b: Any) -> Any:
-    return min(a, b) if op == "min" else max(a, b)
-
-
 def vyx_min(*args: Any, **options: Any) -> Any:
-    if options or not vyx_has(
-        list(args[0]) if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
-    ):
-        return min(*args, **options)
     return vyx_extreme("min", args, options)
 
 
 def vyx_max(*args: Any, **options: Any) -> Any:
-    if options or not vyx_has(
-        list(args[0]) if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
-    ):
-        return max(*args, **options)
     return vyx_extreme("max", args, options)
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sandbox.language.diagnostics import Diagnostic, diagnostic, nearest
+from sandbox.language.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic, nearest
 from sandbox.language.rewrite import RESERVED_PREFIX, Source, Span
 
 SOURCE_BYTES_MAX = 64 * 1024
@@ -31,8 +31,27 @@ _MODULE_HINTS = {
     "datetime": "A filter sees candles, not a clock.",
 }
 UNAVAILABLE = frozenset(
-    "eval exec open input compile globals locals vars dir breakpoint exit quit help callable issubclass super "
-    "property classmethod staticmethod memoryview object __import__".split()
+    [
+        "eval",
+        "exec",
+        "open",
+        "input",
+        "compile",
+        "globals",
+        "locals",
+        "vars",
+        "dir",
+        "breakpoint",
+        "exit",
+        "quit",
+        "help",
+        "callable",
+        "issubclass",
+        "super",
+        "memoryview",
+        "object",
+        "__import__",
+    ]
 )
 _CONSTRUCTS: dict[type[ast.AST], tuple[str, str]] = {
     ast.AsyncFunctionDef: ("async functions", "Write a plain function."),
@@ -80,7 +99,19 @@ def parse(source: str) -> tuple[Source, ast.Module] | Diagnostic:
     except ValueError as error:
         return diagnostic(whole, "V001", f"Not valid Python: {error}.", "")
     found = Source(text)
-    return _too_deep(found, tree) or (found, tree)
+    return _too_deep(found, tree) or _misplaced(tree, text) or (found, tree)
+
+
+_FOREIGN_SIGNS = {
+    "!(": "Write `not`.",
+    "&&": "Write `and`.",
+    "||": "Write `or`.",
+    " AND ": "Write `and`, in lower case.",
+    " OR ": "Write `or`, in lower case.",
+    "=>": "Write >=.",
+    "=<": "Write <=.",
+    "<>": "Write !=.",
+}
 
 
 def _syntax(error: SyntaxError, text: str) -> Diagnostic:
@@ -91,7 +122,7 @@ def _syntax(error: SyntaxError, text: str) -> Diagnostic:
     end_column = error.end_offset or 0
     if end_line == line and end_column <= column:
         end_column = column + 1
-    message = (error.msg or "invalid syntax").rstrip(".")
+    message = (error.msg or "invalid syntax").rstrip(".?")
     hint = ""
     if "too many nested" in message or "parser stack overflow" in message.lower():
         return diagnostic(
@@ -100,9 +131,27 @@ def _syntax(error: SyntaxError, text: str) -> Diagnostic:
             "The filter is nested too deeply.",
             "Give parts of it names.",
         )
+    for sign, instead in _FOREIGN_SIGNS.items():
+        if sign in lines[line - 1]:
+            hint = instead
     if "Maybe you meant '=='" in message:
         hint = "== compares, = gives a name."
     return diagnostic(Span(line, column, end_line, end_column), "V001", f"Not valid Python: {message}.", hint)
+
+
+def _misplaced(tree: ast.Module, text: str) -> Diagnostic | None:
+    """What Python notices only after parsing: `return` outside a function, an argument named twice …"""
+    try:
+        with _parsing, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(tree, "filter", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return _syntax(error, text)
+    except (RecursionError, MemoryError, ValueError):
+        return diagnostic(
+            Span(1, 1, 1, 1), "V003", "The filter is nested too deeply.", "Give parts of it names."
+        )
+    return None
 
 
 def _too_deep(source: Source, tree: ast.Module) -> Diagnostic | None:
@@ -174,34 +223,42 @@ def calls_signal(tree: ast.Module) -> bool:
 
 def _constructs(source: Source, node: ast.AST) -> Iterator[Diagnostic]:
     if type(node) in _CONSTRUCTS and isinstance(node, ast.expr | ast.stmt):
-        what, hint = _CONSTRUCTS[type(node)]
-        yield _refused(source, node, what, hint)
-    match node:
-        case ast.ClassDef(bases=bases, keywords=keywords) if bases or keywords:
+        yield _refused(source, node, *_CONSTRUCTS[type(node)])
+    if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        if any(part.is_async for part in node.generators):
+            yield _refused(source, node, "async loops", "Write a plain loop.")
+    elif isinstance(node, ast.ClassDef):
+        yield from _class(source, node)
+    elif isinstance(node, ast.Import):
+        for alias in node.names:
+            yield from _module(source, node, alias.name)
+    elif isinstance(node, ast.ImportFrom):
+        yield from _module(source, node, "." * node.level + (node.module or ""))
+    else:
+        yield from _conditional_binding(source, _sometimes_evaluated(node))
+
+
+def _class(source: Source, node: ast.ClassDef) -> Iterator[Diagnostic]:
+    for base in [*node.bases, *(keyword.value for keyword in node.keywords)]:
+        yield _refused(source, base, "inheritance", "Write a plain class or functions.")
+    for item in node.body:
+        if not isinstance(item, ast.FunctionDef | ast.Assign | ast.AnnAssign | ast.Pass | ast.Expr):
             yield _refused(
-                source, (bases or [keywords[0].value])[0], "inheritance", "Write a plain class or functions."
+                source, item, "statements in classes but methods and names", "Move it out of the class."
             )
-        case ast.ClassDef(body=body):
-            for item in body:
-                if isinstance(item, ast.FunctionDef) and item.decorator_list:
-                    hint = "Write a plain method, or a function."
-                    yield _refused(source, item.decorator_list[0], "decorators on methods", hint)
-        case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
-            if any(part.is_async for part in node.generators):
-                yield _refused(source, node, "async loops", "Write a plain loop.")
-        case ast.Import(names=names):
-            for alias in names:
-                yield from _module(source, node, alias.name)
-        case ast.ImportFrom(module=module, level=level):
-            yield from _module(source, node, "." * level + (module or ""))
-        case ast.BoolOp(values=[_, *later]):
-            yield from _conditional_binding(source, later)
+        if isinstance(item, ast.FunctionDef) and item.decorator_list:
+            hint = "Write a plain method, or a function."
+            yield _refused(source, item.decorator_list[0], "decorators on methods", hint)
+
+
+def _sometimes_evaluated(node: ast.AST) -> list[ast.expr]:
+    """Parts of *node* that Python may skip; the rewriting puts them into functions of their own."""
+    match node:
+        case ast.BoolOp(values=[_, *later]) | ast.Compare(comparators=[_, *later]):
+            return later
         case ast.IfExp(body=body, orelse=orelse):
-            yield from _conditional_binding(source, [body, orelse])
-        case ast.Compare(comparators=[_, *later]):
-            yield from _conditional_binding(source, later)
-        case _:
-            pass
+            return [body, orelse]
+    return []
 
 
 def _refused(source: Source, node: ast.expr | ast.stmt, what: str, hint: str) -> Diagnostic:
@@ -212,8 +269,8 @@ def _refused(source: Source, node: ast.expr | ast.stmt, what: str, hint: str) ->
 
 
 def _module(source: Source, node: ast.stmt, name: str) -> Iterator[Diagnostic]:
-    top = name.split(".")[0]
-    if name not in MODULES and top not in {"collections"}:
+    top = name.split(".", maxsplit=1)[0]
+    if name not in MODULES and top != "collections":
         known = ", ".join(sorted(MODULES - {"__future__"}))
         hint = _MODULE_HINTS.get(top) or f"There are: {known}."
         yield diagnostic(source.span_of(node), "V011", f"Filters have no module {name!r}.", hint)
@@ -277,8 +334,10 @@ def _unused(source: Source, tree: ast.Module) -> Iterator[Diagnostic]:
         for node in ast.walk(tree)
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
     }
+    used = bound_names(tree) & read
+    unused = 0
     for statement in tree.body:
-        if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or unused >= DIAGNOSTICS_MAX:
             continue
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         names = [
@@ -289,8 +348,9 @@ def _unused(source: Source, tree: ast.Module) -> Iterator[Diagnostic]:
         ]
         if not names or any(part.id in read or part.id.startswith("_") for part in names):
             continue
+        unused += 1
         first = names[0]
-        meant = nearest(first.id, bound_names(tree) & read, cutoff=0.8)
+        meant = nearest(first.id, used, cutoff=0.8)
         hint = (
             f"Was it meant where {meant} is used?"
             if meant

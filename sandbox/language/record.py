@@ -18,6 +18,7 @@ from sandbox.plan import NODES_MAX, Node, Plan, PlanError, bars_behind, build_pl
 
 RECORD_BYTES_MAX = 8 << 20
 _TERM_CHARS_MAX = 200
+_CHECK_HINT = "Check the numbers: both sides may be the same, or out of reach (RSI lies between 0 and 100)."
 
 
 class RecordedNode(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -116,7 +117,7 @@ def _terms(
         if site.name is None and truth[node] is not None:
             answer = "true" if truth[node] else "false"
             message = f"This is always {answer}: its values can never be otherwise."
-            odd.append(diagnostic(site.span, "V225", message, "Check the numbers, or leave it out."))
+            odd.append(diagnostic(site.span, "V225", message, _CHECK_HINT))
     return terms, odd
 
 
@@ -135,13 +136,13 @@ def _constant(rewritten: Rewritten, *, truth: bool) -> Diagnostic:
             span,
             "V222",
             "The signal is always true: its values can never be otherwise.",
-            "Check the numbers.",
+            _CHECK_HINT,
         )
     return diagnostic(
         span,
         "V224",
         "The signal can never be true.",
-        "Check the numbers: RSI, for example, lies between 0 and 100.",
+        _CHECK_HINT,
     )
 
 
@@ -149,12 +150,12 @@ def _refusal(
     error: PlanError, nodes: Sequence[Node], spans: Sequence[Span], rewritten: Rewritten
 ) -> Diagnostic:
     """The diagnostic for a refused plan, at the statement of the node at fault or of the costliest one."""
-    message = error.message[:1].upper() + error.message[1:] + "."
+    plain = error.node is None and error.code == "limit"
+    message = f"The plan {error.message}." if plain else f"{error.message[:1].upper()}{error.message[1:]}."
     if error.code == "limit" and error.node is None:
         if len(nodes) > NODES_MAX:
-            return diagnostic(
-                _busiest(spans, [1] * len(nodes)), "V302", message, "Most of them come from here."
-            )
+            most = f"The plan has {len(nodes)} parts; at most {NODES_MAX} are allowed."
+            return diagnostic(_busiest(spans, [1] * len(nodes)), "V302", most, "Most of them come from here.")
         costs = [_cost(node) for node in nodes]
         if error.message.startswith("costs"):
             return diagnostic(

@@ -15,11 +15,12 @@ from pydantic_monty import MontyRuntimeError, MontySyntaxError
 
 from sandbox.language.diagnostics import CODES, Diagnostic, diagnostic
 from sandbox.language.rewrite import Rewritten, Source, Span
-from sandbox.language.typing_errors import unknown_attribute, unknown_name
+from sandbox.language.typing_errors import FIELD_HINT, TUPLE_HINT, Sentence, unknown_attribute, unknown_name
 from sandbox.language.vocabulary import argument_names, arguments_hint
 
 _TEXT_MAX = 300
 _NOTICED = "vyx!"
+_NOT_KNOWN = "The monty syntax parser does not yet support "
 _RESOURCES = {"TimeoutError": "V304", "MemoryError": "V305", "RecursionError": "V306"}
 _RESOURCE_TEXTS = {
     "V304": (
@@ -63,14 +64,30 @@ def from_run(
         frames = []  # a call whose arguments do not fit: Monty points at the function, not at the call
     spans = [rewritten.origin(f.line, f.column, f.end_line, f.end_column) for f in frames] or [marker]
     inner, outer = spans[-1], spans[0].line
-    if kind in _RESOURCES or isinstance(error, MontySyntaxError):
+    if _reraised(inner, marker, rewritten.source, tree):
+        inner = marker
+    if kind in _RESOURCES or isinstance(error, MontySyntaxError) or message.startswith(_NOT_KNOWN):
         return Failure(_fatal(kind, message, inner), outer, fatal=True, noticed=False)
     if kind == "ValueError" and message.startswith(_NOTICED):
         finding = _noticed(message.removeprefix(_NOTICED), inner, rewritten.source, tree)
         if finding is not None:
-            return Failure(finding, outer, fatal=False, noticed=True)
-    code, sentence, hint = _translated(kind, message, bound)
+            return Failure(finding, outer, fatal=finding.code == "V302", noticed=True)
+    code, sentence, hint = _translated(kind, message, bound, rewritten.source.text_at(inner))
     return Failure(diagnostic(inner, code, sentence, hint), outer, fatal=False, noticed=False)
+
+
+def _reraised(span: Span, marker: Span, source: Source, tree: ast.Module) -> bool:
+    """
+    *span* is in a handler, but the statement that ran last is in the body of the same `try`.
+
+    Monty names the end of the handlers as the place of an exception that none of them caught.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try):
+            first, last = source.span_of(node.body[0]), source.span_of(node.body[-1])
+            if first.line <= marker.line <= last.end_line < span.line <= source.span_of(node).end_line:
+                return True
+    return False
 
 
 def _fatal(kind: str, message: str, span: Span) -> Diagnostic:
@@ -79,7 +96,8 @@ def _fatal(kind: str, message: str, span: Span) -> Diagnostic:
         return diagnostic(span, code, *_RESOURCE_TEXTS[code])
     if "nested" in message:
         return diagnostic(span, "V003", "The filter is nested too deeply.", "Give parts of it names.")
-    return diagnostic(span, "V010", f"Filters do not have this: {message[:_TEXT_MAX]}.", "")
+    what = message.removeprefix(_NOT_KNOWN)[:_TEXT_MAX].rstrip(".")
+    return diagnostic(span, "V010", f"Filters do not have {what}.", "")
 
 
 def _noticed(payload: str, span: Span, source: Source, tree: ast.Module) -> Diagnostic | None:
@@ -137,30 +155,44 @@ def _operands(node: ast.expr) -> list[ast.expr]:
     return []
 
 
-def _translated(kind: str, message: str, bound: set[str]) -> tuple[str, str, str]:
-    """(code, message, hint) for an exception of Python's own."""
+def _translated(kind: str, message: str, bound: set[str], text: str) -> Sentence:
+    """The sentence for an exception of Python's own; *text* is the user's expression at fault."""
     message = message[:_TEXT_MAX].rstrip(".")
-    if kind in {"NameError", "UnboundLocalError"} and (
-        found := re.search(r"name '(\w+)'|variable '(\w+)'", message)
-    ):
-        name = found[1] or found[2]
-        if name in bound:
-            return "V101", f"{name} is used before it is defined.", "Move its definition up."
-        return unknown_name(name, bound)
-    if kind == "AttributeError" and (found := re.match(r"'(\w+)' object has no attribute '(\w+)'", message)):
-        return unknown_attribute(found[1], found[2])
+    name = re.search(r"(?:name|variable) '(\w+)'", message)
+    if kind in {"NameError", "UnboundLocalError"} and name:
+        return _missing_name(name[1], bound)
+    attribute = re.match(r"(?:module )?'(\w+)'(?: object)? has no attribute '(\w+)'", message)
+    if kind == "AttributeError" and attribute:
+        return unknown_attribute(attribute[1], attribute[2])
     if kind == "TypeError":
-        return _type_error(message)
-    if kind == "AssertionError":
-        return "V110", f"An assertion of the filter fails: {message or 'assert'}.", ""
-    return (
-        "V110",
-        f"The filter stops with {kind}: {message}." if message else f"The filter stops with {kind}.",
-        "",
-    )
+        return _type_error(message, text)
+    if kind == "ValueError" and "to unpack" in message:
+        return "V104", f"The right side does not fit the names on the left: {message}.", TUPLE_HINT
+    if kind == "NotImplementedError":
+        return "V010", f"Filters do not have this: {message}.", ""
+    told = f"{kind}: {message}" if message else kind
+    return "V110", f"The filter stops with {told}.", ""
 
 
-def _type_error(message: str) -> tuple[str, str, str]:
+def _missing_name(name: str, bound: set[str]) -> Sentence:
+    if name in bound:
+        return "V101", f"{name} is used before it is defined.", "Move its definition up."
+    return unknown_name(name, bound)
+
+
+def _type_error(message: str, text: str) -> Sentence:
+    if "Series" in message:
+        function = re.match(r"[\w.]+(?=\()", text)
+        where = f"{function[0]}() takes plain values, not a series" if function else message
+        return (
+            "V203",
+            f"A series cannot be used here: {where}.",
+            _PLAIN_HINTS.get(
+                function[0] if function else "", "ta.* and the functions of the language take series."
+            ),
+        )
+    if "Bars" in message:
+        return "V204", "All the fields of bars() cannot be used here.", FIELD_HINT
     function = re.match(r"(?:[\w.]+\.)?(\w+)\(\) (.*)", message)
     if function and re.search(r"argument|positional", function[2]):
         return (
@@ -168,13 +200,18 @@ def _type_error(message: str) -> tuple[str, str, str]:
             f"{function[1]}() {function[2].replace(' positional ', ' ')}.",
             arguments_hint(function[1]),
         )
-    if "Series" in message:
-        hint = "ta.* and the functions of the language take series; Python's own take plain numbers."
-        return "V203", f"A series cannot be used here: {message}.", hint
-    if "Bars" in message:
-        return (
-            "V204",
-            f"All the fields of bars() cannot be used here: {message}.",
-            "Choose a field: .close, .high, …",
-        )
-    return "V104", f"Types do not fit: {message}.", ""
+    return "V104", f"Types do not fit: {message}.", TUPLE_HINT if "'tuple'" in message else ""
+
+
+_PLAIN_HINTS = {
+    "math.log": "ta.ln(series)",
+    "math.log10": "ta.log10(series)",
+    "math.sqrt": "ta.sqrt(series)",
+    "math.exp": "ta.exp(series)",
+    "math.floor": "ta.floor(series)",
+    "math.ceil": "ta.ceil(series)",
+    "sorted": "max(a, b) and min(a, b) choose at each bar.",
+    "round": "ta.floor(series + 0.5)",
+    "len": "How far back a series reaches is decided by the operators used.",
+    "range": "Loop over numbers known when the filter is read: range(1, 5).",
+}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sandbox.language.diagnostics import Diagnostic, diagnostic, nearest
+from sandbox.language.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic, nearest
 from sandbox.language.rewrite import Rewritten
 from sandbox.language.vocabulary import (
     FIELDS,
@@ -35,6 +35,8 @@ class _Finding(msgspec.Struct):
     end_location: _Location
 
 
+Sentence = tuple[str, str, str]
+"""Code, message, hint."""
 _CERTAIN = frozenset({"V101", "V102", "V103", "V201"})
 _ARGUMENTS = frozenset(
     {"unknown-argument", "missing-argument", "too-many-positional-arguments", "parameter-already-assigned"}
@@ -56,7 +58,7 @@ def from_checker(report: str, rewritten: Rewritten, bound: set[str]) -> list[Sus
         findings = msgspec.json.decode(report, type=list[_Finding])
     except msgspec.MsgspecError:
         return []
-    return [item for finding in findings for item in _translated(finding, rewritten, bound)]
+    return [item for finding in findings[:DIAGNOSTICS_MAX] for item in _translated(finding, rewritten, bound)]
 
 
 def _translated(finding: _Finding, rewritten: Rewritten, bound: set[str]) -> Iterator[Suspicion]:
@@ -72,59 +74,65 @@ def _translated(finding: _Finding, rewritten: Rewritten, bound: set[str]) -> Ite
         yield Suspicion(diagnostic(span, *what), certain)
 
 
-def _sentence(rule: str, quoted: list[str], bound: set[str]) -> tuple[str, str, str] | None:
-    """(code, message, hint) for a rule and the parts quoted in its message; None for rules that are not kept."""
+def _sentence(rule: str, quoted: list[str], bound: set[str]) -> Sentence | None:
+    """The sentence for a rule and the parts quoted in its message; None for rules that are not kept."""
     if rule == "unresolved-reference" and quoted:
         return unknown_name(quoted[0], bound)
     if rule == "unresolved-attribute" and len(quoted) > 1:
         return unknown_attribute(quoted[0], quoted[1])
     if rule in _ARGUMENTS and quoted:
-        function = quoted[-1].split(".")[-1].replace("bound method ", "")
-        word = {"unknown-argument": f"has no argument {quoted[0]}", "missing-argument": f"needs {quoted[0]}"}
-        message = f"{function}() {word.get(rule, 'is given too many arguments')}."
-        return "V103", message, arguments_hint(function)
-    if rule == "unsupported-bool-conversion":
-        hint = "Write `x if condition else y` or where(condition, x, y); combine conditions with `and`, `or`, `not`."
-        return "V201", "This needs one answer, but a series has one per symbol and bar.", hint
-    if rule in {"not-iterable", "call-non-callable"} and quoted and quoted[0] == "Series":
-        return (
-            "V203",
-            "A series cannot be used like this: it has one value per symbol and bar.",
-            "s[n] looks n bars back.",
-        )
-    if rule == "not-subscriptable" and quoted and quoted[0] == "Bars":
-        return "V204", "bars() has no [n] of its own.", "Choose a field first: m15.close[1]."
-    return _mismatch(rule, quoted)
-
-
-def _mismatch(rule: str, quoted: list[str]) -> tuple[str, str, str] | None:
-    if rule == "unsupported-operator" and len(quoted) > 2:
-        operator, left, right = quoted[:3]
-        if "Bars" in (left, right):
-            return "V204", f"`{operator}` cannot combine all the fields of bars().", _FIELD_HINT
-        return "V104", f"`{operator}` cannot combine {_plain(left)} and {_plain(right)}.", ""
+        return _arguments(rule, quoted)
     if rule == "invalid-argument-type" and len(quoted) > 2:
-        function, wanted, given = quoted[0].split(".")[-1], quoted[-2], quoted[-1]
-        if function == "__getitem__":
-            return (
-                "V206",
-                "s[n] takes a whole number of bars.",
-                "highest(s, n) and lowest(s, n) look at a range.",
-            )
-        if function.startswith("__"):
-            return "V204", f"A series cannot be combined with {_plain(given)}.", ""
-        if "Bars" in given:
-            return "V204", f"{function}() takes a series, not all the fields of bars().", _FIELD_HINT
-        if given.startswith("tuple[Series"):
-            return "V204", f"{function}() takes one series, not several.", _TUPLE_HINT
-        if wanted.startswith("Literal["):
-            return None
-        return "V104", f"{function}() takes {_plain(wanted)} here, not {_plain(given)}.", ""
-    return None
+        return _argument_type(quoted[0].split(".")[-1], quoted[-2], quoted[-1])
+    if rule == "unsupported-operator" and len(quoted) > 2:
+        return _operator(*quoted[:3])
+    return _MISUSES.get((rule, quoted[0] if quoted else "")) or _MISUSES.get((rule, ""))
 
 
-_FIELD_HINT = "Choose a field: .close, .high, .low, .open or .volume."
-_TUPLE_HINT = "Functions with several outputs give a tuple: upper, middle, lower = ta.bbands(m15.close)."
+def _arguments(rule: str, quoted: list[str]) -> Sentence:
+    function = quoted[-1].split(".")[-1]
+    word = {"unknown-argument": f"has no argument {quoted[0]}", "missing-argument": f"needs {quoted[0]}"}
+    return "V103", f"{function}() {word.get(rule, 'is given too many arguments')}.", arguments_hint(function)
+
+
+def _argument_type(function: str, wanted: str, given: str) -> Sentence | None:
+    if function == "__getitem__":
+        return "V206", "s[n] takes a whole number of bars.", "highest(s, n) and lowest(s, n) look at a range."
+    if function.startswith("__"):
+        return "V204", f"A series cannot be combined with {_plain(given)}.", ""
+    if "Bars" in given:
+        return "V204", f"{function}() takes a series, not all the fields of bars().", FIELD_HINT
+    if given.startswith("tuple[Series"):
+        return "V204", f"{function}() takes one series, not several.", TUPLE_HINT
+    if wanted.startswith("Literal["):
+        return None  # a timeframe: the run says it better
+    return "V104", f"{function}() takes {_plain(wanted)} here, not {_plain(given)}.", ""
+
+
+def _operator(operator: str, left: str, right: str) -> Sentence:
+    if "Bars" in (left, right):
+        return "V204", f"`{operator}` cannot combine all the fields of bars().", FIELD_HINT
+    return "V104", f"`{operator}` cannot combine {_plain(left)} and {_plain(right)}.", ""
+
+
+_MISUSED = (
+    "V203",
+    "A series cannot be used like this: it has one value per symbol and bar.",
+    "s[n] looks n bars back.",
+)
+_MISUSES: dict[tuple[str, str], Sentence] = {
+    ("unsupported-bool-conversion", ""): (
+        "V201",
+        "This needs one answer, but a series has one per symbol and bar.",
+        "Write `x if condition else y` or where(condition, x, y); combine conditions with `and`, `or`, `not`.",
+    ),
+    ("not-iterable", "Series"): _MISUSED,
+    ("call-non-callable", "Series"): _MISUSED,
+    ("not-subscriptable", "Bars"): ("V204", "bars() has no [n] of its own.", "Choose a field: m15.close[1]."),
+}
+"""(rule, the type it is about or "" for any) -> what is said."""
+FIELD_HINT = "Choose a field: .close, .high, .low, .open or .volume."
+TUPLE_HINT = "Functions with several outputs give a tuple: upper, middle, lower = ta.bbands(m15.close)."
 _PLAIN: Mapping[str, str] = {
     "int": "a whole number",
     "float": "a number",
@@ -142,7 +150,7 @@ def _plain(name: str) -> str:
     return literal[1] if literal else _PLAIN.get(name, name)
 
 
-def unknown_name(name: str, bound: set[str]) -> tuple[str, str, str]:
+def unknown_name(name: str, bound: set[str]) -> Sentence:
     """(code, message, hint) for a name nobody defined."""
     hint = function_hint(name)
     meant = "" if hint else nearest(name, bound | GLOBALS)
@@ -151,21 +159,20 @@ def unknown_name(name: str, bound: set[str]) -> tuple[str, str, str]:
     return "V101", f"There is no name {name!r}.", hint
 
 
-def unknown_attribute(owner: str, name: str) -> tuple[str, str, str]:
-    """(code, message, hint) for an attribute that *owner*, a type's name, does not have."""
+def unknown_attribute(owner: str, name: str) -> Sentence:
+    """The sentence for an attribute that *owner*, a type's or module's name, does not have."""
     if owner == "TA":
         meant = nearest(name, TA_FUNCTIONS)
         hint = f"Did you mean ta.{meant}?" if meant else "docs/language/reference.md lists them."
-        return "V102", f"There is no function ta.{name}.", hint
+        return "V102", f"There is no function ta.{name}.", function_hint(name) if name in FIELDS else hint
     if owner == "Bars":
         meant = nearest(name, FIELDS)
         hint = f"Did you mean .{meant}?" if meant else f"There are: {', '.join(FIELDS)}."
         return "V102", f"bars() has no field {name!r}.", hint
     if owner == "Series":
         field = f"{name!r} is a field of bars(), not of a series." if name in FIELDS else ""
-        return (
-            "V102",
-            f"A series has no .{name}.",
-            SERIES_HINTS.get(name, field or "Functions take it: highest(s, 20)."),
-        )
+        hint = SERIES_HINTS.get(name, field or "Functions take it: highest(s, 20).")
+        return "V102", f"A series has no .{name}.", hint
+    if owner == "Symbol":
+        return "V102", f"symbol() has no .{name}.", "Write symbol('BTCUSDT').bars('1h').close."
     return "V102", f"{_plain(owner)} has no attribute {name!r}.", ""

@@ -4,7 +4,7 @@ The words of the language, and what people coming from elsewhere write for them.
 Decided here: hints for foreign names. The words themselves follow from the operator registry.
 """
 
-from sandbox.operators import OPERATORS
+from sandbox.operators import OPERATORS, Operator
 
 FIELDS = ("open", "high", "low", "close", "volume", "hl2", "hlc3", "ohlc4", "timeframe")
 FUNCTIONS = frozenset(
@@ -13,11 +13,33 @@ FUNCTIONS = frozenset(
 TA_FUNCTIONS = frozenset(name[3:] for name in OPERATORS if name.startswith("ta."))
 GLOBALS = (
     FUNCTIONS
-    | {"ta", "bars", "signal", "show", "where", "MA_Type"}
-    | set(
-        "abs all any bool dict enumerate filter float int isinstance len list map max min range reversed round set "
-        "sorted str sum tuple zip True False None".split()
-    )
+    | {"ta", "bars", "symbol", "signal", "show", "where", "MA_Type"}
+    | {
+        "abs",
+        "all",
+        "any",
+        "bool",
+        "dict",
+        "enumerate",
+        "filter",
+        "float",
+        "int",
+        "isinstance",
+        "len",
+        "list",
+        "map",
+        "max",
+        "min",
+        "range",
+        "reversed",
+        "round",
+        "set",
+        "sorted",
+        "str",
+        "sum",
+        "tuple",
+        "zip",
+    }
 )
 """Every name a filter finds defined."""
 
@@ -66,6 +88,7 @@ _FOREIGN = {
     "true": "True",
     "false": "False",
     "null": "None",
+    "none": "None",
     "na": "A comparison with a missing value is false; nz(s, 0) replaces it.",
     "hhv": "highest(s, n)",
     "llv": "lowest(s, n)",
@@ -82,26 +105,41 @@ def function_hint(name: str) -> str:
     return ""
 
 
+_SIGNATURES = {
+    "bars": ("timeframe",),
+    "symbol": ("name",),
+    "signal": ("condition",),
+    "show": ("name=value",),
+}
+
+
 def argument_names(function: str) -> tuple[str, ...]:
     """The arguments of a function of the language in order, or nothing when it is not one."""
-    fixed = {"bars": ("timeframe",), "signal": ("condition",)}
-    operator = OPERATORS.get(function) or OPERATORS.get(f"ta.{function}")
+    operator = _operator(function)
     if operator is None:
-        return fixed.get(function, ())
+        return _SIGNATURES.get(function.rsplit(".", 1)[-1], ())
     return (*operator.inputs, *(param.name for param in operator.params))
 
 
 def arguments_hint(function: str) -> str:
     """How to call a function of the language."""
-    operator = OPERATORS.get(function) or OPERATORS.get(f"ta.{function}")
+    operator = _operator(function)
     if operator is None:
-        return ""
-    params = [
-        p.name
-        if p.default is None
-        else f"{p.name}={p.default:g}"
-        if isinstance(p.default, float)
-        else f"{p.name}={p.default}"
-        for p in operator.params
-    ]
-    return f"Write {operator.name}({', '.join([*operator.inputs, *params])})."
+        given = _SIGNATURES.get(function)
+        return f"Write {function}({', '.join(given)})." if given else ""
+    return f"Write {operator.name}({signature_text(operator)})."
+
+
+def signature_text(operator: Operator) -> str:
+    """The arguments of an operator's function as people write them: inputs, then parameters with defaults."""
+    params = [p.name if p.default is None else f"{p.name}={_default(p.default)}" for p in operator.params]
+    return ", ".join([*operator.inputs, *params])
+
+
+def _default(value: float | str) -> str:
+    return repr(value) if isinstance(value, str) else f"{value:g}"
+
+
+def _operator(function: str) -> Operator | None:
+    operator = OPERATORS.get(function) or OPERATORS.get(f"ta.{function}")
+    return None if operator is None or operator.internal else operator

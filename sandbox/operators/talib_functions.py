@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import talib
+import talib.stream
 from talib import _ta_lib as untyped_ta_lib
 from talib import abstract as untyped_abstract
 
@@ -289,6 +290,7 @@ def _operator(name: str) -> Operator:
         category=info["group"],
         doc=f"{info['display_name']} (TA-Lib {name}). NaN until TA-Lib's lookback is filled.{_memory_note(name)}",
         form="run",
+        stream=None if name in _INDEX_FUNCTIONS else getattr(talib.stream, name),
         run=_bars_ago(returned) if name in _INDEX_FUNCTIONS else returned,
         input_kinds=tuple("float" for _ in inputs),
         lookback=_lookback(name),

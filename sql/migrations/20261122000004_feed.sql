@@ -58,7 +58,8 @@ declare
 begin
   if to_regclass('vyx.' || quote_ident(name)) is not null then return false; end if;
   perform pg_advisory_xact_lock(7003, 1);
-  if to_regclass('vyx.' || quote_ident(name)) is not null then return false; end if;
+  -- read the table, not to_regclass: waiting for an advisory lock does not refresh the caches that to_regclass looks into
+  if exists (select from pg_catalog.pg_class c where c.relnamespace = 'vyx'::regnamespace and c.relname = name) then return false; end if;
   execute format('create table vyx.%I partition of public.signals for values from (%L) to (%L)', name, month, month + interval '1 month');
   -- a direct insert into a partition would pass the parent's trigger by
   execute format('create trigger lock_feed before insert on vyx.%I for each statement execute function vyx.lock_feed()', name);

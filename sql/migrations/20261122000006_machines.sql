@@ -11,9 +11,11 @@ create function vyx.machine_is_locked(boot bigint) returns boolean language sql 
 $$;
 
 -- fence_v1: first in every transaction of a machine; holds off the reaper until it ends, refuses a machine that was reaped.
+-- Key share keeps reap_v1 and leave_v1 out (they lock for update) and nothing else: with a plain share lock the screener's
+-- advance_machine waited for every open ingest transaction of its own machine.
 create function vyx.fence_v1(boot bigint) returns void language plpgsql set search_path = '' as $$
 begin
-  perform from vyx.machines m where m.boot_id = boot and m.state <> 'dead' for share;
+  perform from vyx.machines m where m.boot_id = boot and m.state <> 'dead' for key share;
   if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
 end $$;
 
@@ -72,7 +74,7 @@ end $$;
 create function vyx.claim_v1(boot bigint, n int) returns bigint language plpgsql set search_path = '' as $$
 declare claimed bigint;
 begin
-  perform from vyx.machines m where m.boot_id = boot and m.state = 'alive' for share;
+  perform from vyx.machines m where m.boot_id = boot and m.state = 'alive' for key share;
   if not found then return 0; end if;
   with free as (
     select s.trader_id from public.trader_state s
@@ -95,10 +97,13 @@ begin
   return released;
 end $$;
 
--- leave_v1: the graceful end of a machine.
+-- leave_v1: the graceful end of a machine. It waits for the machine's other transactions first: a claim still in flight on another
+-- connection would not be seen by the release, and its traders would belong to a dead boot for ever.
 create function vyx.leave_v1(boot bigint) returns bigint language plpgsql set search_path = '' as $$
 declare released bigint;
 begin
+  perform from vyx.machines m where m.boot_id = boot and m.state <> 'dead' for update;
+  if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
   released := vyx.release_v1(boot);
   update vyx.machines m set state = 'dead', ended_at = clock_timestamp() where m.boot_id = boot;
   return released;

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -14,11 +15,11 @@ from typing import Any
 
 import aiohttp
 import httpx2
+import jwt
 import psycopg
 import pytest
 
 from app.http.application import make_application
-from app.http.auth import sign_token
 from app.http.server import Server, listen, url_of
 from app.http.service import Service
 from app.settings import Settings, read_settings
@@ -74,6 +75,22 @@ class FakeCompiler:
             return FakeCompiled(None, [FakeDiagnostic("error", "it is broken")])
         warnings = [FakeDiagnostic("warning", "it is odd")] if "odd" in source else []
         return FakeCompiled(FakePlan(source), warnings)
+
+
+def sign(user_id: uuid.UUID, lifetime_s: float, **claims: Any) -> str:
+    given = {
+        "sub": str(user_id),
+        "role": "authenticated",
+        "aud": "authenticated",
+        "exp": int(time.time() + lifetime_s),
+    }
+    return jwt.encode(given | claims, SECRET, algorithm="HS256")
+
+
+@pytest.fixture
+def token_for() -> Callable[..., str]:
+    """A user's token, signed with the secret of ``make_settings``."""
+    return sign
 
 
 @dataclass
@@ -151,8 +168,7 @@ def make_user(connection) -> Callable[..., User]:
         user_id = uuid.uuid4()
         connection.execute("insert into auth.users (id) values (%s)", (user_id,))
         connection.execute("select public.set_tier(%s, %s)", (user_id, tier))
-        token = sign_token(user_id, SECRET, audience="authenticated", lifetime_s=lifetime_s)
-        return User(user_id, {"authorization": f"Bearer {token}"})
+        return User(user_id, {"authorization": f"Bearer {sign(user_id, lifetime_s)}"})
 
     return make
 
@@ -271,3 +287,16 @@ def add_signal(connection):
         )
 
     return add
+
+
+@pytest.fixture
+def eventually():
+    """Asks again until the answer is true; five seconds without it are a failure."""
+
+    async def ask(question: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(5):
+            while not (answer := question()):  # noqa: ASYNC110 what it waits for sets no event here
+                await asyncio.sleep(0.005)
+        return answer
+
+    return ask

@@ -6,6 +6,8 @@ import uuid
 
 import pytest
 
+from app.store.rate_limits import SAVE
+
 NEW = {"name": "Breakdown", "filter": "signal(True)"}
 
 
@@ -424,8 +426,8 @@ async def test_a_rate_limited_start_says_quota_when_retrying_would_not_help(http
 async def test_saves_are_limited_by_themselves(http, user, make_trader, connection, kind):
     trader = make_trader(user)
     connection.execute(
-        "insert into vyx.rate_limits (user_id, kind, calls) select %s, 'save', array_agg(clock_timestamp()) from generate_series(1, 60)",
-        (user.id,),
+        "insert into vyx.rate_limits (user_id, kind, calls) select %s, 'save', array_agg(clock_timestamp()) from generate_series(1, %s)",
+        (user.id, SAVE.max_calls),
     )
 
     save = await http.post("/api/v1/traders", json=NEW, headers=user.headers)
@@ -437,7 +439,7 @@ async def test_saves_are_limited_by_themselves(http, user, make_trader, connecti
 
 
 async def test_prefer_wait_answers_when_a_machine_has_it_running(
-    http, user, make_trader, connection, run_machine
+    http, user, make_trader, connection, run_machine, eventually
 ):
     trader = make_trader(user)
     boot = run_machine()
@@ -447,11 +449,10 @@ async def test_prefer_wait_answers_when_a_machine_has_it_running(
             f"/api/v1/traders/{trader}/start", headers=user.headers | {"prefer": "respond-async, wait=10"}
         )
     )
-    while not connection.execute(
-        "update public.trader_state set owner = %s, state = 'running' where state = 'starting' returning 1",
-        (boot,),
-    ).fetchone():
-        await asyncio.sleep(0.005)
+    claim = (
+        "update public.trader_state set owner = %s, state = 'running' where state = 'starting' returning 1"
+    )
+    await eventually(lambda: connection.execute(claim, (boot,)).fetchone())
     connection.execute("notify vyx_feed")
     response = await waiting
 
@@ -557,3 +558,31 @@ async def test_a_bug_in_the_compiler_is_an_internal_error_that_tells_nothing(htt
     assert response.headers["content-type"] == "application/problem+json"
     assert "secret" not in response.text
     assert json.loads(response.text)["request_id"] == response.headers["x-request-id"]
+
+
+async def test_before_the_ledger_begins_nothing_is_said_to_be_screened(http, user, make_trader, connection):
+    """A trader that was started before the first slot is neither screened through 1970 nor fifty years behind."""
+    trader = make_trader(user)
+    connection.execute("select public.start_trader(%s)", (trader,))
+    first = (await http.get(f"/api/v1/traders/{trader}/status", headers=user.headers)).json()
+    connection.execute(
+        "insert into vyx.slots (slot, state, closed_at) values ('2024-05-01T12:00Z', 'complete', now()), ('2024-05-01T12:01Z', 'complete', now())"
+    )
+
+    then = (await http.get(f"/api/v1/traders/{trader}/status", headers=user.headers)).json()
+
+    assert (first["screened_through"], first["lag_s"]) == (None, 0)
+    assert (then["screened_through"], then["lag_s"]) == ("2024-05-01T11:59:00Z", 120)
+
+
+async def test_a_trader_edited_in_studio_is_still_told(http, user, make_trader, connection):
+    """The table allows what the API does not offer."""
+    trader = make_trader(user)
+    connection.execute(
+        "update public.traders set frequency = '{\"cooldown_s\": 0.5, \"note\": 1}', plan_summary = '{}'"
+    )
+
+    response = await http.get(f"/api/v1/traders/{trader}", headers=user.headers)
+
+    assert response.status_code == 200
+    assert response.json()["frequency"] == {"cooldown_s": 1}

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+import talib
 
 from sandbox.compile import FilterCompiler
+from sandbox.language.prelude import MA_TYPES
 from sandbox.plan import load_plan
 
 BREAKDOWN = '''"""Bearish breakdown: 15m close under the prior 20-bar low, on volume, in a 4h downtrend."""
@@ -151,3 +153,11 @@ def test_one_filter_leaves_nothing_for_the_next(compiler):
     compiled = compiler.compile("signal(bars('1m').close > leak)")
 
     assert [item.code for item in compiled.diagnostics] == ["V101"]
+
+
+def test_moving_averages_are_numbered_as_in_ta_lib(compiler):
+    names = {name: number for name, number in vars(type(talib.MA_Type)).items() if name.isupper()}
+
+    assert dict(zip(MA_TYPES, range(len(MA_TYPES)), strict=True)) == names
+    by_name = plan_of(compiler, HEAD + "signal(ta.ma(close, 9, ta.MA_Type.T3) > rsi)")
+    assert by_name.hash == plan_of(compiler, HEAD + "signal(ta.ma(close, 9, matype=8) > rsi)").hash

@@ -1,6 +1,7 @@
 """Hits: what is due, what matches, and that nothing but the candles up to the slot decides."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -338,7 +339,8 @@ def test_a_correction_is_seen_at_the_next_evaluation(markets, panel_of):
     assert before.hits[0].values["e"][1:] == after.hits[0].values["e"][1:]
 
 
-def test_an_operator_that_raises_fails_only_the_traders_using_it(markets, panel_of, monkeypatch):
+@pytest.mark.parametrize("carried", [True, False])
+def test_an_operator_that_raises_fails_only_the_traders_using_it(carried, markets, panel_of):
     panel = panel_of(*markets)
     evaluator = Evaluator(panel)
     bad = build_plan(
@@ -347,18 +349,28 @@ def test_an_operator_that_raises_fails_only_the_traders_using_it(markets, panel_
     evaluator.put("good", above_previous(), None, "every_bar")
     evaluator.put("bad", bad, None, "every_bar")
     call = next(ref.call for ref in evaluator._traders["bad"].refs if ref.call.operator.name == "ta.rsi")
+    keys = None if carried else ["good", "bad"]
 
     def broken(*_rows, **_params):
         raise ZeroDivisionError("no such luck")
 
-    call.operator = type(call.operator)(
-        **{f: getattr(call.operator, f) for f in call.operator.__slots__} | {"run": broken}
-    )
-    slot = evaluator.evaluate(last_close(markets))
+    working = call.operator
+    stream = type("Broken", (), {"open_and_fill": staticmethod(broken), "update": staticmethod(broken)})
+    end = last_close(markets)
+    assert not evaluator.evaluate(end - 2 * MINUTE, keys).failed
+    call.operator = replace(working, run=broken, stream=stream)
+    slot = evaluator.evaluate(end - MINUTE, keys)
+    call.operator = working
+    repaired = evaluator.evaluate(end, keys)
 
     assert slot.failed == {"bad": "ta.rsi: no such luck"}
     assert slot.evaluated == 2
     assert {hits.key for hits in slot.hits} <= {"good"}
+    fresh = Evaluator(panel)
+    fresh.put("good", above_previous(), None, "every_bar")
+    fresh.put("bad", bad, None, "every_bar")
+    assert not repaired.failed
+    assert as_tuple(repaired) == as_tuple(fresh.evaluate(end))
 
 
 def test_only_the_keys_asked_for_are_screened(markets, panel_of):
@@ -387,3 +399,60 @@ def test_another_symbols_series_is_the_same_for_all(markets, panel_of):
         node_values(panel, own, last_close(markets), "S3")[own.show["mean"]]
     }
     assert evaluation.HISTORY_SLACK_BARS > 0
+
+
+def plan_of(operator, *, gaps):
+    """Every output of an operator over plain candles, or over series with gaps, shown on every bar."""
+    field = {"real0": "high", "real1": "low", "periods": "volume"}
+    nodes = [bars("1m"), const(0), node("sub", 0, 0), node("div", 2, 2)]  # 3: NaN
+    args = []
+    for at, name in enumerate(operator.inputs * (2 if operator.variadic else 1)):
+        chosen = field.get(name, name if name in {"open", "high", "low", "close", "volume"} else "close")
+        nodes.append(bars("1m", chosen))
+        if gaps:
+            nodes += [
+                bars("1m", "volume"),
+                const(25 + at),
+                node("lt", len(nodes), len(nodes) + 1),
+                node("where", len(nodes) + 2, 3, len(nodes) - 1),
+            ]
+        if operator.input_kind(at) == "bool":
+            nodes += [node("shift", len(nodes) - 1, n=1), node("gt", len(nodes) - 1, len(nodes))]
+        args.append(len(nodes) - 1)
+    params = {p.name: 5 for p in operator.params if p.default is None}
+    first = len(nodes)
+    nodes += [node(operator.name, *args, out=out, **params) for out in range(len(operator.outputs))]
+    show = {f"o{out}": first + out for out in range(len(operator.outputs))}
+    return build_plan([*nodes, node("eq", 0, 0)], len(nodes), show)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_every_operator_is_carried_on_bit_for_bit(gaps, market, panel_of):
+    """
+    160 slots across a block boundary, with a symbol listed on the way and candles missing: each slot's values are those
+    that a preview computes from the candles alone.
+    """
+    first_ms = 91 * 128 * 15 * MINUTE * 7 - 1500 * MINUTE
+    candles = market("1m", 4, 1600, 5, first_ms=first_ms, missing=0.02)
+    candles.present[3, :1450] = False
+    end = int(candles.open_time[-1]) + MINUTE
+    panel = panel_of(candles, until_ms=end - 160 * MINUTE)
+    evaluator = Evaluator(panel)
+    plans = {o.name: plan_of(o, gaps=gaps) for o in OPERATORS.values() if o.form not in {"const", "bars"}}
+    for name, plan in plans.items():
+        evaluator.put(name, plan, None, "every_bar")
+    found = {name: [] for name in plans}
+    for slot in range(end - 159 * MINUTE, end + MINUTE, MINUTE):
+        panel.append("1m", *candles.columns((candles.open_time + MINUTE == slot)[None, :]))
+        result = evaluator.evaluate(slot)
+        assert not result.failed
+        for hits in result.hits:
+            found[hits.key] += [(slot, *row) for row in zip(hits.symbols, *hits.values.values(), strict=True)]
+
+    for name, plan in plans.items():
+        ranged = evaluate_range(panel, plan, end - 159 * MINUTE, end)
+        rows = zip(ranged.triggered_at_ms.tolist(), ranged.symbols, *ranged.values.values(), strict=True)
+        expected = sorted(rows, key=lambda row: row[:2])
+        got = sorted(found[name], key=lambda row: row[:2])
+        different = [pair for pair in zip(got, expected, strict=True) if repr(pair[0]) != repr(pair[1])]
+        assert not different, (name, different[:3])
