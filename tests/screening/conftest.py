@@ -18,13 +18,18 @@ async def pool(dsn):
     await pool.close()
 
 
+def no_compiler(source):
+    """Plans of the current version need none."""
+    raise AssertionError(f"compiled {source!r}")
+
+
 @pytest.fixture
 async def machine(pool, connection):
-    """A function that makes a registered machine: (name, trusted) -> Screener. It claims nothing by itself."""
+    """A function that makes a registered machine: (name, trusted, compile_filter) -> Screener. It claims nothing by itself."""
     hints = Hints(pool)
 
-    async def make(name="a", trusted=lambda: True):
-        screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted)
+    async def make(name="a", trusted=lambda: True, compile_filter=no_compiler):
+        screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted, compile_filter)
         boot = world.register(connection, name)
         through = world.call(
             connection, "select screened_through from vyx.machines where boot_id = %(b)s", b=boot
