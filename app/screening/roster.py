@@ -149,7 +149,6 @@ class Roster:
             await self._store(boot_id, outdated.entry, compiled)
             if self._outdated.get(trader_id) is outdated:
                 del self._outdated[trader_id]
-            self._digest = None  # the plan changed, and nothing that the digest is made of
             done += 1
         return done
 

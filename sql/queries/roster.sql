@@ -30,13 +30,9 @@ update public.trader_state s
   from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[], %(reasons)s::text[], %(messages)s::text[]) as failed (trader_id, epoch, reason, message)
  where s.trader_id = failed.trader_id and s.owner = %(boot_id)s and s.epoch = failed.epoch and s.state in ('starting', 'running', 'stopping');
 
--- begin_recompiling --
--- Until the end of the transaction a new plan is the old one in another format.
-select set_config('vyx.recompiling', 'on', true);
-
 -- store_recompiled --
--- A plan of an older version, compiled anew; no row when its user saved another filter meanwhile. Raises no revision: to its user
--- nothing has changed.
+-- A plan of an older version, compiled anew; no row when its user saved another filter meanwhile. The revision rises, so that its
+-- machine loads it like any change.
 update public.traders t set plan = %(plan)s::jsonb, plan_hash = %(plan_hash)s, plan_summary = %(plan_summary)s
  where t.id = %(trader_id)s and t.revision = %(revision)s
 returning t.id;
