@@ -24,11 +24,11 @@ async def pool(dsn):
 
 @pytest.fixture
 async def machine(pool, connection):
-    """A function that makes a registered machine: (name, trusted) -> Screener. It claims nothing by itself."""
+    """A function that makes a registered machine: (name, trusted, compile_filter) -> Screener. It claims nothing by itself."""
     hints = Hints(pool)
 
-    async def make(name="a", trusted=lambda: True):
-        screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted, _compile_nothing)
+    async def make(name="a", trusted=lambda: True, compile_filter=_compile_nothing):
+        screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted, compile_filter)
         boot = world.register(connection, name)
         through = world.call(
             connection, "select screened_through from vyx.machines where boot_id = %(b)s", b=boot
