@@ -18,7 +18,7 @@ from app.coordination.hints import Hints
 from app.errors import Kind, Refused
 from app.store import accounts, market_read, rate_limits, traders
 from app.store.pool import Connection, Pool
-from app.store.rate_limits import LIFECYCLE, SAVE, Limit
+from app.store.rate_limits import LIFECYCLE, SAVE, Limit, Verdict
 from app.store.traders import Frequency, PlanColumns, Trader, TraderStatus
 
 COMPILES_MAX = 2  # at a time and process: each holds a thread and a sandbox worker
@@ -67,6 +67,17 @@ class PlanLike(Protocol):
     def calls_each(self) -> bool: ...
 
 
+class TermLike(Protocol):
+    """A part of the signal or a shown value: its node in the plan, its place and text in the filter."""
+
+    @property
+    def node(self) -> int: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+
+
 class Compiled(Protocol):
     """``plan`` is None when a diagnostic is an error."""
 
@@ -74,6 +85,8 @@ class Compiled(Protocol):
     def plan(self) -> PlanLike | None: ...
     @property
     def diagnostics(self) -> Sequence[DiagnosticLike]: ...
+    @property
+    def terms(self) -> Sequence[TermLike]: ...
 
 
 class Compiler(Protocol):
@@ -107,6 +120,15 @@ class Change:
     @property
     def is_empty(self) -> bool:
         return self == Change()
+
+
+@dataclass(frozen=True)
+class CompiledFilter:
+    """A filter that compiles."""
+
+    plan: PlanLike
+    warnings: Sequence[DiagnosticLike]
+    terms: Sequence[TermLike]
 
 
 @dataclass(frozen=True)
@@ -148,8 +170,8 @@ class Lifecycle:
             Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
-            await _count(connection, user_id, SAVE)
-            symbols = await _known_symbols(connection, draft.symbols)
+            await count_call(connection, user_id, SAVE)
+            symbols = await known_symbols(connection, draft.symbols)
         columns, warnings = await self._compile(draft.filter)
         async with self._pool.connection() as connection:
             trader_id = await traders.insert_trader(
@@ -172,11 +194,11 @@ class Lifecycle:
             Refused: as ``save``, and FORBIDDEN or NOT_FOUND.
         """
         async with self._pool.connection() as connection:
-            await _count(connection, user_id, SAVE)
+            await _admit(connection, user_id, SAVE, trader_id)
             trader = await find_own(connection, user_id, trader_id)
             if change.is_empty:
                 return Saved(trader, [])
-            symbols = await _known_symbols(connection, change.symbols)
+            symbols = await known_symbols(connection, change.symbols)
         columns: PlanColumns | None = None
         warnings: Sequence[DiagnosticLike] = []
         if change.filter is not None:
@@ -205,9 +227,8 @@ class Lifecycle:
             Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
-            await _count(connection, user_id, SAVE)
-            if not await traders.delete_trader(connection, user_id, trader_id):
-                await _check_owner(connection, user_id, trader_id)
+            await _admit(connection, user_id, SAVE, trader_id)
+            await traders.delete_trader(connection, user_id, trader_id)
         self._hints.send("vyx_trader")
 
     async def start(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
@@ -219,11 +240,11 @@ class Lifecycle:
         """
         async with self._pool.connection() as connection:
             try:
-                await _count(connection, user_id, LIFECYCLE)
-            except Refused:
-                await _check_quota(connection, user_id, trader_id)
+                await _admit(connection, user_id, LIFECYCLE, trader_id)
+            except Refused as refused:
+                if refused.kind is Kind.RATE_LIMITED:
+                    await _check_quota(connection, user_id, trader_id)
                 raise
-            await _check_owner(connection, user_id, trader_id)
             status = await traders.start_trader(
                 connection, trader_id, active_traders_max=self._active_traders_max
             )
@@ -238,13 +259,24 @@ class Lifecycle:
             Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
-            await _count(connection, user_id, LIFECYCLE)
-            await _check_owner(connection, user_id, trader_id)
+            await _admit(connection, user_id, LIFECYCLE, trader_id)
             status = await traders.stop_trader(connection, trader_id)
         self._hints.send("vyx_trader", "vyx_feed")
         return status
 
     async def _compile(self, source: str) -> tuple[PlanColumns, Sequence[DiagnosticLike]]:
+        filter_ = await self.compile(source)
+        plan = filter_.plan
+        columns = PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=summary_of(plan))
+        return columns, filter_.warnings
+
+    async def compile(self, source: str) -> CompiledFilter:
+        """
+        Compile a filter in the sandbox, at most ``COMPILES_MAX`` at a time.
+
+        Raises:
+            Refused: FILTER_INVALID with the diagnostics, REQUEST_INVALID, UNAVAILABLE.
+        """
         if len(source.encode()) > FILTER_BYTES_MAX:
             raise Refused(Kind.REQUEST_INVALID, f"A filter has at most {FILTER_BYTES_MAX // 1024} KiB.")
         try:
@@ -265,9 +297,7 @@ class Lifecycle:
                 "The filter does not compile; see diagnostics.",
                 diagnostics=[describe_diagnostic(d) for d in compiled.diagnostics],
             )
-        return PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=summary_of(plan)), list(
-            compiled.diagnostics
-        )
+        return CompiledFilter(plan, list(compiled.diagnostics), list(compiled.terms))
 
 
 async def find_own(connection: Connection, user_id: UUID, trader_id: UUID) -> Trader:
@@ -326,8 +356,21 @@ def summary_of(plan: PlanLike) -> dict[str, Any]:
     }
 
 
-async def _check_owner(connection: Connection, user_id: UUID, trader_id: UUID) -> None:
-    check_own(await traders.find_owner(connection, trader_id), user_id, trader_id)
+async def count_call(connection: Connection, user_id: UUID, limit: Limit) -> None:
+    """
+    Count a call that is about no trader in particular.
+
+    Raises:
+        Refused: RATE_LIMITED.
+    """
+    _check_allowed(await rate_limits.allow_call(connection, user_id, limit), limit)
+
+
+async def _admit(connection: Connection, user_id: UUID, limit: Limit, trader_id: UUID) -> None:
+    """Count a call about a trader and check whose it is: one round trip, since every start and stop begins with it."""
+    verdict = await rate_limits.allow_call(connection, user_id, limit, trader_id=trader_id)
+    _check_allowed(verdict, limit)
+    check_own(verdict.owner_id, user_id, trader_id)
 
 
 async def _check_quota(connection: Connection, user_id: UUID, trader_id: UUID) -> None:
@@ -343,8 +386,7 @@ async def _check_quota(connection: Connection, user_id: UUID, trader_id: UUID) -
         )
 
 
-async def _count(connection: Connection, user_id: UUID, limit: Limit) -> None:
-    verdict = await rate_limits.allow_call(connection, user_id, limit)
+def _check_allowed(verdict: Verdict, limit: Limit) -> None:
     if not verdict.allowed:
         raise Refused(
             Kind.RATE_LIMITED,
@@ -353,8 +395,13 @@ async def _count(connection: Connection, user_id: UUID, limit: Limit) -> None:
         )
 
 
-async def _known_symbols(connection: Connection, symbols: Sequence[str] | None) -> list[str] | None:
-    """Upper case, sorted, each once; None (every pair) stays None."""
+async def known_symbols(connection: Connection, symbols: Sequence[str] | None) -> list[str] | None:
+    """
+    Upper case, sorted, each once; None (every pair) stays None.
+
+    Raises:
+        Refused: REQUEST_INVALID with the ``symbols`` that the market does not have.
+    """
     if symbols is None:
         return None
     wanted = sorted({symbol.upper() for symbol in symbols})

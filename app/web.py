@@ -15,6 +15,7 @@ import structlog
 
 from app.coordination.hints import Hints
 from app.errors import CommandFailed
+from app.explain import Explaining
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
 from app.http.feed import Feed
@@ -25,9 +26,11 @@ from app.http.service import Service
 from app.http.stream import Streams
 from app.lifecycle import Compiler, Lifecycle
 from app.metrics_server import serve_metrics
+from app.preview.asking import PreviewAsking
 from app.settings import Settings
 from app.store import embedded
 from app.store.pool import make_pool
+from jobs.tasks import defer_preview
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +74,13 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
     hints = Hints(pool)
     feed = Feed(direct_url, metrics)
     verifier = make_verifier(settings)
+    lifecycle = Lifecycle(
+        pool,
+        hints,
+        compiler,
+        active_traders_max=settings.active_traders_max,
+        on_compiled=metrics.compile_duration.observe,
+    )
     service = Service(
         settings=settings,
         pool=pool,
@@ -80,13 +90,9 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
         metrics=metrics,
         feed=feed,
         streams=Streams(feed, pool, metrics),
-        lifecycle=Lifecycle(
-            pool,
-            hints,
-            compiler,
-            active_traders_max=settings.active_traders_max,
-            on_compiled=metrics.compile_duration.observe,
-        ),
+        lifecycle=lifecycle,
+        previews=PreviewAsking(pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming),
+        explaining=Explaining(pool, lifecycle.compile),
     )
     reading = asyncio.create_task(feed.run())
     try:

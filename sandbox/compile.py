@@ -13,6 +13,7 @@ so that one compile tells all mistakes.
 import ast
 import resource
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,20 +25,18 @@ from pydantic_monty import (
     CollectString,
     Monty,
     MontyCrashedError,
-    MontyError,
     MontyRuntimeError,
     MontySession,
     MontySyntaxError,
-    MontyTypingError,
     ResourceLimits,
 )
 
 from sandbox.language import lint, runtime, typing_errors
-from sandbox.language.diagnostics import Diagnostic, diagnostic
+from sandbox.language.checker import TypeChecker
+from sandbox.language.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic
 from sandbox.language.prelude import prelude
 from sandbox.language.record import Recorded, Term, plan_of, read_record
 from sandbox.language.rewrite import Rewritten, Source, Span, rewrite
-from sandbox.language.stub import stub
 from sandbox.plan import Plan
 
 RUN_SECONDS_MAX = 1.0
@@ -56,6 +55,8 @@ _LIMITS: ResourceLimits = {
     "max_memory": MEMORY_BYTES_MAX,
     "max_recursion_depth": RECURSION_MAX,
 }
+_SESSION_LOST = (MontyRuntimeError, RuntimeError)
+"""A session at its limits: Monty reports a limit struck, or (RuntimeError) that the worker is gone already."""
 _START = Span(1, 1, 1, 1)
 
 
@@ -75,35 +76,32 @@ class FilterCompiler:
     """
     Compiles filters in a pool of interpreter processes; use it as a context manager.
 
-    `compile` may be called from any number of threads; each call takes one of *processes* for some 20 ms.
+    `compile` may be called from any number of threads; *processes* of them are served at once, each for some 10 ms
+    by one worker that checks types and one that runs.
     """
 
     def __init__(self, *, processes: int = 2) -> None:
         self._pool = Monty(
             min_processes=1,
-            max_processes=processes,
+            max_processes=2 * processes,
             request_timeout=REQUEST_SECONDS_MAX,
             max_checkouts_per_worker=CHECKOUTS_PER_WORKER_MAX,
         )
+        self._checker = TypeChecker(self._pool, _LIMITS, sessions=processes, prepare=_limit_worker)
+        self._runs = threading.Semaphore(processes)
         self._state = b""
-        self._limited: set[int] = set()
 
     def __enter__(self) -> Self:
         self._pool.__enter__()
-        with self._pool.checkout(
-            limits=_LIMITS,
-            type_check=True,
-            type_check_stubs=stub(),
-            type_check_format="json",
-            script_name="filter.py",
-        ) as session:
-            session.feed_run(prelude(), skip_type_check=True)
+        with self._pool.checkout(limits=_LIMITS, script_name="filter.py") as session:
+            session.feed_run(prelude())
             self._state = session.dump()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._checker.__exit__(kind, error, trace)
         self._pool.__exit__(kind, error, trace)
 
     def compile(self, source: str) -> Compiled:
@@ -125,27 +123,33 @@ class FilterCompiler:
             self._attempt(attempt, runs=runs)
         except MontyCrashedError as first:
             attempt = _Attempt(rewritten, tree)
+            complete = False
             if not first.timed_out:
                 with suppress(MontyCrashedError):
                     self._attempt(attempt, runs=runs)
-            if not attempt.complete:
+                    complete = True
+            if not complete:
                 attempt.found.append(_crashed(timed_out=first.timed_out))
         return _assembled(attempt, [finding.diagnostic for finding in findings], runs=runs)
 
     def _attempt(self, attempt: "_Attempt", *, runs: bool) -> None:
-        with self._pool.checkout() as session:
-            self._limit_worker(session.worker_pid)
-            session.load_session(self._state)
-            attempt.run(session, runs=runs)
-
-    def _limit_worker(self, pid: int | None) -> None:
-        """Bound a worker's address space, once in its life."""
-        if pid is None or pid in self._limited or sys.platform != "linux":
+        report = self._checker.check(attempt.rewritten.text)
+        attempt.typed = typing_errors.from_checker(report, attempt.rewritten, attempt.bound) if report else []
+        if not runs:
             return
-        with suppress(ProcessLookupError, PermissionError):
-            resource.prlimit(pid, resource.RLIMIT_AS, (WORKER_BYTES_MAX, WORKER_BYTES_MAX))
-            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-            self._limited.add(pid)
+        with self._runs, self._pool.checkout() as session:
+            _limit_worker(session.worker_pid)
+            session.load_session(self._state)
+            attempt.run(session)
+
+
+def _limit_worker(pid: int | None) -> None:
+    """Bound a worker's address space and keep it from dumping core."""
+    if pid is None or sys.platform != "linux":
+        return
+    with suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_AS, (WORKER_BYTES_MAX, WORKER_BYTES_MAX))
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
 def _crashed(*, timed_out: bool) -> Diagnostic:
@@ -165,44 +169,26 @@ class _Attempt:
         self.found: list[Diagnostic] = []
         self.typed: list[typing_errors.Suspicion] = []
         self.record: Recorded | None = None
-        self.complete = False
         self._poisoned: set[str] = set()
         self._passed = 0
         self._output = CollectString(max_bytes=OUTPUT_BYTES_MAX)
 
-    def run(self, session: MontySession, *, runs: bool) -> None:
-        """Type-check, run to the end around failing statements, and read the record."""
-        text = self.rewritten.text + "\nNone"
-        rest: str | None = text
-        if runs:
-            rest = self._feed(session, text, checked=True)
-        else:
-            self._check(session, text)
-            self.complete = True
-            return
+    def run(self, session: MontySession) -> None:
+        """Run to the end around failing statements, and read the record."""
+        rest: str | None = self.rewritten.text + "\nNone"
         deadline = time.monotonic() + RUN_SECONDS_MAX
-        while rest is not None and len(self.found) < FAILURES_MAX and time.monotonic() < deadline:
-            rest = self._feed(session, rest, checked=False)
+        while rest is not None and len(self.found) < FAILURES_MAX:
+            rest = self._feed(session, rest)
+            if time.monotonic() > deadline:
+                break
         if not any(item.code in {"V304", "V305", "V306"} for item in self.found):
-            self.record = read_record(session.feed_run("vyx_finish()", skip_type_check=True))
-        self.complete = True
+            with suppress(*_SESSION_LOST):
+                self.record = read_record(session.feed_run("vyx_finish()"))
 
-    def _check(self, session: MontySession, text: str) -> None:
-        """Type-check only: a statement Monty does not know ends the run before it begins."""
-        try:
-            session.feed_run(f"{text}\nclass VyxNever(int): pass")
-        except MontyTypingError as error:
-            self.typed = typing_errors.from_checker(error.display(), self.rewritten, self.bound)
-        except MontyError:
-            return
-
-    def _feed(self, session: MontySession, text: str, *, checked: bool) -> str | None:
+    def _feed(self, session: MontySession, text: str) -> str | None:
         """Run *text*; the text still to be run when one of its statements failed, else None."""
         try:
-            session.feed_run(text, skip_type_check=not checked, print_callback=self._output)
-        except MontyTypingError as error:
-            self.typed = typing_errors.from_checker(error.display(), self.rewritten, self.bound)
-            return text
+            session.feed_run(text, print_callback=self._output)
         except (MontyRuntimeError, MontySyntaxError) as error:
             failure = runtime.from_run(
                 error,
@@ -218,8 +204,8 @@ class _Attempt:
     def _marker(self, session: MontySession) -> Span:
         """The statement that ran last."""
         try:
-            at: object = session.feed_run("vyx_where_now()", skip_type_check=True)
-        except MontyRuntimeError:
+            at: object = session.feed_run("vyx_where_now()")
+        except _SESSION_LOST:
             return _START
         statements = self.rewritten.statements
         return statements[at] if isinstance(at, int) and 0 <= at < len(statements) else _START
@@ -238,7 +224,10 @@ class _Attempt:
         names = {name for statement in failed for name in lint.assigned_names(statement)}
         self._poisoned |= names
         stand_ins = "".join(f"{name} = vyx_stand_in\n" for name in sorted(names))
-        session.feed_run(f"vyx_stand_in = vyx_poison()\n{stand_ins}None", skip_type_check=True)
+        try:
+            session.feed_run(f"vyx_stand_in = vyx_poison()\n{stand_ins}None")
+        except _SESSION_LOST:
+            return None
         lines = self.rewritten.text.split("\n")
         return "\n" * end + "\n".join(lines[end:]) + "\nNone"
 
@@ -292,7 +281,9 @@ def _has_error(found: Sequence[Diagnostic]) -> bool:
 
 
 def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:
-    return sorted(found, key=lambda item: (item.line, item.column, item.code))
+    """The first findings of the text; errors go before warnings when there are too many."""
+    kept = sorted(found, key=lambda item: (item.severity, item.line, item.column))[:DIAGNOSTICS_MAX]
+    return sorted(kept, key=lambda item: (item.line, item.column, item.code))
 
 
 def _missing_signal(attempt: _Attempt, *, ran: bool) -> list[Diagnostic]:

@@ -196,10 +196,16 @@ class Evaluator:
         matched &= masks
         found = np.flatnonzero(matched.any(axis=1))
         symbols, prices = self.panel.symbols, frame.field("close")[:, newest]
+        unsure = []
         for at, own in zip(found.tolist(), rows.unpacked(matched[found]), strict=True):
             trader, where = traders[at], np.flatnonzero(own)
+            if trader.before is not None and trader.before.call in self._standing.unknown:
+                unsure.append(trader.key)
+                continue
             values = {name: _told(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
             yield Hits(trader.key, timeframe, [symbols[row] for row in where.tolist()], prices[where], values)
+        if unsure:
+            yield from self._anew(slot_ms, [timeframe], unsure).hits
 
     def _rows_of(self, board: _Board) -> tuple[list[_Trader], Ints, Ints, Any]:
         width = self._standing.rows.bits.shape[1]

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sandbox.compute import (
+    BEFORE,
     Call,
     Computation,
     OperatorError,
@@ -30,6 +31,7 @@ from sandbox.compute import (
     as_kind,
     carried_run,
     constant_value,
+    is_own_field,
     run_start,
 )
 from sandbox.operators.model import Array
@@ -41,6 +43,8 @@ DELAY_BARS_MAX = 16
 """Longest `s[n]` of a computed series kept as a chain of rows; a longer one is computed anew at each bar."""
 CHUNK_ROWS = 256
 """Rows computed at once: 256 x 400 symbols x 8 bytes fits the second-level cache."""
+LOADED_AT_ONCE = 1024
+"""Calls computed anew together: results of 400 symbols in a few bars are some kB each."""
 HISTORY_BYTES_MAX = 256 << 20
 """Memory for the past of computed series that window operators look at; beyond it they are computed anew."""
 
@@ -376,6 +380,28 @@ class Delays(Group):
         """Nothing: `Standing` moved the rows at the beginning of the event."""
 
 
+class Befores(Delays):
+    """
+    Conditions one trigger bar ago, for `on_enter`.
+
+    A new one is not computed: few traders match, so those that do are screened anew once (`Standing.unknown`).
+    """
+
+    def want(self, call: Call, event: Event) -> None:
+        """Nothing."""
+
+    def load(self, call: Call, event: Event) -> None:  # noqa: ARG002 - nothing is loaded
+        self.standing.unknown.add(call)
+
+    def release(self, call: Call) -> None:
+        super().release(call)
+        self.standing.unknown.discard(call)
+
+    def step(self, event: Event) -> None:
+        if self.standing.unknown:
+            self.standing.unknown.difference_update(call for call in self.calls if call not in event.loaded)
+
+
 class Windows(Group):
     """Window operators over computed series, whose last values are kept for them."""
 
@@ -488,18 +514,23 @@ class Averages(Group):
             self._sums[at] = 0.0
             return
         begin = max(0, run_start(frame, newest, call.operator, call.params))
-        values = np.nan_to_num(
-            frame.field(str(call.args[0].call.params["field"]))[:, begin : newest + 1], nan=0.0
-        )
-        # What TA-Lib adds up, in its order: period - 1 values, then in turns one in and one out.
-        turns = np.empty((len(values), 2 * values.shape[1]))
-        turns[:, 0::2] = values
-        turns[:, 1::2] = 0.0
-        turns[:, 2 * period - 1 :: 2] = -values[:, : max(0, values.shape[1] - period + 1)]
-        sums = np.cumsum(turns, axis=1)
-        self._sums[at] = sums[:, -1]
-        known = _known_bars(frame, newest) >= period
-        self.standing.rows.floats[row] = np.where(known, sums[:, -2] / period, np.nan)
+        values = frame.field(str(call.args[0].call.params["field"]))[:, begin : newest + 1]
+        if np.isnan(values[:, 0]).any():  # symbols without a candle yet add nothing
+            values = np.nan_to_num(values, nan=0.0)
+        # What TA-Lib adds up, in its order: period - 1 values, then in turns one in and one out. NumPy adds row after
+        # row when it sums over the first axis (the tests hold it to that).
+        bars = np.ascontiguousarray(values.T)
+        total = bars[: period - 1].sum(axis=0)
+        for at_bar in range(period - 1, len(bars)):
+            total += bars[at_bar]
+            if at_bar == len(bars) - 1:
+                self.standing.rows.floats[row] = total / period
+            total -= bars[at_bar - period + 1]
+        self._sums[at] = total
+        if newest + 1 < period:
+            self.standing.rows.floats[row] = np.nan
+        else:
+            self.standing.rows.floats[row, np.isnan(frame.field("close")[:, newest + 1 - period])] = np.nan
 
     def step(self, event: Event) -> None:
         stale = self.unloaded(event)
@@ -509,13 +540,14 @@ class Averages(Group):
         ]
         if not len(periods):
             return
-        field_values = frame.field(str(self.calls[0].args[0].call.params["field"]))
-        newest_values = np.nan_to_num(field_values[:, newest], nan=0.0)
-        oldest = np.nan_to_num(field_values[:, np.maximum(newest - periods + 1, 0)].T, nan=0.0)
-        oldest[newest - periods + 1 < 0] = 0.0
-        sums = self._sums[: len(self.calls)][stale] + newest_values
+        values = frame.field(str(self.calls[0].args[0].call.params["field"]))
+        oldest = values[:, np.maximum(newest - periods + 1, 0)].T
+        oldest[newest - periods + 1 < 0] = np.nan
+        young = np.isnan(oldest)
+        oldest[young] = 0.0
+        sums = self._sums[: len(self.calls)][stale] + np.nan_to_num(values[:, newest], nan=0.0)
         averages = sums / periods[:, None]
-        averages[_known_bars(frame, newest) < periods[:, None]] = np.nan
+        averages[young] = np.nan
         self.standing.rows.floats[self.out_rows()[stale]] = averages
         self._sums[np.arange(len(self.calls))[stale]] = sums - oldest
 
@@ -524,13 +556,6 @@ def _begins_block(frame: Frame, newest: int, block: int) -> bool:
     length_ms = block * frame.step_ms
     times = frame.open_time
     return newest < 1 or int(times[newest]) // length_ms != int(times[newest - 1]) // length_ms
-
-
-def _known_bars(frame: Frame, newest: int) -> Ints:
-    """How many bars each symbol has up to *newest*, flat ones after its first candle included."""
-    known = ~np.isnan(frame.field("close")[:, : newest + 1])
-    counts: Ints = np.where(known.any(axis=1), newest + 1 - known.argmax(axis=1), 0)
-    return counts
 
 
 class Streams(Group):
@@ -603,7 +628,7 @@ class Streams(Group):
         """Where symbols are too young, or a series has a gap: row by row. None when all was computed anew."""
         nothing = (np.nan,) * len(call.operator.outputs)
         blank: Any = nothing if len(nothing) > 1 else np.nan
-        plain = all(_is_own_field(ref.call) for ref in call.args)
+        plain = all(is_own_field(ref.call) and ref.call.timeframe == call.timeframe for ref in call.args)
         outputs = []
         for row, handle in enumerate(handles):
             values = [column[row] for column in inputs]
@@ -646,6 +671,7 @@ class Standing:
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
         self.failed: dict[Call, OperatorError] = {}
+        self.unknown: set[Call] = set()
         self.computed = 0
         self.seconds: dict[str, float] = {}
         self._calls: dict[Call, Group] = {}
@@ -662,10 +688,11 @@ class Standing:
         self._newest: dict[str, tuple[int, int]] = {}
 
     def add(self, calls: Iterable[Call]) -> None:
-        """Let calls stand that are new; their arguments stand already or come before them."""
+        """Let calls stand that are new, and what they need."""
         for call in calls:
             if call in self._calls:
                 continue
+            self.add(ref.call for ref in call.args)
             for ref in call.refs:
                 ref.row = self.rows.take(is_bool=call.is_bool)
             call.place = 1 + max(
@@ -793,28 +820,29 @@ class Standing:
             self.computed += len(group.calls)
 
     def _load(self, calls: Sequence[Call], event: Event) -> None:
-        """Compute calls from the candles and set what is kept of them."""
-        if not calls:
-            return
+        """Compute calls from the candles and set what is kept of them, some at a time to bound the memory."""
         began = perf_counter()
-        for call in calls:
-            self._calls[call].want(call, event)
-        event.computation.run()
         event.loaded.update(calls)
-        self.computed += event.computation.computed
-        for call in calls:
-            self.failed.pop(call, None)
-            try:
-                self._calls[call].load(call, event)
-            except OperatorError as error:
-                self.failed[call] = error
+        for first in range(0, len(calls), LOADED_AT_ONCE):
+            part = Event(
+                Computation(self.panel, event.computation.instant_ms, keep_streams=True), event.moving
+            )
+            chunk = calls[first : first + LOADED_AT_ONCE]
+            for call in chunk:
+                self._calls[call].want(call, part)
+            part.computation.run()
+            self.computed += part.computation.computed
+            for call in chunk:
+                self.failed.pop(call, None)
+                try:
+                    self._calls[call].load(call, part)
+                except OperatorError as error:
+                    self.failed[call] = error
         self.seconds["anew"] = self.seconds.get("anew", 0.0) + perf_counter() - began
 
     def compute_anew(self, call: Call, event: Event) -> None:
         """Compute one call in the middle of an event."""
-        alone = Event(Computation(self.panel, event.computation.instant_ms, keep_streams=True), event.moving)
-        self._load([call], alone)
-        event.loaded.add(call)
+        self._load([call], event)
 
     def load_row(self, ref: Ref, event: Event) -> None:
         """Set a row to its newest value in the event's computation."""
@@ -829,7 +857,7 @@ class Standing:
     def _shape(self, call: Call) -> tuple[Any, type[Group]]:  # noqa: C901, PLR0911 - one decision table, read downwards
         """What calls must have in common to stand in one group, and its kind."""
         operator, name = call.operator, call.operator.name
-        own = bool(call.args) and all(_is_own_field(ref.call) for ref in call.args)
+        own = bool(call.args) and all(is_own_field(ref.call) for ref in call.args)
         lookback = operator.lookback(call.params)
         if operator.form == "bars" or (own and name in {"shift", "change"}):
             return None, Fields
@@ -842,6 +870,8 @@ class Standing:
             return (name, kinds), Crossings
         if name == "shift" and lookback <= DELAY_BARS_MAX:
             return call.is_bool, Delays
+        if operator is BEFORE:
+            return None, Befores
         if own and name in {"highest", "lowest"}:
             return (name, call.args[0].call.params["field"]), Extremes
         if own and name == "ta.sma":
@@ -850,12 +880,7 @@ class Standing:
             more = _history_bytes(call, self.rows.symbols)
             if self.history_bytes + more <= HISTORY_BYTES_MAX:
                 self.history_bytes += more
-                return None, Windows
+                return name, Windows
         if operator.stream is not None and not any(kinds):
-            return None, Streams
-        return None, Anew
-
-
-def _is_own_field(call: Call) -> bool:
-    """Whether a call is a candle field of the symbol being screened."""
-    return call.operator.form == "bars" and not call.params["symbol"]
+            return name, Streams
+        return name, Anew

@@ -13,12 +13,14 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Kind, Refused
-from app.http import health, market, openapi, problems, shapes, signals, traders
+from app.http import health, market, openapi, previews, problems, shapes, signals, traders
 from app.http.endpoints import Call, Endpoint, routes
 from app.http.middleware import Envelope, Guard
 from app.http.service import Service
+from app.preview.answering import Preview
 
 VERSION = "0.1.0"
+PREVIEW_S_MAX = 30.0  # waiting for a compiler, then for the answer, 10 s each, and some
 _OF_TRADER = (Kind.FORBIDDEN, Kind.NOT_FOUND)
 
 _PAGE = """<!doctype html>
@@ -121,6 +123,24 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         returns=shapes.Coverage,
         refusals=_OF_TRADER,
         counts_as_read=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/traders/{trader_id}/explain",
+        handler=previews.explain_trader,
+        returns=shapes.Explain,
+        query=shapes.ExplainQuery,
+        refusals=(*_OF_TRADER, Kind.UNAVAILABLE),
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/execute-filter",
+        handler=previews.execute_filter,
+        returns=Preview,
+        body=shapes.FilterRun,
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        time_limit_s=PREVIEW_S_MAX,
     ),
     Endpoint(
         method="GET",

@@ -189,7 +189,7 @@ def _query(request: Request, shape: type[msgspec.Struct]) -> msgspec.Struct:
     given = dict(pairs)
     if len(given) != len(pairs):
         raise Refused(Kind.REQUEST_INVALID, "A query parameter is given twice.")
-    for name in {"since", "until"} & given.keys():
+    for name in {"since", "until", "at"} & given.keys():
         given[name] = given[name].replace(" ", "+")  # an offset's + that nobody escaped
     try:
         return msgspec.convert(given, shape, strict=False)

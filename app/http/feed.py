@@ -115,6 +115,21 @@ class Subscription:
         return taken
 
 
+class Announcements:
+    """Wakes everyone who waits, each time something is announced."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def announce(self) -> None:
+        self._next.set()
+        self._next = asyncio.Event()
+
+    def upcoming(self) -> asyncio.Event:
+        """Set by the next announcement: take it first, look second, wait third, and none is missed."""
+        return self._next
+
+
 class Feed:
     """
     The process's reader and its subscriptions. ``run`` reads until it is cancelled.
@@ -131,6 +146,7 @@ class Feed:
         self._closed: str | None = None
         self.horizon: int | None = None
         self.has_horizon = asyncio.Event()
+        self.previews = Announcements()
         self.polled_at: float | None = None
 
     def attach(self, user_id: UUID) -> Subscription:
@@ -167,6 +183,7 @@ class Feed:
                 async with connection:
                     backoff_s = RECONNECT_S
                     await connection.execute("listen vyx_feed")
+                    await connection.execute("listen vyx_preview")
                     await self._follow(connection)
             except (psycopg.Error, OSError) as error:
                 self._metrics.feed_reconnects.inc()
@@ -182,8 +199,9 @@ class Feed:
             await self.poll(connection)
             if not self._watermark.is_waiting:
                 pause_s = CANDIDATE_POLL_S
-                async for _ in connection.notifies(timeout=POLL_S, stop_after=1):
-                    pass  # only a hint: the poll asks the table
+                async for notification in connection.notifies(timeout=POLL_S, stop_after=1):
+                    if notification.channel == "vyx_preview":
+                        self.previews.announce()  # of the feed's own rows it is only a hint: the poll asks the table
                 continue
             pause_s = CANDIDATE_POLL_S if self.horizon != before else min(pause_s * 1.5, CANDIDATE_POLL_S_MAX)
             await asyncio.sleep(pause_s)

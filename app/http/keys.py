@@ -75,10 +75,10 @@ class SigningKeys:
         key = self._keys.get(key_id or "")
         if key is not None and age < STALE_S:
             if age > FRESH_S and asked_at - self._tried_at > COOLDOWN_S:
-                self._refresh_in_background(asked_at)
+                self._refresh_in_background()
             return key
         if age >= STALE_S or asked_at - self._tried_at > COOLDOWN_S:
-            await self._refresh(asked_at)
+            await self._refresh()
         if self._clock() - self._fetched_at >= STALE_S:
             raise Refused(
                 Kind.UNAVAILABLE,
@@ -94,14 +94,14 @@ class SigningKeys:
             self._background.cancel()
             await asyncio.gather(self._background, return_exceptions=True)
 
-    def _refresh_in_background(self, asked_at: float) -> None:
+    def _refresh_in_background(self) -> None:
         if self._background is None or self._background.done():
-            self._background = asyncio.create_task(self._refresh(asked_at))
+            self._background = asyncio.create_task(self._refresh())
 
-    async def _refresh(self, asked_at: float) -> None:
+    async def _refresh(self) -> None:
         async with self._one_at_a_time:
-            # An attempt ended since the caller looked, or a failed one is too recent to repeat: its outcome stands.
-            if self._tried_at >= asked_at or self._clock() - self._tried_at <= COOLDOWN_S:
+            # One ended while the caller waited, or a failed one is too recent to repeat: its outcome stands.
+            if self._clock() - self._tried_at <= COOLDOWN_S:
                 return
             try:
                 document = await self._fetch(self._url)

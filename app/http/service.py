@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.explain import Explaining
 from app.http.auth import KnownUsers, Verifier
 from app.http.feed import Feed
 from app.http.limits import ReadLimit
 from app.http.metrics import Metrics
 from app.http.stream import Streams
 from app.lifecycle import Lifecycle
+from app.preview.asking import PreviewAsking
 from app.settings import Settings
 from app.store.pool import Pool
 
@@ -29,6 +31,8 @@ class Service:
     feed: Feed
     streams: Streams
     lifecycle: Lifecycle
+    previews: PreviewAsking
+    explaining: Explaining
     is_draining: bool = False
 
     def drain(self) -> None:

@@ -57,6 +57,15 @@ class TraderChange(Struct, forbid_unknown_fields=True):
     frequency: Frequency | UnsetType = UNSET
 
 
+class FilterRun(Struct, forbid_unknown_fields=True):
+    """A filter to run over its newest ``bars`` trigger bars that close by ``until`` (null: now)."""
+
+    filter: Filter
+    bars: Annotated[int, Meta(ge=1, le=1000)] = 200
+    symbols: Symbols | None = None
+    until: Instant | None = None
+
+
 class PlanSummary(Struct):
     trigger: str | None = None
     timeframes: list[str] = []
@@ -195,6 +204,27 @@ class Candle(Struct):
     volume: float
 
 
+class TermValue(Struct):
+    """A part of the signal, or a shown value: the filter's own text and line, and its value at the bar."""
+
+    text: str
+    line: int
+    value: float | bool | None
+
+
+class Explain(Struct, kw_only=True):
+    """``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the slot."""
+
+    trader_id: UUID
+    symbol: str
+    at: datetime
+    matched: bool
+    reason: str | None
+    terms: list[TermValue]
+    values: dict[str, float | bool | None]
+    bars: dict[str, Candle]
+
+
 class TraderList(Struct):
     items: list[Trader]
     next_cursor: str | None = None
@@ -237,6 +267,11 @@ class CandleQuery(Struct, forbid_unknown_fields=True, kw_only=True):
     timeframe: Timeframe
     limit: Annotated[int, Meta(ge=1, le=1000)] = 500
     until: Instant | None = None
+
+
+class ExplainQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    symbol: Symbol
+    at: Instant | None = None
 
 
 class StreamQuery(Struct, forbid_unknown_fields=True):

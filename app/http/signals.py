@@ -37,6 +37,8 @@ async def stream(call: Call, query: shapes.StreamQuery) -> Response:
     `cursor`, resumes after that event on any replica.
     """
     assert call.caller is not None  # noqa: S101 the endpoint needs a user
+    if call.request.method == "HEAD":
+        return Response(media_type="text/event-stream")
     return await call.service.streams.open(call.request, call.caller, query.cursor)
 
 

@@ -77,16 +77,17 @@ class Streams:
         Raises:
             Refused: RATE_LIMITED, the user has too many open; UNAVAILABLE, this replica does not know the feed's horizon yet.
         """
+        if self.feed.horizon is None:
+            raise Refused(Kind.UNAVAILABLE, "This replica has not caught up with the feed yet; try again.")
+        given = request.headers.get("last-event-id", cursor)
+        start = await self._start(caller.user_id, given, self.feed.horizon)
+        # The last step: from here until the stream counts itself nothing else runs.
         if self._open.get(caller.user_id, 0) >= STREAMS_PER_USER_MAX:
             raise Refused(
                 Kind.RATE_LIMITED,
                 f"At most {STREAMS_PER_USER_MAX} streams of one user are open at a time on one replica; close one first.",
                 retry_after_s=5,
             )
-        if self.feed.horizon is None:
-            raise Refused(Kind.UNAVAILABLE, "This replica has not caught up with the feed yet; try again.")
-        given = request.headers.get("last-event-id", cursor)
-        start = await self._start(caller.user_id, given, self.feed.horizon)
         if start.reset is not None:
             self.metrics.feed_resets.labels(reason=start.reset).inc()
         return EventStream(self, caller, start)

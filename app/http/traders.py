@@ -5,6 +5,7 @@ The endpoints under ``/api/v1/traders``: requests into operations of ``app/lifec
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from typing import TypeVar
 from uuid import UUID
@@ -14,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.domain.coverage import gaps_between
-from app.domain.health import MarketFacts, health_of, lag_s
+from app.domain.health import health_of, lag_s
 from app.domain.lifecycle import TraderState
 from app.http import pages, shapes
 from app.http.endpoints import Answer, Call
 from app.lifecycle import Change, Draft, Saved, describe_diagnostic, find_own, find_own_status
 from app.store import coverage as coverage_store
-from app.store import market_read, traders
+from app.store import traders
 from app.store.traders import Frequency
 
 WAIT_S_MAX = 10
@@ -43,7 +44,7 @@ async def create_trader(call: Call, body: shapes.NewTrader) -> Answer:
             frequency=_stored_frequency(body.frequency),
         ),
     )
-    return Answer(await _saved(call, saved), {"location": f"/api/v1/traders/{saved.trader.id}"})
+    return Answer(_saved(saved), {"location": f"/api/v1/traders/{saved.trader.id}"})
 
 
 async def list_traders(call: Call, query: shapes.PageQuery) -> shapes.TraderList:
@@ -52,11 +53,10 @@ async def list_traders(call: Call, query: shapes.PageQuery) -> shapes.TraderList
         rows = await traders.list_traders(
             connection, call.user_id, after=pages.read_trader_cursor(query.cursor), limit=query.limit + 1
         )
-        facts = await market_read.market_facts(connection)
     page = rows[: query.limit]
     more = len(rows) > query.limit
     return shapes.TraderList(
-        [_trader(row, facts) for row in page],
+        [_trader(row) for row in page],
         pages.write_cursor(page[-1].created_at, page[-1].id) if more else None,
     )
 
@@ -65,7 +65,7 @@ async def show_trader(call: Call, trader_id: UUID) -> shapes.Trader:
     """One of your traders."""
     async with call.service.pool.connection() as connection:
         row = await find_own(connection, call.user_id, trader_id)
-        return _trader(row, await market_read.market_facts(connection))
+    return _trader(row)
 
 
 async def change_trader(call: Call, trader_id: UUID, body: shapes.TraderChange) -> shapes.SavedTrader:
@@ -80,7 +80,7 @@ async def change_trader(call: Call, trader_id: UUID, body: shapes.TraderChange) 
         if isinstance(body.frequency, msgspec.UnsetType)
         else _stored_frequency(body.frequency),
     )
-    return await _saved(call, await call.service.lifecycle.change(call.user_id, trader_id, change))
+    return _saved(await call.service.lifecycle.change(call.user_id, trader_id, change))
 
 
 async def delete_trader(call: Call, trader_id: UUID) -> Response:
@@ -105,7 +105,7 @@ async def show_status(call: Call, trader_id: UUID) -> shapes.Status:
     """How a trader stands: its state, whether its screening can be believed, and how far it has come."""
     async with call.service.pool.connection() as connection:
         status = await find_own_status(connection, call.user_id, trader_id)
-        return _status(status, await market_read.market_facts(connection))
+    return _status(status)
 
 
 async def list_active(call: Call, query: shapes.PageQuery) -> shapes.StatusList:
@@ -113,10 +113,9 @@ async def list_active(call: Call, query: shapes.PageQuery) -> shapes.StatusList:
     after_id = pages.read_id_cursor(query.cursor)
     async with call.service.pool.connection() as connection:
         rows = await traders.list_active(connection, call.user_id, after_id=after_id, limit=query.limit + 1)
-        facts = await market_read.market_facts(connection)
     page = rows[: query.limit]
     more = len(rows) > query.limit
-    return shapes.StatusList([_status(row, facts) for row in page], str(page[-1].trader_id) if more else None)
+    return shapes.StatusList([_status(row) for row in page], str(page[-1].trader_id) if more else None)
 
 
 async def show_coverage(call: Call, trader_id: UUID) -> shapes.Coverage:
@@ -142,10 +141,8 @@ async def _settled(call: Call, status: traders.TraderStatus) -> Answer:
     wait_s = preferred_wait_s(call.request)
     if wait_s is not None and status.is_passing:
         status = await _wait_until_settled(call, status, wait_s)
-    async with call.service.pool.connection() as connection:
-        body = _status(status, await market_read.market_facts(connection))
     headers = {} if wait_s is None else {"preference-applied": f"wait={wait_s}"}
-    return Answer(body, {**headers, "location": f"/api/v1/traders/{status.trader_id}/status"})
+    return Answer(_status(status), {**headers, "location": f"/api/v1/traders/{status.trader_id}/status"})
 
 
 async def _wait_until_settled(call: Call, status: traders.TraderStatus, wait_s: int) -> traders.TraderStatus:
@@ -174,23 +171,21 @@ def preferred_wait_s(request: Request) -> int | None:
     return None if match is None else min(int(match[1]), WAIT_S_MAX)
 
 
-async def _saved(call: Call, saved: Saved) -> shapes.SavedTrader:
-    async with call.service.pool.connection() as connection:
-        facts = await market_read.market_facts(connection)
+def _saved(saved: Saved) -> shapes.SavedTrader:
     return shapes.SavedTrader(
-        **msgspec.structs.asdict(_trader(saved.trader, facts)),
+        **msgspec.structs.asdict(_trader(saved.trader)),
         warnings=[shapes.Diagnostic(**describe_diagnostic(d)) for d in saved.warnings],
     )
 
 
-def _trader(row: traders.Trader, facts: MarketFacts) -> shapes.Trader:
+def _trader(row: traders.Trader) -> shapes.Trader:
     state = TraderState(row.state)
     health, _ = health_of(
         state,
         is_owned=row.is_owned,
         screened_through=row.screened_through,
         last_error=row.last_error,
-        facts=facts,
+        facts=row.facts,
     )
     return shapes.Trader(
         id=row.id,
@@ -198,7 +193,7 @@ def _trader(row: traders.Trader, facts: MarketFacts) -> shapes.Trader:
         description=row.description,
         filter=row.filter,
         symbols=row.symbols,
-        frequency=msgspec.convert(row.frequency, shapes.Frequency),
+        frequency=_told_frequency(row.frequency),
         state=state,
         health=health,
         plan=msgspec.convert(row.plan_summary, shapes.PlanSummary),
@@ -209,14 +204,14 @@ def _trader(row: traders.Trader, facts: MarketFacts) -> shapes.Trader:
     )
 
 
-def _status(row: traders.TraderStatus, facts: MarketFacts) -> shapes.Status:
+def _status(row: traders.TraderStatus) -> shapes.Status:
     state = TraderState(row.state)
     health, reason = health_of(
         state,
         is_owned=row.machine_id is not None,
         screened_through=row.screened_through,
         last_error=row.last_error,
-        facts=facts,
+        facts=row.facts,
     )
     return shapes.Status(
         trader_id=row.trader_id,
@@ -232,13 +227,20 @@ def _status(row: traders.TraderStatus, facts: MarketFacts) -> shapes.Status:
         signal_count=row.signal_count,
         last_signal_at=row.last_signal_at,
         screened_through=row.screened_through,
-        lag_s=lag_s(state, row.screened_through, facts),
+        lag_s=lag_s(state, row.screened_through, row.facts),
         version=row.version,
     )
 
 
 def _given(value: T | msgspec.UnsetType) -> T | None:
     return None if isinstance(value, msgspec.UnsetType) else value
+
+
+def _told_frequency(frequency: Frequency) -> shapes.Frequency:
+    """A row edited by hand may hold a fraction of a second, which the API does not offer: rounded up."""
+    if isinstance(frequency, dict):
+        return shapes.Cooldown(math.ceil(frequency["cooldown_s"]))
+    return "on_enter" if frequency == "on_enter" else "every_bar"
 
 
 def _stored_frequency(frequency: str | shapes.Cooldown) -> Frequency:

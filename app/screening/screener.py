@@ -31,6 +31,7 @@ from app.store import machines, screening, slots
 from app.store import roster as roster_store
 from app.store.pool import Pool
 from app.store.screening import Match
+from sandbox.compile import Compiled
 from sandbox.evaluate import Evaluator, Hits, Slot
 
 log = structlog.get_logger(__name__)
@@ -46,16 +47,24 @@ class Screener:
         pool: Connections for short transactions.
         hints: Wakes the feed readers after a commit.
         trusted: Whether this machine may still believe in its leases (the keeper's monotonic clock).
+        compile_filter: Compiles a source, in a thread: for plans of an older version.
     """
 
-    def __init__(self, pool: Pool, hints: Hints, metrics: WorkerMetrics, trusted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        hints: Hints,
+        metrics: WorkerMetrics,
+        trusted: Callable[[], bool],
+        compile_filter: Callable[[str], Compiled],
+    ) -> None:
         self._pool = pool
         self._hints = hints
         self._metrics = metrics
         self._trusted = trusted
         self._panel = PanelKeeper(pool)
         self.evaluator = Evaluator(self._panel.panel)
-        self.roster = Roster(pool, self.evaluator)
+        self.roster = Roster(pool, self.evaluator, compile_filter)
         self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
         self._is_awaited = False
         self._slots_since_trim = 0
@@ -100,6 +109,10 @@ class Screener:
         async with self._hand:
             if self.boot_id is not None and not self._draining:
                 await self._sync(self.boot_id)
+        if self.boot_id is not None and not self._draining and await self.roster.recompile(self.boot_id):
+            async with self._hand:
+                if not self._draining:
+                    await self._sync(self.boot_id)
 
     async def screen(self) -> int:
         """
@@ -128,6 +141,7 @@ class Screener:
         done = 0
         self.busy_since = time.monotonic()
         try:
+            await self._find_position()
             while not self._draining and self.boot_id is not None and self.screened_through is not None:
                 async with self._pool.connection() as connection:
                     due = await slots.next_closed(connection, self.screened_through, SLOTS_AT_ONCE)
@@ -143,6 +157,16 @@ class Screener:
         finally:
             self.busy_since = None
         return done
+
+    async def _find_position(self) -> None:
+        """
+        A connection that broke during a commit leaves open whether the slot was accounted for; only the row knows. What memory believes
+        of traders may then be a slot behind: they are screened again there, which inserts nothing.
+        """
+        if self.boot_id is None:
+            return
+        async with self._pool.connection() as connection:
+            self.screened_through = await screening.position(connection, self.boot_id)
 
     # -- between slots ------------------------------------------------------------------------------------------------
 

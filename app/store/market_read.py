@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.domain.health import MarketFacts
 from app.store import queries
 from app.store.pool import Connection
 from app.store.rows import rows_of
@@ -47,13 +46,6 @@ class Summary:
     newest_slot: datetime | None
     machines_alive: int
     lag_s: float
-
-
-async def market_facts(connection: Connection) -> MarketFacts:
-    async with connection.cursor(row_factory=rows_of(MarketFacts)) as cursor:
-        facts = await (await cursor.execute(_QUERIES["market_facts"])).fetchone()
-    assert facts is not None  # noqa: S101 left joins from a one-row table
-    return facts
 
 
 async def list_symbols(connection: Connection) -> list[Pair]:

@@ -6,13 +6,15 @@ Everything here answers for one trader or one user; what machines do with trader
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from app.domain.health import MarketFacts
 from app.domain.lifecycle import PASSING, TraderState
 from app.store import queries
 from app.store.pool import Connection
@@ -22,6 +24,7 @@ from app.store.rows import rows_of
 _TRADERS = queries.load("traders")
 _STATE = queries.load("trader_state")
 
+T = TypeVar("T")
 Frequency = str | dict[str, int]
 FIRST_ID = UUID(int=0)
 
@@ -53,6 +56,7 @@ class Trader:
     last_error: str | None
     is_owned: bool
     screened_through: datetime | None
+    facts: MarketFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +75,23 @@ class TraderStatus:
     stopped_at: datetime | None
     machine_id: str | None
     screened_through: datetime | None
+    facts: MarketFacts
 
     @property
     def is_passing(self) -> bool:
         return TraderState(self.state) in PASSING
+
+
+_FACTS = tuple(field.name for field in fields(MarketFacts))
+
+
+def _with_facts(make: Callable[..., T]) -> Callable[..., T]:
+    """Takes the market's columns out of a row: they belong to the same snapshot, not to the trader."""
+
+    def row(**columns: Any) -> T:
+        return make(facts=MarketFacts(**{name: columns.pop(name) for name in _FACTS}), **columns)
+
+    return row
 
 
 async def insert_trader(
@@ -152,7 +169,7 @@ async def delete_trader(connection: Connection, user_id: UUID, trader_id: UUID) 
 
 async def find_trader(connection: Connection, trader_id: UUID) -> Trader | None:
     """The trader, whoever owns it."""
-    async with connection.cursor(row_factory=rows_of(Trader)) as cursor:
+    async with connection.cursor(row_factory=rows_of(_with_facts(Trader))) as cursor:
         await cursor.execute(_TRADERS["find_trader"], {"trader_id": trader_id})
         return await cursor.fetchone()
 
@@ -162,7 +179,7 @@ async def list_traders(
 ) -> list[Trader]:
     """At most *limit* of the user's traders, newest first, after the one created at *after*."""
     before_at, before_id = after or (None, None)
-    async with connection.cursor(row_factory=rows_of(Trader)) as cursor:
+    async with connection.cursor(row_factory=rows_of(_with_facts(Trader))) as cursor:
         await cursor.execute(
             _TRADERS["list_traders"],
             {"user_id": user_id, "before_at": before_at, "before_id": before_id, "limit": limit},
@@ -195,7 +212,7 @@ async def stop_trader(connection: Connection, trader_id: UUID) -> TraderStatus:
 
 
 async def _change(connection: Connection, query: str, parameters: dict[str, object]) -> TraderStatus:
-    async with connection.cursor(row_factory=rows_of(TraderStatus)) as cursor:
+    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
         with translated():
             await cursor.execute(_STATE[query], parameters)
         status = await cursor.fetchone()
@@ -205,7 +222,7 @@ async def _change(connection: Connection, query: str, parameters: dict[str, obje
 
 async def find_status(connection: Connection, trader_id: UUID) -> TraderStatus | None:
     """The run state of a trader, whoever owns it."""
-    async with connection.cursor(row_factory=rows_of(TraderStatus)) as cursor:
+    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
         await cursor.execute(_STATE["find_status"], {"trader_id": trader_id})
         return await cursor.fetchone()
 
@@ -214,14 +231,8 @@ async def list_active(
     connection: Connection, user_id: UUID, *, after_id: UUID = FIRST_ID, limit: int
 ) -> list[TraderStatus]:
     """At most *limit* of the user's starting and running traders with an id above *after_id*, by id."""
-    async with connection.cursor(row_factory=rows_of(TraderStatus)) as cursor:
+    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
         await cursor.execute(
             _STATE["list_active"], {"user_id": user_id, "after_id": after_id, "limit": limit}
         )
         return await cursor.fetchall()
-
-
-async def find_owner(connection: Connection, trader_id: UUID) -> UUID | None:
-    """The user whose trader it is; None when there is no such trader."""
-    row = await (await connection.execute(_STATE["find_owner"], {"trader_id": trader_id})).fetchone()
-    return None if row is None else UUID(str(row[0]))

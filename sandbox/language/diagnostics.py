@@ -15,6 +15,9 @@ import msgspec
 
 from sandbox.language.rewrite import Span
 
+DIAGNOSTICS_MAX = 50
+"""More findings than this help nobody; the first of the text are told."""
+
 Severity = Literal["error", "warning"]
 
 
@@ -76,6 +79,7 @@ CODES: dict[str, Code] = {
     "V211": Code("error", "A parameter out of range", "ta.sma(close, 9999)", "ta.sma(close, 200)"),
     "V212": Code("error", "A parameter of the wrong kind", "ta.sma(close, 2.5)", "ta.sma(close, 2)"),
     "V213": Code("error", "Unknown timeframe", "bars('60m')", "bars('1h')"),
+    "V214": Code("error", "Not a symbol", "symbol('btc')", "symbol('BTCUSDT')"),
     "V220": Code("error", "No signal", "close = bars('1m').close", "signal(close > open)"),
     "V221": Code("error", "More than one signal", "signal(a); signal(b)", "signal(a or b)"),
     "V222": Code("error", "The signal is constant", "signal(True)", "signal(close > open)"),
@@ -116,9 +120,15 @@ def diagnostic(span: Span, code: str, message: str, hint: str = "") -> Diagnosti
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.67) -> str:
     """The known name a mistyped one most likely meant, or an empty string."""
-    names = sorted(set(known))
     folded: dict[str, str] = {}
-    for name in names:
-        folded.setdefault(name.lower(), name)
-    found = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=cutoff)
+    for name in sorted(known):
+        if abs(len(name) - len(word)) <= _LENGTHS_APART_MAX:
+            folded.setdefault(name.lower(), name)
+    candidates = list(folded)[:_CANDIDATES_MAX]
+    found = difflib.get_close_matches(word.lower(), candidates, n=1, cutoff=cutoff)
     return folded[found[0]] if found else ""
+
+
+_LENGTHS_APART_MAX = 3
+_CANDIDATES_MAX = 400
+"""Comparing with this many names takes some 5 ms; a hostile filter may define thousands."""

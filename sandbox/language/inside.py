@@ -17,6 +17,7 @@ VYX_NODES_MAX = 20_000
 VYX_SHIFT_MAX = 1000
 """Largest n of `s[n]`; the operator registry has the same bound."""
 
+VYX_SYMBOL_CHARS_MAX = 32
 VYX_INT_MAX = 10**300
 """Larger whole numbers have no place in a float, and their digits none in a message."""
 
@@ -28,6 +29,7 @@ vyx_missing: list[Any] = []
 vyx_signal: list[int] = []
 vyx_shown: dict[str, int] = {}
 vyx_terms: dict[int, int] = {}
+vyx_limits: dict[str, int] = {}
 vyx_operators: dict[str, Any] = {}
 vyx_timeframes: list[str] = []
 vyx_timeframe_aliases: dict[str, str] = {}
@@ -159,16 +161,26 @@ class Series:
 class Bars:
     """The candles of one timeframe, field by field, and their usual averages."""
 
-    def __init__(self, vyx_timeframe: str) -> None:
+    def __init__(self, vyx_timeframe: str, vyx_symbol: str) -> None:
         self.timeframe = vyx_timeframe
-        self.open = vyx_field(vyx_timeframe, "open")
-        self.high = vyx_field(vyx_timeframe, "high")
-        self.low = vyx_field(vyx_timeframe, "low")
-        self.close = vyx_field(vyx_timeframe, "close")
-        self.volume = vyx_field(vyx_timeframe, "volume")
+        self.open = vyx_field(vyx_timeframe, "open", vyx_symbol)
+        self.high = vyx_field(vyx_timeframe, "high", vyx_symbol)
+        self.low = vyx_field(vyx_timeframe, "low", vyx_symbol)
+        self.close = vyx_field(vyx_timeframe, "close", vyx_symbol)
+        self.volume = vyx_field(vyx_timeframe, "volume", vyx_symbol)
         self.hl2 = (self.high + self.low) / 2
         self.hlc3 = (self.high + self.low + self.close) / 3
         self.ohlc4 = (self.open + self.high + self.low + self.close) / 4
+
+
+class Symbol:
+    """One fixed symbol, whose candles every symbol is screened beside."""
+
+    def __init__(self, vyx_name: str) -> None:
+        self.vyx_name = vyx_name
+
+    def bars(self, timeframe: Any = vyx_missing) -> Any:
+        return vyx_bars(timeframe, self.vyx_name)
 
 
 def vyx_record(op: str, args: Any, params: Any, out: int, kind: str) -> Any:
@@ -186,14 +198,17 @@ def vyx_record(op: str, args: Any, params: Any, out: int, kind: str) -> Any:
 
 def vyx_poison() -> Any:
     """Stands for a value whose statement failed: anything may be done with it, nothing is reported."""
-    series = vyx_record("vyx_poison", (), {}, 0, "poison")
+    series = Series(-1, "poison")
     for name in ["open", "high", "low", "close", "volume", "hl2", "hlc3", "ohlc4", "timeframe"]:
         setattr(series, name, series)
     return series
 
 
-def vyx_field(timeframe: str, name: str) -> Any:
-    return vyx_record("bars", (), {"timeframe": timeframe, "field": name}, 0, "float")
+def vyx_field(timeframe: str, name: str, symbol: str) -> Any:
+    params = {"timeframe": timeframe, "field": name}
+    if symbol:
+        params["symbol"] = symbol
+    return vyx_record("bars", (), params, 0, "float")
 
 
 def vyx_is_finite(number: Any) -> bool:
@@ -638,7 +653,24 @@ def vyx_call(name: str, inputs: Any, params: Any) -> Any:
     return found[0] if outputs == 1 else tuple(found)
 
 
-def vyx_bars(timeframe: Any) -> Any:
+def vyx_symbol(name: Any) -> Any:
+    vyx_needed("symbol", ["name"], [name])
+    if (
+        not isinstance(name, str)
+        or not name.isalnum()
+        or name != name.upper()
+        or len(name) > VYX_SYMBOL_CHARS_MAX
+    ):
+        vyx_fail(
+            "V214",
+            "symbol() takes the exchange's name of a symbol, not " + vyx_called(name) + ".",
+            "For example symbol('BTCUSDT').bars('1h').close.",
+            "argument:name",
+        )
+    return Symbol(name)
+
+
+def vyx_bars(timeframe: Any, symbol: str = "") -> Any:
     if isinstance(timeframe, Series):
         return vyx_poison()
     known = ", ".join(vyx_timeframes)
@@ -658,7 +690,7 @@ def vyx_bars(timeframe: Any) -> Any:
         if meant:
             hint = "Did you mean '" + meant + "'? " + hint
         vyx_fail("V213", "There is no timeframe '" + timeframe[:40] + "'.", hint, "argument:timeframe")
-    return Bars(timeframe)
+    return Bars(timeframe, symbol)
 
 
 def vyx_signal_call(condition: Any) -> None:
@@ -701,6 +733,11 @@ def vyx_show_call(args: Any, values: Any) -> None:
         where = "argument:" + name
         if name in vyx_shown:
             vyx_fail("V223", "'" + name + "' is shown twice.", "Choose another name.", where)
+        if not name.isidentifier() or len(name) > vyx_limits["name"]:
+            hint = f"A Python name of at most {vyx_limits['name']} characters."
+            vyx_fail("V223", f"{name[:64]!r} is no name for a shown value.", hint, where)
+        if len(vyx_shown) >= vyx_limits["show"]:
+            vyx_fail("V223", f"At most {vyx_limits['show']} values can be shown.", "Leave some out.", where)
         if isinstance(value, Series):
             vyx_shown[name] = value.vyx_node
         elif vyx_is_number(value):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sandbox.language.diagnostics import Diagnostic, diagnostic, nearest
+from sandbox.language.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic, nearest
 from sandbox.language.rewrite import RESERVED_PREFIX, Source, Span
 
 SOURCE_BYTES_MAX = 64 * 1024
@@ -48,9 +48,6 @@ UNAVAILABLE = frozenset(
         "callable",
         "issubclass",
         "super",
-        "property",
-        "classmethod",
-        "staticmethod",
         "memoryview",
         "object",
         "__import__",
@@ -245,6 +242,10 @@ def _class(source: Source, node: ast.ClassDef) -> Iterator[Diagnostic]:
     for base in [*node.bases, *(keyword.value for keyword in node.keywords)]:
         yield _refused(source, base, "inheritance", "Write a plain class or functions.")
     for item in node.body:
+        if not isinstance(item, ast.FunctionDef | ast.Assign | ast.AnnAssign | ast.Pass | ast.Expr):
+            yield _refused(
+                source, item, "statements in classes but methods and names", "Move it out of the class."
+            )
         if isinstance(item, ast.FunctionDef) and item.decorator_list:
             hint = "Write a plain method, or a function."
             yield _refused(source, item.decorator_list[0], "decorators on methods", hint)
@@ -333,8 +334,10 @@ def _unused(source: Source, tree: ast.Module) -> Iterator[Diagnostic]:
         for node in ast.walk(tree)
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
     }
+    used = bound_names(tree) & read
+    unused = 0
     for statement in tree.body:
-        if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or unused >= DIAGNOSTICS_MAX:
             continue
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         names = [
@@ -345,8 +348,9 @@ def _unused(source: Source, tree: ast.Module) -> Iterator[Diagnostic]:
         ]
         if not names or any(part.id in read or part.id.startswith("_") for part in names):
             continue
+        unused += 1
         first = names[0]
-        meant = nearest(first.id, bound_names(tree) & read, cutoff=0.8)
+        meant = nearest(first.id, used, cutoff=0.8)
         hint = (
             f"Was it meant where {meant} is used?"
             if meant

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from sandbox.language.rewrite import Source
 from sandbox.operators import OPERATORS, TIMEFRAMES_S, Operator
+from sandbox.plan import NAME_CHARS_MAX, SHOW_MAX
 
 _INSIDE = Path(__file__).with_name("inside.py")
-_OWN = ("json", "Series", "Bars")
+_OWN = ("json", "Series", "Bars", "Symbol")
 _HAND_WRITTEN = frozenset({"where"})
 """Operators whose function in the prelude does more than record a node."""
 _TIMEFRAME_ALIASES = {
@@ -24,24 +25,9 @@ _TIMEFRAME_ALIASES = {
     "m1": "1m", "m5": "5m", "m15": "15m", "m30": "30m", "h1": "1h", "h4": "4h", "d1": "1d",
     "1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "1hour": "1h", "4hour": "4h", "1day": "1d",
 }  # fmt: skip
-MA_TYPES = tuple(
-    [
-        "SMA",
-        "EMA",
-        "WMA",
-        "DEMA",
-        "TEMA",
-        "TRIMA",
-        "KAMA",
-        "MAMA",
-        "T3",
-        "HMA",
-        "DISABLED",
-        "DEFAULT",
-        "ZLEMA",
-        "RMA",
-    ]
-)
+MA_TYPES = (
+    "SMA", "EMA", "WMA", "DEMA", "TEMA", "TRIMA", "KAMA", "MAMA", "T3", "HMA", "DISABLED", "DEFAULT", "ZLEMA", "RMA",
+)  # fmt: skip
 """TA-Lib's MA_Type, in its numbering from 0."""
 
 
@@ -94,6 +80,7 @@ def _tables() -> str:
         kinds = [operator.input_kind(i) for i in range(len(operator.inputs))]
         table[name] = (operator.inputs, kinds, specs, len(operator.outputs), operator.kind)
     lines = [f"vyx_operators[{name!r}] = {entry!r}" for name, entry in table.items()]
+    lines.append(f"vyx_limits.update({ {'show': SHOW_MAX, 'name': NAME_CHARS_MAX}!r})")
     lines.append(f"vyx_timeframes.extend({list(TIMEFRAMES_S)!r})")
     lines.append(f"vyx_timeframe_aliases.update({_TIMEFRAME_ALIASES!r})")
     return "\n".join(lines)
@@ -126,6 +113,7 @@ def _functions() -> list[str]:
 
 _PUBLIC = (
     ("bars", "timeframe=vyx_missing", "vyx_bars(timeframe)"),
+    ("symbol", "name=vyx_missing", "vyx_symbol(name)"),
     ("where", "condition=vyx_missing, yes=vyx_missing, no=vyx_missing", "vyx_where(condition, yes, no)"),
     ("signal", "condition=vyx_missing", "vyx_signal_call(condition)"),
     ("show", "*args, **values", "vyx_show_call(args, values)"),

@@ -150,11 +150,8 @@ def _refusal(
     error: PlanError, nodes: Sequence[Node], spans: Sequence[Span], rewritten: Rewritten
 ) -> Diagnostic:
     """The diagnostic for a refused plan, at the statement of the node at fault or of the costliest one."""
-    message = (
-        f"The plan {error.message}."
-        if error.node is None
-        else f"{error.message[:1].upper()}{error.message[1:]}."
-    )
+    plain = error.node is None and error.code == "limit"
+    message = f"The plan {error.message}." if plain else f"{error.message[:1].upper()}{error.message[1:]}."
     if error.code == "limit" and error.node is None:
         if len(nodes) > NODES_MAX:
             most = f"The plan has {len(nodes)} parts; at most {NODES_MAX} are allowed."

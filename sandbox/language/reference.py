@@ -37,6 +37,7 @@ examples in [../filters](../filters).
 |---|---|
 | `bars(timeframe)` | the candles of a timeframe: {timeframes} |
 | `.{fields}` | its fields; `hl2` is (high + low) / 2, `hlc3` (high + low + close) / 3, `ohlc4` all four / 4 |
+| `symbol("BTCUSDT").bars(timeframe)` | the candles of one fixed symbol, the same for all that are screened |
 | `s[n]` | the value n bars ago, n from 0 to 1000, a plain number |
 | `signal(condition)` | what matches; exactly once |
 | `show(name=value, …)` | values reported with each match, at most 32 |

@@ -34,6 +34,8 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Is: "is",
     ast.IsNot: "is_not",
 }
+_ARGUMENTS_MAX = 120
+"""Monty's calls take at most 255 arguments; a link of a chain takes two. Longer ones are given as a list."""
 _IDENTITY = (ast.Is, ast.IsNot)
 _MARKED = (
     ast.Assign,
@@ -196,6 +198,8 @@ def _splice(raw: bytes, edits: list[_Edit]) -> tuple[str, list[tuple[int, int, i
             out.append(raw[position : edit.start])
             length += edit.start - position
         text = edit.text + b"\n" * raw.count(b"\n", edit.start, edit.end)
+        if edit.opens and raw[edit.start - 1 : edit.start].isalpha():
+            text = b" " + text  # the keyword of `return(a) < b` must not grow
         if text:
             pieces.append((length, edit.node_start, edit.node_end, False))
             out.append(text)
@@ -241,28 +245,42 @@ def _find_terms(tree: ast.Module, source: Source) -> Iterator[tuple[ast.expr, Te
     definitions = _definitions(tree)
     seen: set[int] = set()
     for call in ast.walk(tree):
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            if call.func.id == "signal":
+                condition = [*call.args[:1], *(keyword.value for keyword in call.keywords[:1])]
+                sites = [
+                    (part, TermSite(None, source.span_of(whole), source.segment(whole)))
+                    for part, whole in _conjuncts(condition, definitions)
+                ]
+            elif call.func.id == "show":
+                sites = [
+                    (k.value, TermSite(k.arg, source.span_of(k.value), source.segment(k.value)))
+                    for k in call.keywords
+                    if k.arg is not None
+                ]
+            else:
+                continue
+            yield from (site for site in sites if id(site[0]) not in seen)
+            seen |= {id(part) for part, _ in sites}
+
+
+def _conjuncts(
+    conditions: list[ast.expr], definitions: dict[str, ast.Assign]
+) -> Iterator[tuple[ast.expr, ast.expr | ast.stmt]]:
+    """Each conjunct, in order, with the text that stands for it: its definition when it is only named."""
+    seen: set[int] = set()
+    pending = list(conditions)
+    while pending:
+        node = pending.pop(0)
+        definition = definitions.get(node.id) if isinstance(node, ast.Name) else None
+        expression = definition.value if definition else node
+        if id(expression) in seen or isinstance(expression, ast.Starred):
             continue
-        if call.func.id == "signal":
-            pending = [*call.args[:1], *(k.value for k in call.keywords[:1])]
-            while pending:
-                node = pending.pop(0)
-                definition = definitions.get(node.id) if isinstance(node, ast.Name) else None
-                whole: ast.expr | ast.stmt = definition or node
-                expression = definition.value if definition else node
-                if id(expression) in seen:
-                    continue
-                if isinstance(expression, ast.BoolOp) and isinstance(expression.op, ast.And):
-                    pending = [*expression.values, *pending]
-                    continue
-                seen.add(id(expression))
-                yield expression, TermSite(None, source.span_of(whole), source.segment(whole))
-        elif call.func.id == "show":
-            for keyword in call.keywords:
-                if keyword.arg is not None and id(keyword.value) not in seen:
-                    seen.add(id(keyword.value))
-                    site = TermSite(keyword.arg, source.span_of(keyword.value), source.segment(keyword.value))
-                    yield keyword.value, site
+        seen.add(id(expression))
+        if isinstance(expression, ast.BoolOp) and isinstance(expression.op, ast.And):
+            pending = [*expression.values, *pending]
+        else:
+            yield expression, definition or node
 
 
 class _Writer:
@@ -276,14 +294,17 @@ class _Writer:
 
     def visit(self, root: ast.AST) -> None:
         pending: list[tuple[ast.AST, int]] = [(root, 0)]
+        unmarked: set[int] = set()
         while pending:
             node, depth = pending.pop()
-            if isinstance(node, _MARKED):
+            if isinstance(node, _MARKED) and id(node) not in unmarked:
                 self._mark(node, depth)
+            if isinstance(node, ast.ClassDef):
+                unmarked |= {id(statement) for statement in node.body}  # Monty takes only plain ones there
             if id(node) in self.terms and isinstance(node, ast.expr):
                 self._wrap(node, f"vyx_term({self.terms[id(node)]}, (", "))", depth - 0.25)
             if self._construct(node, depth):
-                pending += [(child, depth + 1) for child in _children(node)]
+                pending += [(child, depth + 1) for child in reversed(list(_children(node)))]
 
     def _construct(self, node: ast.AST, depth: int) -> bool:  # noqa: C901 - one case per construct, in one place
         """Add the edits of *node* itself; false when its children must not be visited."""
@@ -336,12 +357,15 @@ class _Writer:
         """Turn `a OP b OP c` into head a gap b gap c ))."""
         start, end = self.source.range_of(node)
         ranges = [self.source.range_of(part) for part in parts]
+        tail = "))"
+        if len(parts) > _ARGUMENTS_MAX:
+            head, tail = head.replace("(", "(*[", 1), ")])"
         cuts = [(start, ranges[0][0], head, True)]
         cuts += [
             (left[1], right[0], gap, False)
             for gap, left, right in zip(gaps, ranges[:-1], ranges[1:], strict=True)
         ]
-        cuts.append((ranges[-1][1], end, "))", False))
+        cuts.append((ranges[-1][1], end, tail, False))
         for at, to, text, opens in cuts:
             self.edits.append(_Edit(at, to, text.encode(), depth, opens, start, end))
 

@@ -20,6 +20,7 @@ from sandbox.language.vocabulary import argument_names, arguments_hint
 
 _TEXT_MAX = 300
 _NOTICED = "vyx!"
+_NOT_KNOWN = "The monty syntax parser does not yet support "
 _RESOURCES = {"TimeoutError": "V304", "MemoryError": "V305", "RecursionError": "V306"}
 _RESOURCE_TEXTS = {
     "V304": (
@@ -65,12 +66,12 @@ def from_run(
     inner, outer = spans[-1], spans[0].line
     if _reraised(inner, marker, rewritten.source, tree):
         inner = marker
-    if kind in _RESOURCES or isinstance(error, MontySyntaxError):
+    if kind in _RESOURCES or isinstance(error, MontySyntaxError) or message.startswith(_NOT_KNOWN):
         return Failure(_fatal(kind, message, inner), outer, fatal=True, noticed=False)
     if kind == "ValueError" and message.startswith(_NOTICED):
         finding = _noticed(message.removeprefix(_NOTICED), inner, rewritten.source, tree)
         if finding is not None:
-            return Failure(finding, outer, fatal=False, noticed=True)
+            return Failure(finding, outer, fatal=finding.code == "V302", noticed=True)
     code, sentence, hint = _translated(kind, message, bound, rewritten.source.text_at(inner))
     return Failure(diagnostic(inner, code, sentence, hint), outer, fatal=False, noticed=False)
 
@@ -95,7 +96,8 @@ def _fatal(kind: str, message: str, span: Span) -> Diagnostic:
         return diagnostic(span, code, *_RESOURCE_TEXTS[code])
     if "nested" in message:
         return diagnostic(span, "V003", "The filter is nested too deeply.", "Give parts of it names.")
-    return diagnostic(span, "V010", f"Filters do not have this: {message[:_TEXT_MAX]}.", "")
+    what = message.removeprefix(_NOT_KNOWN)[:_TEXT_MAX].rstrip(".")
+    return diagnostic(span, "V010", f"Filters do not have {what}.", "")
 
 
 def _noticed(payload: str, span: Span, source: Source, tree: ast.Module) -> Diagnostic | None:
@@ -166,6 +168,8 @@ def _translated(kind: str, message: str, bound: set[str], text: str) -> Sentence
         return _type_error(message, text)
     if kind == "ValueError" and "to unpack" in message:
         return "V104", f"The right side does not fit the names on the left: {message}.", TUPLE_HINT
+    if kind == "NotImplementedError":
+        return "V010", f"Filters do not have this: {message}.", ""
     told = f"{kind}: {message}" if message else kind
     return "V110", f"The filter stops with {told}.", ""
 

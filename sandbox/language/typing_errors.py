@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sandbox.language.diagnostics import Diagnostic, diagnostic, nearest
+from sandbox.language.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic, nearest
 from sandbox.language.rewrite import Rewritten
 from sandbox.language.vocabulary import (
     FIELDS,
@@ -58,7 +58,7 @@ def from_checker(report: str, rewritten: Rewritten, bound: set[str]) -> list[Sus
         findings = msgspec.json.decode(report, type=list[_Finding])
     except msgspec.MsgspecError:
         return []
-    return [item for finding in findings for item in _translated(finding, rewritten, bound)]
+    return [item for finding in findings[:DIAGNOSTICS_MAX] for item in _translated(finding, rewritten, bound)]
 
 
 def _translated(finding: _Finding, rewritten: Rewritten, bound: set[str]) -> Iterator[Suspicion]:
@@ -173,4 +173,6 @@ def unknown_attribute(owner: str, name: str) -> Sentence:
         field = f"{name!r} is a field of bars(), not of a series." if name in FIELDS else ""
         hint = SERIES_HINTS.get(name, field or "Functions take it: highest(s, 20).")
         return "V102", f"A series has no .{name}.", hint
+    if owner == "Symbol":
+        return "V102", f"symbol() has no .{name}.", "Write symbol('BTCUSDT').bars('1h').close."
     return "V102", f"{_plain(owner)} has no attribute {name!r}.", ""

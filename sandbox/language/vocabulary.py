@@ -13,7 +13,7 @@ FUNCTIONS = frozenset(
 TA_FUNCTIONS = frozenset(name[3:] for name in OPERATORS if name.startswith("ta."))
 GLOBALS = (
     FUNCTIONS
-    | {"ta", "bars", "signal", "show", "where", "MA_Type"}
+    | {"ta", "bars", "symbol", "signal", "show", "where", "MA_Type"}
     | {
         "abs",
         "all",
@@ -39,9 +39,6 @@ GLOBALS = (
         "sum",
         "tuple",
         "zip",
-        "True",
-        "False",
-        "None",
     }
 )
 """Every name a filter finds defined."""
@@ -110,6 +107,7 @@ def function_hint(name: str) -> str:
 
 _SIGNATURES = {
     "bars": ("timeframe",),
+    "symbol": ("name",),
     "signal": ("condition",),
     "show": ("name=value",),
 }
@@ -119,7 +117,7 @@ def argument_names(function: str) -> tuple[str, ...]:
     """The arguments of a function of the language in order, or nothing when it is not one."""
     operator = _operator(function)
     if operator is None:
-        return _SIGNATURES.get(function, ())
+        return _SIGNATURES.get(function.rsplit(".", 1)[-1], ())
     return (*operator.inputs, *(param.name for param in operator.params))
 
 

@@ -21,7 +21,7 @@ import talib.stream
 from talib import _ta_lib as untyped_ta_lib
 from talib import abstract as untyped_abstract
 
-from sandbox.operators.model import BLOCK_BARS, Operator, Param, Params, ParamValue, Row, Run
+from sandbox.operators.model import BLOCK_BARS, Operator, Param, Params, ParamValue, Run
 
 PERIOD_MAX = 500
 """Longest period: a longer one is a coarser timeframe's job, and would outgrow the history that is kept."""
@@ -232,7 +232,7 @@ def _capped(warmup: Warmup | None) -> Callable[[Params], int]:
 def _bars_ago(function: Run) -> Run:
     """Turn TA-Lib's array positions into distances from the current bar."""
 
-    def run(*rows: Row, **params: ParamValue) -> tuple[Any, ...]:
+    def run(*rows: Any, **params: ParamValue) -> tuple[Any, ...]:
         positions: Any = function(*rows, **params)
         here = np.arange(len(rows[0]))
         return tuple(here - position for position in positions)
@@ -241,7 +241,7 @@ def _bars_ago(function: Run) -> Run:
 
 
 def _tuple_of(function: Callable[..., Any]) -> Run:
-    def run(*rows: Row, **params: ParamValue) -> tuple[Any, ...]:
+    def run(*rows: Any, **params: ParamValue) -> tuple[Any, ...]:
         raw = function(*rows, **params)
         return raw if isinstance(raw, tuple) else (raw,)
 

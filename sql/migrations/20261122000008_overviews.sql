@@ -10,6 +10,17 @@ create function vyx.before_first_slot() returns timestamptz language sql stable 
   select min(slot) - interval '1 min' from vyx.slots
 $$;
 
+-- market_facts: one row, whatever is missing: the market's clock and where the ledger stands, in one snapshot with what is compared to them.
+create view vyx.market_facts with (security_invoker = true) as
+  select vyx.market_time() as market_at, m.ends_at, coalesce(m.speed, 1) as speed, closed.slot as newest_closed,
+         coalesce(closed.state = 'outage', false) as newest_closed_is_outage, closed.reason as outage_reason,
+         (select min(o.slot) from vyx.slots o where o.state = 'open') as oldest_open
+    from (values (true)) one (only_one)
+    left join vyx.markets m using (only_one)
+    left join lateral (select s.slot, s.state, s.reason from vyx.slots s where s.state <> 'open' order by s.slot desc limit 1) closed on true;
+comment on view vyx.market_facts is 'What the health of a trader is derived from, beside its own row.';
+grant select on vyx.market_facts to service_role;
+
 create view public.trader_overview with (security_invoker = true) as
   select t.id, t.name, s.state, s.reason, s.signal_count, s.last_signal_at, m.machine_id, vyx.screened_through(s) as screened_through,
          s.last_error, s.retry_at, s.started_at, s.stopped_at, t.user_id, t.plan_summary ->> 'trigger' as trigger

@@ -1,12 +1,3 @@
--- market_facts --
--- The market's clock and where the ledger stands: what health is derived from.
-select vyx.market_time() as market_at, m.ends_at, coalesce(m.speed, 1) as speed,
-       closed.slot as newest_closed, coalesce(closed.state = 'outage', false) as newest_closed_is_outage, closed.reason as outage_reason,
-       (select min(o.slot) from vyx.slots o where o.state = 'open') as oldest_open
-  from (values (true)) one (only_one)
-  left join vyx.markets m using (only_one)
-  left join lateral (select s.slot, s.state, s.reason from vyx.slots s where s.state <> 'open' order by s.slot desc limit 1) closed on true;
-
 -- list_symbols --
 -- Every pair ever screened, by name.
 select s.symbol, s.base, s.quote, s.trading from vyx.symbols s order by s.symbol;

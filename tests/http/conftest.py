@@ -62,6 +62,7 @@ class FakePlan:
 class FakeCompiled:
     plan: FakePlan | None
     diagnostics: list[FakeDiagnostic] = field(default_factory=list)
+    terms: list[object] = field(default_factory=list)
 
 
 class FakeCompiler:

@@ -571,3 +571,24 @@ async def test_the_reader_reconnects_and_goes_on_where_it_was(
 
     assert int(event["id"]) == while_away
     assert service.metrics.feed_reconnects._value.get() == 1
+
+
+async def test_streams_opened_at_once_are_limited_too(replica, user, monkeypatch):
+    import asyncio
+
+    import aiohttp
+
+    monkeypatch.setattr("app.http.stream.STREAMS_PER_USER_MAX", 3)
+    async with replica() as (_, url, _service), aiohttp.ClientSession(headers=user.headers) as session:
+        answers = await asyncio.gather(*(session.get(f"{url}/api/v1/stream?cursor=0") for _ in range(12)))
+        for answer in answers:
+            answer.close()
+
+    assert sorted(answer.status for answer in answers) == [200] * 3 + [429] * 9
+
+
+async def test_asking_for_a_streams_head_opens_none(http, service, user):
+    response = await http.head("/api/v1/stream", headers=user.headers)
+
+    assert response.status_code == 200
+    assert service.streams.open_count == 0

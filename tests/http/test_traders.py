@@ -573,3 +573,16 @@ async def test_before_the_ledger_begins_nothing_is_said_to_be_screened(http, use
 
     assert (first["screened_through"], first["lag_s"]) == (None, 0)
     assert (then["screened_through"], then["lag_s"]) == ("2024-05-01T11:59:00Z", 120)
+
+
+async def test_a_trader_edited_in_studio_is_still_told(http, user, make_trader, connection):
+    """The table allows what the API does not offer."""
+    trader = make_trader(user)
+    connection.execute(
+        "update public.traders set frequency = '{\"cooldown_s\": 0.5, \"note\": 1}', plan_summary = '{}'"
+    )
+
+    response = await http.get(f"/api/v1/traders/{trader}", headers=user.headers)
+
+    assert response.status_code == 200
+    assert response.json()["frequency"] == {"cooldown_s": 1}

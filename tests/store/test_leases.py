@@ -74,16 +74,12 @@ def test_a_machine_that_drains_claims_no_more(connection, traders):
         connection.execute("select public.drain_machine('nobody')")
 
 
-def test_a_claim_still_in_flight_when_its_machine_leaves_is_given_back_too(
-    dsn, connection, other, traders
-):
+def test_a_claim_still_in_flight_when_its_machine_leaves_is_given_back_too(dsn, connection, other, traders):
     """
     SIGTERM may come in the middle of a claim on another connection: no trader stays with the dead boot.
     """
     boot = world.register(connection)
-    waiting = (
-        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ~ 'leave_v1'"
-    )
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ~ 'leave_v1'"
     with ThreadPoolExecutor(1) as leaving:
         with connection.transaction():
             world.claim(connection, boot)
@@ -250,9 +246,7 @@ def history(connection, trader):
     rows = connection.execute(
         "select after, through, machine_id from vyx.leases where trader_id = %s order by epoch", (trader,)
     )
-    return [
-        (int((a - world.T0) / world.MINUTE), int((t - world.T0) / world.MINUTE), m) for a, t, m in rows
-    ]
+    return [(int((a - world.T0) / world.MINUTE), int((t - world.T0) / world.MINUTE), m) for a, t, m in rows]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -33,7 +34,7 @@ class Bars:
                 columns.append(list(rows[t][1:]))
                 last = rows[t][4]
             else:
-                columns.append([last, last, last, last, 0.0 if last == last else np.nan])
+                columns.append([last, last, last, last, np.nan if math.isnan(last) else 0.0])
         self.open, self.high, self.low, self.close, self.volume = np.array(columns).T.copy()
 
 

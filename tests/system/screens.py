@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def _breakdown(at: Callable[[str], Bars]) -> np.ndarray:
 def _ribbon(at: Callable[[str], Bars]) -> np.ndarray:
     m1 = at("1m")
     averages = [talib.EMA(m1.close, n) for n in (5, 8, 13, 21)]
-    return np.logical_and.reduce([a > b for a, b in zip(averages, averages[1:], strict=False)]) & (
+    return np.logical_and.reduce([a > b for a, b in pairwise(averages)]) & (
         m1.close > window(before(m1.high), 30, np.max)
     )
 

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
 QUIET = {"VYX_LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)}
@@ -66,7 +66,7 @@ class Service:
             raise AssertionError(f"not ready: {line!r}\n" + "".join(self.log))
         self.url = line.removeprefix("vyx ready ").strip()
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -62,25 +62,59 @@ def test_a_wrong_setting_stops_the_start_and_names_the_variable(tmp_path):
 
 
 def test_a_speed_for_binance_is_a_contradiction(tmp_path):
-    assert "VYX_SPEED" in _one_sentence(vyx("up", "--data-dir", str(tmp_path), "--market", "binance", "--speed", "2"), 2)
+    assert "VYX_SPEED" in _one_sentence(
+        vyx("up", "--data-dir", str(tmp_path), "--market", "binance", "--speed", "2"), 2
+    )
 
 
 def test_a_candle_with_high_below_low_is_named_with_file_and_line(tmp_path):
     folder = tmp_path / "market"
     _dump(folder, "AAAUSDT", [_minute(0), _minute(1), _minute(2, high=1.0), _minute(3)])
-    said = _one_sentence(vyx("up", "--data-dir", str(tmp_path / "d"), "--port", "0", "--metrics-port", "off", "--market", str(folder)), 1)
+    said = _one_sentence(
+        vyx(
+            "up",
+            "--data-dir",
+            str(tmp_path / "d"),
+            "--port",
+            "0",
+            "--metrics-port",
+            "off",
+            "--market",
+            str(folder),
+        ),
+        1,
+    )
     assert "AAAUSDT-1m-2021-04.csv.gz" in said
     assert "line 3" in said
 
 
 def test_a_folder_without_candles_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    said = _one_sentence(vyx("up", "--data-dir", str(tmp_path / "d"), "--port", "0", "--metrics-port", "off", "--market", str(tmp_path / "empty")), 1)
+    said = _one_sentence(
+        vyx(
+            "up",
+            "--data-dir",
+            str(tmp_path / "d"),
+            "--port",
+            "0",
+            "--metrics-port",
+            "off",
+            "--market",
+            str(tmp_path / "empty"),
+        ),
+        1,
+    )
     assert "holds no candle files" in said
 
 
 def test_commands_without_a_database_say_how_to_get_one(tmp_path):
-    for command in (["status"], ["token", "--user", str(uuid4())], ["web", "--port", "0"], ["worker"], ["migrate"]):
+    for command in (
+        ["status"],
+        ["token", "--user", str(uuid4())],
+        ["web", "--port", "0"],
+        ["worker"],
+        ["migrate"],
+    ):
         assert "start `vyx up` first" in _one_sentence(vyx(*command, "--data-dir", str(tmp_path)), 1), command
 
 
@@ -90,7 +124,14 @@ def test_an_unreachable_database_is_one_sentence(tmp_path):
 
 
 def test_a_token_is_refused_where_only_signing_keys_are_configured(service):
-    done = vyx("token", "--user", str(uuid4()), "--data-dir", str(service.data_dir), SUPABASE_URL="https://project.supabase.co")
+    done = vyx(
+        "token",
+        "--user",
+        str(uuid4()),
+        "--data-dir",
+        str(service.data_dir),
+        SUPABASE_URL="https://project.supabase.co",
+    )
     assert "signing keys" in _one_sentence(done, 1)
 
 
@@ -120,13 +161,24 @@ def test_migrating_a_current_database_does_nothing(service):
 def test_openapi_describes_every_path_of_the_contract():
     document = json.loads(vyx("openapi").stdout)
     assert document["openapi"].startswith("3.1")
-    assert {"/api/v1/traders", "/api/v1/traders/{trader_id}/start", "/api/v1/signals", "/api/v1/stream", "/api/v1/me", "/health/ready"} <= set(document["paths"])
+    assert {
+        "/api/v1/traders",
+        "/api/v1/traders/{trader_id}/start",
+        "/api/v1/signals",
+        "/api/v1/stream",
+        "/api/v1/me",
+        "/health/ready",
+    } <= set(document["paths"])
 
 
 def test_a_market_that_ended_stands_still_and_says_so(service):
     """When its candles end the processes stay up."""
     from tests.system.service import eventually
 
-    health = eventually(lambda: (h := service.call("GET", "/health")[1])["market"]["ended"] and h, within_s=90, what="the market ended")
+    health = eventually(
+        lambda: (h := service.call("GET", "/health")[1])["market"]["ended"] and h,
+        within_s=90,
+        what="the market ended",
+    )
     assert health["market"]["time"] == "2021-04-24T18:40:00Z"
     assert service.process.poll() is None

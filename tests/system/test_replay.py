@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import psutil
 import pytest
+import talib
 
 from tests.system.oracle import SECONDS, Board
 from tests.system.screens import SCREENS
@@ -85,11 +86,21 @@ def _worker_pid(service):
     raise AssertionError("no worker runs")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(shared_data, tmp_path_factory):
+    return _replay(shared_data, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="module")
+def with_a_killed_worker(shared_data, tmp_path_factory):
+    return _replay(shared_data, tmp_path_factory.mktemp("killed"), kill_at="2021-04-25T11:00:00Z")
+
+
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("kill_at", [None, "2021-04-25T11:00:00Z"], ids=["undisturbed", "worker killed"])
-def test_signals_are_exactly_the_matches_of_an_independent_program(shared_data, board, tmp_path, kill_at):
+@pytest.mark.parametrize("replay", ["undisturbed", "with_a_killed_worker"])
+def test_signals_are_exactly_the_matches_of_an_independent_program(board, replay, request):
     """Over each trader's coverage: no row more, no row fewer, no second copy; and the outage is a gap with a reason."""
-    results = _replay(shared_data, tmp_path, kill_at=kill_at)
+    results = request.getfixturevalue(replay)
     total = 0
     for screen in SCREENS:
         signals, coverage, status = results[screen.name]
@@ -117,12 +128,17 @@ def test_signals_are_exactly_the_matches_of_an_independent_program(shared_data, 
 
 
 @pytest.mark.timeout(400)
-def test_prices_and_shown_values_are_those_of_the_bar(shared_data, board, tmp_path):
-    """Each signal carries the close of its bar and what the filter showed."""
-    import talib
+def test_a_killed_worker_leaves_a_second_lease_in_the_coverage(with_a_killed_worker):
+    """The kill happened: the coverage names two boots, without a slot between them."""
+    for _, coverage, _ in with_a_killed_worker.values():
+        assert len({r["epoch"] for r in coverage["ranges"]}) > 1
+        assert all("no candles" in gap["reason"] for gap in coverage["gaps"])
 
-    results = _replay(shared_data, tmp_path)
-    signals = results["oversold on volume"][0]
+
+@pytest.mark.timeout(400)
+def test_prices_and_shown_values_are_those_of_the_bar(board, undisturbed):
+    """Each signal carries the close of its bar and what the filter showed."""
+    signals = undisturbed["oversold on volume"][0]
     assert signals
     for found in signals:
         bars = board.frame("1m")[found["symbol"]]
