@@ -30,7 +30,9 @@ from sandbox.evaluate import Evaluator
 from sandbox.plan import PLAN_VERSION, Plan, PlanError, load_plan
 
 log = structlog.get_logger(__name__)
-PLANS_AT_ONCE = 200  # loading them holds the event loop for 40 ms; a transaction open meanwhile is ended after 500 ms
+PLANS_AT_ONCE = (
+    200  # loading them holds the event loop for 40 ms; a transaction open meanwhile is ended after 500 ms
+)
 RECOMPILE_S = 1.0  # compiling at a stretch; then what is ready is loaded
 
 
