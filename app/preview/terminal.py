@@ -20,7 +20,7 @@ from app.errors import CommandFailed, Kind, Refused
 from app.lifecycle import known_symbols
 from app.preview import evaluation, history, wire
 from app.preview.answering import Preview, preview_of, question_about
-from app.store import market_read
+from app.store import slots
 from app.store.pool import Connection, connect_direct
 from sandbox.compile import Compiled, FilterCompiler
 from sandbox.panel import Frame
@@ -93,7 +93,7 @@ async def _question(
     connection: Connection, plan: Plan, bars: int, symbols: Sequence[str] | None, on_step: _Step
 ) -> tuple[wire.Question, list[wire.Columns]]:
     wanted = await known_symbols(connection, symbols)
-    until = (await market_read.market_facts(connection)).newest_closed
+    until = await slots.newest_closed(connection)
     if until is None:
         raise Refused(Kind.UNAVAILABLE, "The market has no closed candle yet; start `vyx up` first.")
     stretch = await history.load(
