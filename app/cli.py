@@ -333,7 +333,7 @@ def main() -> None:
     """The entry point: every refusal is one sentence and an exit code."""
     debug = "--debug" in sys.argv
     try:
-        cli()
+        cli(prog_name="vyx")
     except (CommandFailed, Refused, psycopg.OperationalError) as error:
         if debug:
             raise
