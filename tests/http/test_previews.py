@@ -183,7 +183,7 @@ async def test_without_a_machine_the_request_ends_as_timeout(http, user, kind, m
 
 async def test_an_evaluation_that_took_too_long_is_a_timeout(http, user, kind, connection):
     waiting = asyncio.create_task(run(http, user))
-    while not connection.execute(  # noqa: ASYNC110 until the request has put its row
+    while not connection.execute(
         "update vyx.previews set state = 'timeout', problem = 'It took too long.', ended_at = now() where state = 'waiting'"
     ).rowcount:
         await asyncio.sleep(0.01)

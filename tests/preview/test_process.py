@@ -163,7 +163,7 @@ async def test_a_hanging_child_is_killed_at_its_limit_and_replaced(monkeypatch):
     process = fake("time.sleep(60)")
 
     asked = asyncio.create_task(process.evaluate(*question()))
-    while (pid := process.pid) is None:  # noqa: ASYNC110 until the child is born, whose pid is what the test is about
+    while (pid := process.pid) is None:
         await asyncio.sleep(0)
     child = psutil.Process(pid)
     with pytest.raises(TimedOut):
@@ -199,7 +199,7 @@ async def test_a_cancelled_question_ends_its_child():
     """Half a message in the pipe would be taken for the next one."""
     process = fake("time.sleep(60)")
     asked = asyncio.create_task(process.evaluate(*question()))
-    while process.pid is None:  # noqa: ASYNC110 until the child is born, whose pid is what the test is about
+    while process.pid is None:
         await asyncio.sleep(0)
     child = psutil.Process(process.pid)
 
