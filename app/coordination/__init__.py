@@ -1,0 +1,1 @@
+"""Machines, leases and wake-ups: who does what, decided by Postgres."""

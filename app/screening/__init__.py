@@ -1,0 +1,1 @@
+"""One slot on one machine: due traders → evaluate → signals, in one transaction."""

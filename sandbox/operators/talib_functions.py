@@ -25,8 +25,11 @@ from sandbox.operators.model import BLOCK_BARS, Operator, Param, Params, ParamVa
 
 PERIOD_MAX = 500
 """Longest period: a longer one is a coarser timeframe's job, and would outgrow the history that is kept."""
-WARMUP_MAX_BARS = 1280
-"""Most warm-up a recursive function gets: ten blocks. A Wilder average over 62 bars or more keeps some of its seed."""
+WARMUP_MAX_BARS = 2176
+"""
+Most warm-up a recursive function gets: 17 blocks, what EMA(200) and a Wilder average over 104 bars need to forget their seed.
+Longer ones keep some of it: 2e-4 of the seed for EMA(500).
+"""
 SEED_WEIGHT = 1e-9
 """What may remain of the seed after the warm-up, relative to the seed."""
 REVERSALS_BARS = 256

@@ -1,0 +1,353 @@
+"""
+The command line. Each command is a few lines that call the part that does the work; errors are one plain sentence on stderr.
+
+Exit codes: 0 done, 1 the thing asked for failed, 2 usage. Tracebacks only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from uuid import UUID
+
+import psycopg
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app import documents
+from app.errors import CommandFailed, Refused
+from app.logging import configure
+from app.settings import Settings, read_settings
+from app.store import embedded
+
+if TYPE_CHECKING:
+    from sandbox.compile import Compiled
+
+cli = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Vyx screens every closed candle of every USDT pair with the filters its users write. `vyx up` starts everything.",
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Embedded cluster and development secret. [env VYX_DATA_DIR, default .vyx]", show_default=False
+    ),
+]
+Host = Annotated[
+    str | None,
+    typer.Option(help="Address to listen on. [env VYX_HOST, default 127.0.0.1]", show_default=False),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        help="Port to listen on, 0 picks a free one. [env VYX_PORT, default 8787]", show_default=False
+    ),
+]
+MetricsPort = Annotated[
+    str | None,
+    typer.Option(
+        help="Port for /metrics, 0 picks one, off disables. [env VYX_METRICS_PORT, default 9091 web, 9092 worker]",
+        show_default=False,
+    ),
+]
+MarketName = Annotated[
+    str | None,
+    typer.Option(
+        "--market",
+        help="auto, binance, simulated, or a directory or file of real candles. [env VYX_MARKET, default auto]",
+        show_default=False,
+    ),
+]
+Speed = Annotated[
+    float | None,
+    typer.Option(
+        help="Market minutes per real minute; simulated and file markets only. [env VYX_SPEED, default 1]",
+        show_default=False,
+    ),
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="First live instant of a file market. [env VYX_MARKET_FROM, default: when a quarter of the file has passed]",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
+
+
+@cli.callback()
+def _options(
+    context: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False
+) -> None:
+    context.obj = debug
+
+
+@cli.command()
+def up(
+    data_dir: DataDir = None,
+    host: Host = None,
+    port: Port = None,
+    metrics_port: MetricsPort = None,
+    market: MarketName = None,
+    speed: Speed = None,
+    market_from: From = None,
+) -> None:
+    """Start everything: database (embedded unless DATABASE_URL is set), migrations, market, web and worker."""
+    from app import up as supervisor  # noqa: PLC0415 each command imports what it runs: `vyx --help` stays quick
+
+    settings = _settings(
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        metrics_port=metrics_port,
+        market=market,
+        speed=speed,
+        start=market_from,
+    )
+    supervisor.run(settings)
+
+
+@cli.command()
+def web(
+    data_dir: DataDir = None, host: Host = None, port: Port = None, metrics_port: MetricsPort = None
+) -> None:
+    """Run one web process: the HTTP interface and the event streams. Any number of them may run."""
+    from app.web import serve  # noqa: PLC0415
+    from sandbox.compile import FilterCompiler  # noqa: PLC0415
+
+    settings = _with_database(_settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port))
+    with FilterCompiler() as compiler:
+        asyncio.run(
+            serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True), compiler=compiler)
+        )
+
+
+@cli.command()
+def worker(
+    data_dir: DataDir = None,
+    host: Host = None,
+    metrics_port: MetricsPort = None,
+    market: MarketName = None,
+    speed: Speed = None,
+    market_from: From = None,
+) -> None:
+    """Run one worker process: it claims traders and screens them; one of all workers feeds the market data."""
+    from app.worker import Worker  # noqa: PLC0415
+
+    settings = _settings(
+        9092,
+        data_dir=data_dir,
+        host=host,
+        metrics_port=metrics_port,
+        market=market,
+        speed=speed,
+        start=market_from,
+    )
+    worker_process = Worker(_with_database(settings))
+    asyncio.run(worker_process.run(on_ready=lambda: print("vyx worker ready", flush=True)))
+
+
+@cli.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Apply the migrations that are missing, and leave. Safe to run from everywhere at once."""
+    from app.store import migrations  # noqa: PLC0415
+
+    applied = migrations.migrate(_database_url(_settings(data_dir=data_dir)))
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to do")
+
+
+@cli.command()
+def token(
+    user: Annotated[UUID, typer.Option(help="The user; its row is made when missing.")],
+    tier: Annotated[str | None, typer.Option(help="Give the user this tier: free, pro, elite.")] = None,
+    minutes: Annotated[int, typer.Option(min=1, max=525_600, help="How long the token is valid.")] = 60,
+    data_dir: DataDir = None,
+) -> None:
+    """Print a token for development. Refuses where only Supabase's signing keys are configured."""
+    from app import development  # noqa: PLC0415
+
+    settings = _settings(data_dir=data_dir)
+    text = development.make_token(settings, user, minutes=minutes)
+    development.put_user(_database_url(settings), user, tier)
+    print(text)
+
+
+@cli.command()
+def check(file: Annotated[Path, typer.Argument(help="A filter.")]) -> None:
+    """Compile a filter: exit 0, or FILE:LINE:COL: CODE message for each mistake and exit 1."""
+    from sandbox.compile import FilterCompiler  # noqa: PLC0415
+
+    source = _read_filter(file)
+    with FilterCompiler() as compiler:
+        compiled = compiler.compile(source)
+    _print_diagnostics(file, compiled)
+    if compiled.plan is None:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def preview(
+    file: Annotated[Path, typer.Argument(help="A filter.")],
+    bars: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many bars of its finest timeframe to look at.")
+    ] = 200,
+    symbols: Annotated[
+        str | None, typer.Option(help="Pairs, separated by commas; all of them when left out.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Run a filter over recent history: what it would have signalled, with a sparkline of each hit."""
+    from app.preview import terminal  # noqa: PLC0415
+
+    source = _read_filter(file)
+    url = _database_url(_settings(data_dir=data_dir))
+    wanted = None if symbols is None else [name.strip() for name in symbols.split(",") if name.strip()]
+    compiled = terminal.compile_filter(source)
+    if compiled.plan is None:
+        _print_diagnostics(file, compiled)
+        raise typer.Exit(1)
+    _print_diagnostics(file, compiled, to=sys.stderr)
+    asyncio.run(terminal.show(url, compiled.plan, bars=bars, symbols=wanted, as_json=as_json))
+
+
+@cli.command()
+def redeliver(data_dir: DataDir = None) -> None:
+    """Retry dead letters: jobs that failed for good go back to their queues."""
+    retried, left = documents.redeliver(_database_url(_settings(data_dir=data_dir)))
+    print(
+        f"{retried} redelivered"
+        + (f", {left} left (their machines are gone, or the same job waits already)" if left else "")
+    )
+
+
+@cli.command()
+def status(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Machines, leases, slots, lag, traders by state."""
+    report = documents.status(_database_url(_settings(data_dir=data_dir)))
+    if as_json:
+        print(json.dumps(report, default=str))
+        return
+    _show_status(report)
+
+
+@cli.command()
+def drain(
+    machine: Annotated[str, typer.Argument(help="Its id, as `vyx status` shows it.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Take a machine out: it finishes the slot in hand, gives its traders back and claims no more."""
+    documents.drain(_database_url(_settings(data_dir=data_dir)), machine)
+    print(f"{machine} is draining")
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface."""
+    from app.http.application import openapi_document  # noqa: PLC0415
+
+    print(json.dumps(openapi_document(), indent=2, ensure_ascii=False))
+
+
+@cli.command()
+def schema() -> None:
+    """Print the database schema that the migrations make (sql/schema.sql is a copy that CI keeps current)."""
+    print(documents.schema(), end="")
+
+
+def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **flags: object) -> Settings:
+    settings = read_settings(flags | {"from": start}, metrics_port_default=metrics_port_default)
+    configure(settings.log_format)
+    return settings
+
+
+def _read_filter(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _print_diagnostics(file: Path, compiled: Compiled, *, to: TextIO | None = None) -> None:
+    for found in compiled.diagnostics:
+        hint = f" {found.hint}" if found.hint else ""
+        print(f"{file}:{found.line}:{found.column}: {found.code} {found.message}{hint}", file=to)
+
+
+def _database_url(settings: Settings) -> str:
+    """The database to talk to: the one configured, else the embedded one that runs in the data directory."""
+    url = settings.direct_database_url or embedded.find(settings.data_dir)
+    if url is None:
+        raise CommandFailed(
+            f"No database runs in {settings.data_dir} and DATABASE_URL is not set; start `vyx up` first, or name another --data-dir."
+        )
+    return url
+
+
+def _with_database(settings: Settings) -> Settings:
+    from dataclasses import replace  # noqa: PLC0415
+
+    if settings.database_url is not None:
+        return settings
+    url = _database_url(settings)
+    return replace(settings, database_url=url, direct_database_url=url)
+
+
+def _show_status(report: dict[str, Any]) -> None:
+    console = Console()
+    market = {name: _short(value) for name, value in report["ledger"].items()}
+    console.print(
+        "market {market}, its time {market_time}, newest slot {newest_closed}".format(**market),
+        highlight=False,
+    )
+    console.print(
+        "slots waiting for candles {open}, slots in outages {outage}".format(**market), highlight=False
+    )
+    console.print(
+        "traders "
+        + (", ".join(f"{state} {count}" for state, count in sorted(report["traders"].items())) or "none")
+    )
+    table = Table("machine", "boot", "state", "heartbeat s", "screened through", "lag s", "traders")
+    for machine in report["machines"]:
+        names = ("machine_id", "boot_id", "state", "heartbeat_age_s", "screened_through", "lag_s", "traders")
+        table.add_row(*(_short(machine[name]) for name in names))
+    console.print(table)
+
+
+def _short(value: object) -> str:
+    """Instants to the minute: what is screened are minutes."""
+    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)
+
+
+def main() -> None:
+    """The entry point: every refusal is one sentence and an exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        cli(prog_name="vyx")
+    except (CommandFailed, Refused, psycopg.OperationalError) as error:
+        if debug:
+            raise
+        print(f"vyx: {_sentence(error)}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, psycopg.OperationalError):
+        return f"The database cannot be reached: {str(error).strip().splitlines()[0]}"
+    return str(error)
+
+
+if __name__ == "__main__":
+    main()

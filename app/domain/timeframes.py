@@ -1,0 +1,78 @@
+"""
+Timeframes: how long each bar is and which bars close at a slot.
+
+Decided here: the list of timeframes, and that every bar starts at a multiple of its length counted from the epoch in
+UTC (which is how the exchange cuts them up to one day; weeks and months are cut otherwise and are not offered).
+Not decided here: what a bar holds (``app.market.rollup``) and when a slot may close (ingest).
+Instants are whole milliseconds since the epoch, the exchange's own unit.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+MINUTE_MS: Final = 60_000
+
+TIMEFRAMES: Final[dict[str, int]] = {
+    "1m": 60,
+    "3m": 180,
+    "5m": 300,
+    "15m": 900,
+    "30m": 1_800,
+    "1h": 3_600,
+    "2h": 7_200,
+    "4h": 14_400,
+    "6h": 21_600,
+    "8h": 28_800,
+    "12h": 43_200,
+    "1d": 86_400,
+}
+"""Name to length in seconds, finest first. Names are the exchange's and case matters there: ``1M`` is a month."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+def length_ms(timeframe: str) -> int:
+    """
+    Length of a bar in milliseconds.
+
+    Raises:
+        ValueError: *timeframe* is not one of `TIMEFRAMES`; the message lists them.
+    """
+    try:
+        return TIMEFRAMES[timeframe] * 1_000
+    except KeyError:
+        known = " ".join(TIMEFRAMES)
+        raise ValueError(f"{timeframe!r} is not a timeframe; choose one of {known}") from None
+
+
+def bar_open_ms(at_ms: int, timeframe: str) -> int:
+    """Open time of the bar that contains the instant *at_ms* (an open time belongs to its own bar)."""
+    return at_ms - at_ms % length_ms(timeframe)
+
+
+def closes_at(slot_ms: int, timeframe: str) -> bool:
+    """Whether a bar of *timeframe* closes at *slot_ms* (close times are exclusive: open time + length)."""
+    return slot_ms % length_ms(timeframe) == 0
+
+
+def closing_at(slot_ms: int) -> tuple[str, ...]:
+    """The timeframes of which a bar closes at *slot_ms*, finest first; none unless it is a whole minute."""
+    return tuple(name for name, length_s in TIMEFRAMES.items() if slot_ms % (length_s * 1_000) == 0)
+
+
+def epoch_ms(instant: datetime) -> int:
+    """
+    Milliseconds since the epoch of an aware instant, without going through a float.
+
+    Raises:
+        ValueError: *instant* is naive.
+    """
+    if instant.tzinfo is None:
+        raise ValueError(f"{instant.isoformat()} has no time zone; instants are aware")
+    return (instant - _EPOCH) // _MILLISECOND
+
+
+def instant(at_ms: int) -> datetime:
+    """The aware UTC instant *at_ms* milliseconds after the epoch."""
+    return _EPOCH + at_ms * _MILLISECOND

@@ -1,0 +1,100 @@
+"""
+The weight budget: how much we may ask of the exchange's REST interface this minute.
+
+The exchange counts *weight* per address and clock minute, tells the count in a header of every answer, and answers
+429, then bans, when 6000 is passed. Replicas behind one address share it, so our own count may be too low: the rule is
+the greater of our count and the header's. Decided here: who may ask when. Not decided: what a 429 means (the client).
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+WINDOW_S: Final = 60
+LIMIT: Final = 6_000  # REQUEST_WEIGHT per minute and address since 2023-08-25; the often quoted 1200 is stale
+CEILING: Final = 0.85  # what is left is for replicas behind the same address whose requests are on the way
+
+
+class WeightBudget:
+    """
+    Weight left in this clock minute; those who must wait are served in the order they came.
+
+    Args:
+        limit: Weight per minute the exchange allows.
+        ceiling: Share of it that we use.
+        clock: Seconds since the epoch; the window is its clock minute.
+        sleep: How to wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = LIMIT,
+        ceiling: float = CEILING,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.ceiling = int(limit * ceiling)
+        self._clock = clock
+        self._sleep = sleep
+        self._minute = -1
+        self._own = 0
+        self._told = 0
+        self._turn = asyncio.Lock()  # first in, first out: a light request does not overtake a heavy one
+        self._waiting = 0
+
+    @property
+    def used(self) -> int:
+        """Weight used in this minute: the greater of our own count and what the exchange told."""
+        self._roll_over()
+        return max(self._own, self._told)
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests that wait for their weight now."""
+        return self._waiting
+
+    async def spend(self, weight: int) -> int:
+        """
+        Wait until *weight* fits under the ceiling, and count it.
+
+        Returns:
+            The clock minute it was counted in, for `observe`.
+
+        Raises:
+            ValueError: *weight* alone is above the ceiling, so it would wait for ever.
+        """
+        if weight > self.ceiling:
+            raise ValueError(f"a request of weight {weight} can never pass a ceiling of {self.ceiling}")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                while self.used + weight > self.ceiling:
+                    await self._sleep(self._until_next_minute_s())
+                self._own += weight
+                return self._minute
+        finally:
+            self._waiting -= 1
+
+    def observe(self, used: int, *, minute: int) -> None:
+        """
+        Take over the count the exchange told, when it speaks of this minute.
+
+        Args:
+            used: The header's value.
+            minute: What `spend` returned for the request. An answer to a request of an earlier minute is ignored:
+                whether its header counts that minute or this one cannot be known, and our own count goes on.
+        """
+        self._roll_over()
+        if minute == self._minute:
+            self._told = max(self._told, used)
+
+    def _roll_over(self) -> None:
+        minute = int(self._clock() // WINDOW_S)
+        if minute != self._minute:
+            self._minute, self._own, self._told = minute, 0, 0
+
+    def _until_next_minute_s(self) -> float:
+        # 50 ms more, so that a timer firing early does not spin, and a server slightly behind us has turned over too.
+        return WINDOW_S - self._clock() % WINDOW_S + 0.05

@@ -1,0 +1,240 @@
+"""
+The only reader of the environment.
+
+Flags win over variables, variables over defaults; the table is in CONTRACT's *Commands* and ``docs/settings.md``.
+A wrong or contradictory value stops the start with one sentence naming the variable.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.errors import SettingInvalid
+
+BINANCE_REST_URL = "https://data-api.binance.vision"  # market data only: no key, no trading
+BINANCE_STREAM_URL = "wss://data-stream.binance.vision"
+SECRET_BYTES_MIN = 32  # HS256 wants a key as long as its digest; PyJWT only warns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a process is told from outside; read once, at its start."""
+
+    database_url: str | None
+    direct_database_url: str | None
+    data_dir: Path
+    host: str
+    port: int
+    metrics_port: int | None
+    market: str
+    speed: float
+    market_from: datetime | None
+    symbols_max: int
+    min_quote_volume: float
+    exchange_rest_url: str
+    exchange_stream_url: str
+    jwks_url: str | None
+    jwt_issuer: str | None
+    jwt_secret: str | None
+    jwt_audience: str
+    active_traders_max: int
+    machine_id: str
+    lease_ttl_s: float
+    drain_s: float
+    pool_max: int
+    cors_origins: tuple[str, ...]
+    log_format: str
+    history_bars: int
+
+    @property
+    def is_file_market(self) -> bool:
+        return self.market not in ("auto", "binance", "simulated")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Looks a value up, flag first, and says which variable is wrong."""
+
+    environment: Mapping[str, str]
+    flags: Mapping[str, object]
+
+    def text(self, variable: str, default: str | None = None, *, flag: str | None = None) -> str | None:
+        given = self.flags.get(flag) if flag else None
+        value = str(given) if given is not None else self.environment.get(variable)
+        return value if value not in (None, "") else default
+
+    def number(
+        self, variable: str, default: float, *, low: float, high: float, flag: str | None = None
+    ) -> float:
+        raw = self.text(variable, None, flag=flag)
+        if raw is None:
+            return default
+        try:
+            value = float(raw)
+        except ValueError:
+            raise SettingInvalid(f"{variable} must be a number, got {raw!r}.") from None
+        if not low <= value <= high:
+            raise SettingInvalid(f"{variable} must lie between {low:g} and {high:g}, got {raw}.")
+        return value
+
+    def whole(self, variable: str, default: int, *, low: int, high: int, flag: str | None = None) -> int:
+        value = self.number(variable, default, low=low, high=high, flag=flag)
+        if value != int(value):
+            raise SettingInvalid(f"{variable} must be a whole number, got {value:g}.")
+        return int(value)
+
+    def url(self, variable: str, default: str | None, schemes: tuple[str, ...]) -> str | None:
+        value = self.text(variable, default)
+        if value is not None and (urlsplit(value).scheme not in schemes or not urlsplit(value).netloc):
+            raise SettingInvalid(
+                f"{variable} must be an address starting with {' or '.join(s + '://' for s in schemes)}."
+            )
+        return value.rstrip("/") if value else None
+
+
+def read_settings(
+    flags: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
+    *,
+    metrics_port_default: int = 9091,
+) -> Settings:
+    """
+    Settings from flags and the environment.
+
+    Args:
+        flags: Values given on the command line, by flag name with underscores; None means not given.
+        environment: Variables; the process's own when None.
+        metrics_port_default: 9091 for a web process, 9092 for a worker.
+
+    Raises:
+        SettingInvalid: a value is out of its range, or two contradict each other; names the variable.
+    """
+    read = _Reader(os.environ if environment is None else environment, flags or {})
+    supabase_url = read.url("SUPABASE_URL", None, ("http", "https"))
+    jwks_url = read.url(
+        "VYX_JWKS_URL",
+        f"{supabase_url}/auth/v1/.well-known/jwks.json" if supabase_url else None,
+        ("http", "https"),
+    )
+    settings = Settings(
+        database_url=read.text("DATABASE_URL"),
+        direct_database_url=read.text("VYX_DIRECT_DATABASE_URL", read.text("DATABASE_URL")),
+        data_dir=Path(read.text("VYX_DATA_DIR", ".vyx", flag="data_dir") or ".vyx").expanduser().absolute(),
+        host=read.text("VYX_HOST", "127.0.0.1", flag="host") or "127.0.0.1",
+        port=read.whole("VYX_PORT", 8787, low=0, high=65535, flag="port"),
+        metrics_port=_metrics_port(read, metrics_port_default),
+        market=_market(read),
+        speed=read.number("VYX_SPEED", 1, low=0.01, high=10_000, flag="speed"),
+        market_from=_instant(read, "VYX_MARKET_FROM", "from"),
+        symbols_max=read.whole("VYX_SYMBOLS_MAX", 600, low=1, high=2000),
+        min_quote_volume=read.number("VYX_MIN_QUOTE_VOLUME", 0, low=0, high=1e15),
+        exchange_rest_url=read.url("VYX_EXCHANGE_REST_URL", BINANCE_REST_URL, ("http", "https"))
+        or BINANCE_REST_URL,
+        exchange_stream_url=read.url("VYX_EXCHANGE_STREAM_URL", BINANCE_STREAM_URL, ("ws", "wss"))
+        or BINANCE_STREAM_URL,
+        jwks_url=jwks_url,
+        jwt_issuer=f"{supabase_url}/auth/v1" if supabase_url else None,
+        jwt_secret=read.text("VYX_JWT_SECRET"),
+        jwt_audience=read.text("VYX_JWT_AUDIENCE", "authenticated") or "authenticated",
+        active_traders_max=read.whole("VYX_MAX_ACTIVE_TRADERS", 100_000, low=0, high=10_000_000),
+        machine_id=read.text("VYX_MACHINE_ID", read.text("FLY_MACHINE_ID"))
+        or f"{socket.gethostname()}-{os.getpid()}",
+        lease_ttl_s=read.number("VYX_LEASE_TTL_S", 10, low=3, high=600),
+        drain_s=read.number("VYX_DRAIN_S", 25, low=1, high=290),
+        pool_max=read.whole("VYX_POOL_MAX", 10, low=2, high=100),
+        cors_origins=tuple(
+            o.strip() for o in (read.text("VYX_CORS_ORIGINS", "") or "").split(",") if o.strip()
+        ),
+        log_format=_log_format(read),
+        history_bars=read.whole("VYX_HISTORY_BARS", 1000, low=100, high=3000),
+    )
+    _check_relations(settings, read)
+    return settings
+
+
+def _metrics_port(read: _Reader, default: int) -> int | None:
+    raw = read.text("VYX_METRICS_PORT", None, flag="metrics_port")
+    if raw == "off":
+        return None
+    try:
+        return read.whole("VYX_METRICS_PORT", default, low=0, high=65535, flag="metrics_port")
+    except SettingInvalid:
+        raise SettingInvalid(
+            f"VYX_METRICS_PORT must be a port (0 picks a free one) or off, got {raw!r}."
+        ) from None
+
+
+def _market(read: _Reader) -> str:
+    value = read.text("VYX_MARKET", "auto", flag="market") or "auto"
+    if value in ("auto", "binance", "simulated"):
+        return value
+    path = Path(value).expanduser().absolute()
+    if not path.exists():
+        raise SettingInvalid(
+            f"VYX_MARKET must be auto, binance, simulated or a path of candle files; there is no {path}."
+        )
+    return str(path)
+
+
+def _instant(read: _Reader, variable: str, flag: str) -> datetime | None:
+    raw = read.text(variable, None, flag=flag)
+    if raw is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(raw)
+    except ValueError:
+        raise SettingInvalid(
+            f"{variable} must be an instant such as 2021-04-24T12:00:00Z, got {raw!r}."
+        ) from None
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def _log_format(read: _Reader) -> str:
+    value = read.text("VYX_LOG_FORMAT", "console" if os.isatty(2) else "json") or "json"
+    if value not in ("console", "json"):
+        raise SettingInvalid(f"VYX_LOG_FORMAT must be console or json, got {value!r}.")
+    return value
+
+
+def _check_relations(settings: Settings, read: _Reader) -> None:
+    if settings.speed != 1 and settings.market == "binance":
+        raise SettingInvalid(
+            "VYX_SPEED can be set for simulated and file markets only; Binance runs at its own speed."
+        )
+    if settings.market_from is not None and not settings.is_file_market:
+        raise SettingInvalid("VYX_MARKET_FROM can be set for a file market only.")
+    if settings.jwt_secret is not None and len(settings.jwt_secret.encode()) < SECRET_BYTES_MIN:
+        raise SettingInvalid(
+            f"VYX_JWT_SECRET must have at least {SECRET_BYTES_MIN} bytes; {len(settings.jwt_secret.encode())} are too easy to guess."
+        )
+    if settings.database_url is None and read.text("VYX_DIRECT_DATABASE_URL"):
+        raise SettingInvalid(
+            "VYX_DIRECT_DATABASE_URL is set but DATABASE_URL is not; set both, or neither for the embedded database."
+        )
+    if settings.direct_database_url and urlsplit(settings.direct_database_url).port == 6543:
+        raise SettingInvalid(
+            "VYX_DIRECT_DATABASE_URL must be a direct or session-mode connection: port 6543 is Supabase's transaction pooler, where LISTEN and session locks are lost."
+        )
+
+
+def development_secret(data_dir: Path) -> str:
+    """
+    The HS256 secret of an installation that configured none: made once, kept in *data_dir*, readable by its owner only.
+
+    Every process of the same data directory gets the same one; two that race settle on the first file.
+    """
+    path = data_dir / "development-secret"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        pass
+    return path.read_text(encoding="ascii").strip()

@@ -1,0 +1,133 @@
+"""
+Plain SQL migrations, forward only, sharing Supabase's own history table, so that ``supabase db push`` and ``vyx migrate`` agree.
+
+Files: ``sql/migrations/<14 digits>_<name>.sql``, one transaction each, in order, under a transaction-level advisory lock (works
+through a transaction pooler; every replica may call at once). A file that was edited after it was applied is an error.
+``sql/plain_postgres.sql`` first creates what Supabase already has, where it is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from app.errors import CommandFailed
+from app.store.queries import SQL_DIR
+
+LOCK_KEY = 0x7679785F6D696772  # "vyx_migr"
+_NAME = re.compile(r"(\d{14})_([a-z0-9_]+)\.sql\Z")
+_HISTORY = """
+create schema if not exists supabase_migrations;
+create table if not exists supabase_migrations.schema_migrations (version text primary key);
+alter table supabase_migrations.schema_migrations add column if not exists statements text[];
+alter table supabase_migrations.schema_migrations add column if not exists name text;
+alter table supabase_migrations.schema_migrations add column if not exists sha256 text;
+"""
+
+
+class MigrationFailed(CommandFailed):
+    """A migration could not be applied; the text names the file and, where known, the line. Nothing of it remains."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    version: str
+    name: str
+    sql: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def load_migrations(folder: Path = SQL_DIR / "migrations") -> list[Migration]:
+    """Every migration in *folder*, oldest first."""
+    found: list[Migration] = []
+    for path in sorted(folder.glob("*.sql")):
+        match = _NAME.match(path.name)
+        if match is None:
+            raise MigrationFailed(f"{path.name}: a migration is called <14 digits>_<name>.sql.")
+        found.append(Migration(match[1], match[2], path.read_text(encoding="utf-8")))
+    if len({m.version for m in found}) != len(found):
+        raise MigrationFailed("Two migrations share a version; give one of them a later number.")
+    return found
+
+
+def migrate(url: str, folder: Path = SQL_DIR / "migrations") -> list[str]:
+    """
+    Apply what is missing to the database at *url* (direct or pooled) and return the names applied.
+
+    Raises:
+        MigrationFailed: a file fails, was edited after it was applied, or is older than one already applied.
+        psycopg.OperationalError: the database cannot be reached.
+    """
+    applied = []
+    with psycopg.connect(
+        url, autocommit=True, prepare_threshold=None, application_name="vyx-migrate"
+    ) as connection:
+        with connection.transaction():
+            _lock(connection)
+            if connection.execute("select to_regclass('auth.users')").fetchone() == (None,):
+                _execute(
+                    connection,
+                    (SQL_DIR / "plain_postgres.sql").read_text(encoding="utf-8"),
+                    "plain_postgres.sql",
+                )
+            _execute(connection, _HISTORY, "history")
+        for migration in load_migrations(folder):
+            with connection.transaction():
+                _lock(connection)
+                if _is_pending(connection, migration):
+                    _apply(connection, migration)
+                    applied.append(f"{migration.version}_{migration.name}")
+    return applied
+
+
+def _lock(connection: psycopg.Connection) -> None:
+    connection.execute("select pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+
+
+def _is_pending(connection: psycopg.Connection, migration: Migration) -> bool:
+    row = connection.execute(
+        "select sha256 from supabase_migrations.schema_migrations where version = %s", (migration.version,)
+    ).fetchone()
+    if row is None:
+        newest = connection.execute(
+            "select coalesce(max(version), '') from supabase_migrations.schema_migrations"
+        ).fetchone()
+        if newest is not None and newest[0] > migration.version:
+            raise MigrationFailed(
+                f"{migration.version}_{migration.name}.sql is older than {newest[0]}, which is already applied; give it a later number."
+            )
+        return True
+    if row[0] is None:  # applied by `supabase db push`: remember what we see now
+        connection.execute(
+            "update supabase_migrations.schema_migrations set sha256 = %s where version = %s",
+            (migration.sha256, migration.version),
+        )
+    elif row[0] != migration.sha256:
+        raise MigrationFailed(
+            f"{migration.version}_{migration.name}.sql was changed after it was applied; write a new migration instead."
+        )
+    return False
+
+
+def _apply(connection: psycopg.Connection, migration: Migration) -> None:
+    _execute(connection, migration.sql, f"{migration.version}_{migration.name}.sql")
+    connection.execute(
+        "insert into supabase_migrations.schema_migrations (version, name, statements, sha256) values (%s, %s, %s, %s)",
+        (migration.version, migration.name, [migration.sql], migration.sha256),
+    )
+
+
+def _execute(connection: psycopg.Connection, sql: str, file: str) -> None:
+    try:
+        connection.execute(sql)  # no parameters: the simple protocol takes a whole file, % signs and all
+    except psycopg.Error as error:
+        position = error.diag.statement_position
+        line = sql.count("\n", 0, int(position) - 1) + 1 if position else "?"
+        raise MigrationFailed(f"{file}:{line}: {error.diag.message_primary or error}") from error

@@ -1,0 +1,75 @@
+"""The ledger of slots: ``sql/queries/slots.sql``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from app.store import queries
+from app.store.pool import Connection
+
+_SQL = queries.load("slots")
+MISSING_NAMES_MAX = 20  # enough for a person to see a pattern; the number says the rest
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedSlot:
+    """How a slot ended. ``state`` is complete or outage; ``missing`` the symbols without a candle."""
+
+    slot: datetime
+    state: str
+    expected: int
+    missing: Sequence[str] = field(default=())
+    reason: str | None = None
+
+
+async def next_closed(connection: Connection, after: datetime, limit: int) -> list[tuple[datetime, str]]:
+    """Slots after *after* that can be accounted for, oldest first, none beyond one that is still open: [(slot, state)]."""
+    return [
+        (row[0], row[1])
+        for row in await (
+            await connection.execute(_SQL["next_closed_slots"], {"after": after, "limit": limit})
+        ).fetchall()
+    ]
+
+
+async def newest_closed(connection: Connection) -> datetime | None:
+    row = await (await connection.execute(_SQL["newest_closed_slot"])).fetchone()
+    return row[0] if row else None
+
+
+async def open_due(connection: Connection) -> int:
+    """Open the minute boundaries the market's clock has passed; returns how many were new."""
+    return (await connection.execute(_SQL["open_due_slots"])).rowcount
+
+
+async def close(connection: Connection, closed: Sequence[ClosedSlot]) -> int:
+    """Record how slots ended; returns how many were not closed before."""
+    parameters: dict[str, Any] = {
+        "slots": [s.slot for s in closed],
+        "states": [s.state for s in closed],
+        "expected": [s.expected for s in closed],
+        "missing_counts": [len(s.missing) for s in closed],
+        "missing": [",".join(sorted(s.missing)[:MISSING_NAMES_MAX]) for s in closed],
+        "reasons": [s.reason for s in closed],
+    }
+    return (await connection.execute(_SQL["close_slots"], parameters)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCounts:
+    newest_closed: datetime | None
+    market_time: datetime | None
+    open: int
+    outage: int
+
+
+async def counts(connection: Connection) -> LedgerCounts:
+    row = await (await connection.execute(_SQL["slot_counts"])).fetchone()
+    return LedgerCounts(*row) if row else LedgerCounts(None, None, 0, 0)
+
+
+async def prune(connection: Connection, *, days: int) -> int:
+    return (await connection.execute(_SQL["prune_slots"], {"days": days})).rowcount

@@ -1,0 +1,301 @@
+"""
+``vyx up``: database, migrations, demo, then a web and a worker process side by side, restarted with backoff when they die.
+
+The children share nothing but Postgres; this process only watches. SIGTERM and Ctrl-C are passed on once, the drain is bounded, and
+the embedded database stops last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psycopg
+import structlog
+
+from app import development
+from app.errors import CommandFailed
+from app.market import venue
+from app.settings import Settings
+from app.store import embedded, migrations, queries
+
+log = structlog.get_logger(__name__)
+_SQL = queries.load("markets")
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 15.0
+HEALTHY_AFTER_S = 30.0
+READY_WITHIN_S = 120.0
+POLL_S = 0.1
+KILL_AFTER_DRAIN_S = 5.0
+
+
+def run(settings: Settings) -> None:
+    """
+    Serve until a signal comes.
+
+    Raises:
+        CommandFailed: something needed for the start is not to be had; one sentence says what.
+    """
+    with _only_one(settings.data_dir), _database(settings) as url:
+        migrations.migrate(url)
+        _continue_market(url, settings)
+        port = settings.port or _free_port(settings.host)
+        environment = os.environ | {
+            "DATABASE_URL": settings.database_url or url,
+            "VYX_DIRECT_DATABASE_URL": settings.direct_database_url or url,
+        }
+        children = [_web(settings, port, environment), _worker(settings, environment)]
+        _serve(settings, children, url, f"http://{_reachable(settings.host)}:{port}")
+
+
+# -- what has to be there before the children ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "up.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CommandFailed(
+                f"vyx up already runs in {data_dir}; stop it first, or use another --data-dir."
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _database(settings: Settings) -> Iterator[str]:
+    if settings.direct_database_url is not None:
+        yield settings.direct_database_url
+        return
+    server = embedded.start(settings.data_dir)
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+def _continue_market(url: str, settings: Settings) -> None:
+    """A simulated market at a speed of its own goes on where the ledger stands; nobody saw what would have happened meanwhile."""
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
+        row = connection.execute(_SQL["the_market"]).fetchone()
+        if row is None:
+            return
+        source = row[0]
+        if settings.market != "auto" and source != (wanted := venue.source_name(settings.market)):
+            raise CommandFailed(
+                f"This database holds the market {source!r} and cannot take {wanted!r} as well; use another --data-dir."
+            )
+        if source.startswith("files ") or (source == "simulated" and settings.speed != 1):
+            connection.execute(_SQL["anchor_market"], {"speed": settings.speed})
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 compared, not bound
+
+
+# -- children --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Child:
+    """A process that is kept running."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    process: subprocess.Popen[str] | None = None
+    started: float = 0.0
+    backoff_s: float = BACKOFF_FIRST_S
+    restart_at: float = 0.0
+    said_ready: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(  # noqa: S603 our own interpreter and module
+            self.command, env=self.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.started = time.monotonic()
+        threading.Thread(target=self._relay, args=(self.process.stdout,), daemon=True).start()
+
+    def _relay(self, stdout: IO[str]) -> None:
+        """A child's stdout is for us: its ready line; anything else goes to stderr, so that ours stays clean."""
+        for line in stdout:
+            if line.startswith(f"vyx {self.name} ready"):
+                self.said_ready.set()
+            else:
+                sys.stderr.write(line)
+
+    def watch(self) -> int | None:
+        """Restart after a death, with backoff; returns the exit code of a fresh death."""
+        now = time.monotonic()
+        if self.process is None:
+            if now >= self.restart_at:
+                self.start()
+            return None
+        code = self.process.poll()
+        if code is None:
+            return None
+        self.backoff_s = (
+            BACKOFF_FIRST_S
+            if now - self.started > HEALTHY_AFTER_S
+            else min(self.backoff_s * 2, BACKOFF_MAX_S)
+        )
+        self.restart_at = now + self.backoff_s
+        self.process = None
+        log.warning(
+            "process ended, starting it again", process=self.name, exit_code=code, wait_s=self.backoff_s
+        )
+        return code
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, deadline: float) -> None:
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("not drained in time, killing it", process=self.name)
+            self.process.kill()
+            self.process.wait()
+
+
+def _module(command: str) -> list[str]:
+    return [sys.executable, "-m", "app.cli", command]
+
+
+def _web(settings: Settings, port: int, environment: dict[str, str]) -> _Child:
+    flags = ["--data-dir", str(settings.data_dir), "--host", settings.host, "--port", str(port)]
+    return _Child("web", [*_module("web"), *flags, "--metrics-port", _metrics_port(settings, 0)], environment)
+
+
+def _worker(settings: Settings, environment: dict[str, str]) -> _Child:
+    flags = ["--data-dir", str(settings.data_dir), "--host", settings.host, "--market", settings.market]
+    if settings.speed != 1:
+        flags += ["--speed", f"{settings.speed:g}"]
+    if settings.market_from is not None:
+        flags += ["--from", settings.market_from.isoformat()]
+    return _Child(
+        "worker", [*_module("worker"), *flags, "--metrics-port", _metrics_port(settings, 1)], environment
+    )
+
+
+def _metrics_port(settings: Settings, offset: int) -> str:
+    """Two processes, two ports: the one given and the next."""
+    if settings.metrics_port is None:
+        return "off"
+    return str(settings.metrics_port + offset) if settings.metrics_port else "0"
+
+
+# -- serving ---------------------------------------------------------------------------------------------------------------
+
+
+def _serve(settings: Settings, children: list[_Child], database_url: str, url: str) -> None:
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        for child in children:
+            child.start()
+        _await_ready(children, database_url, url, stopping)
+        if not stopping.is_set():
+            print(f"vyx ready {url}", flush=True)
+            _welcome(settings, database_url, url)
+        while not stopping.wait(POLL_S):
+            for child in children:
+                child.watch()
+    finally:
+        for child in children:
+            child.stop()
+        deadline = time.monotonic() + settings.drain_s + KILL_AFTER_DRAIN_S
+        for child in children:
+            child.wait(deadline)
+
+
+def _await_ready(children: list[_Child], database_url: str, url: str, stopping: threading.Event) -> None:
+    """Until the web process is ready, the worker registered, and (except for Binance, whose history takes minutes) the ledger begun."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while not stopping.wait(POLL_S):
+        for child in children:
+            code = child.watch()
+            if code is not None and code > 0:
+                raise CommandFailed(f"The {child.name} process did not start; what it said is above.")
+        if (
+            all(child.said_ready.is_set() for child in children)
+            and _is_ready(url)
+            and _has_begun(database_url)
+        ):
+            return
+        if time.monotonic() > deadline:
+            raise CommandFailed(
+                f"Not ready within {READY_WITHIN_S:g} s; what is missing is at {url}/health/ready and in the log above."
+            )
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=2) as response:  # noqa: S310 our own address
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _has_begun(database_url: str) -> bool:
+    with psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection:
+        row = connection.execute(_SQL["the_market"]).fetchone()
+    return row is not None and (row[0] == "binance" or row[6] is not None)
+
+
+def _welcome(settings: Settings, database_url: str, url: str) -> None:
+    """For a person on a terminal: what runs, and what to try. On stderr: stdout carries the ready line alone."""
+    with psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection:
+        row = connection.execute(_SQL["the_market"]).fetchone()
+    source = row[0] if row else "no market yet"
+    lines = [f"Market: {_plainly(source, settings)}."]
+    if settings.database_url is None and (names := development.put_demo(database_url)):
+        lines.append(f"A demo user runs three example traders: {', '.join(names)}.")
+    if settings.database_url is None and settings.jwks_url is None:
+        token = development.make_token(
+            settings, development.DEMO_USER, minutes=development.DEMO_TOKEN_MINUTES
+        )
+        lines += [
+            "Its token, valid for a week, and two things to try:",
+            "",
+            f"  export TOKEN={shlex.quote(token)}",
+            f'  curl -N -H "Authorization: Bearer $TOKEN" {url}/api/v1/stream',
+            f'  curl -H "Authorization: Bearer $TOKEN" {url}/api/v1/traders',
+            "",
+        ]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _plainly(source: str, settings: Settings) -> str:
+    if source == "binance":
+        return "Binance, live"
+    if source == "simulated":
+        why = "" if settings.market == "simulated" else " because Binance cannot be reached from here"
+        return f"SIMULATED{why}: generated candles, no real prices, at {settings.speed:g} market minutes per minute"
+    return f"real candles from {settings.market}, replayed at {settings.speed:g} market minutes per minute"

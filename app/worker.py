@@ -1,0 +1,167 @@
+"""
+Composition of the worker process: keeper, screener, jobs, ingest, metrics. One of the two modules that know everything.
+
+Order of the end (SIGTERM): the slot in hand is finished, leases are given back, then jobs, ingest and connections close. All within
+``VYX_DRAIN_S``; whatever is left then is cut off, which costs nothing but the latency of a reap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from app.coordination.hints import Hints
+from app.coordination.keeper import Keeper
+from app.coordination.supervisor import supervise
+from app.errors import CommandFailed, SettingInvalid
+from app.market.feeder import Feeder
+from app.market.metrics import MarketMetrics
+from app.metrics import WorkerMetrics
+from app.metrics_server import serve_metrics
+from app.preview.answering import PreviewAnswering
+from app.preview.process import EvaluatingProcess
+from app.screening.screener import Screener
+from app.settings import Settings
+from app.store.pool import make_pool
+from jobs.runner import job_connections, run_jobs, run_previews
+from jobs.tasks import tick
+from sandbox.compile import Compiled, FilterCompiler
+
+log = structlog.get_logger(__name__)
+
+
+class LazyCompiler:
+    """A filter compiler with one process, made when a plan of an older version first needs it: in most lives never."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._compiler: FilterCompiler | None = None
+
+    def compile(self, source: str) -> Compiled:
+        """Compile one filter; blocks, so call it in a thread, from one at a time."""
+        if self._compiler is None:
+            self._compiler = self._open.enter_context(FilterCompiler(processes=1))
+        return self._compiler.compile(source)
+
+    def close(self) -> None:
+        """End the interpreter process, if there is one."""
+        self._open.close()
+
+
+class Worker:
+    """One worker process; :meth:`run` returns after a clean drain."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.database_url is None or settings.direct_database_url is None:
+            raise SettingInvalid(
+                "DATABASE_URL is not set and no embedded database runs in the data directory; start `vyx up`, or set it."
+            )
+        self._settings = settings
+        self._registry = CollectorRegistry()
+        self._metrics = WorkerMetrics(self._registry)
+        self._pool = make_pool(settings.database_url, max_size=settings.pool_max, name="vyx-worker")
+        self._hints = Hints(self._pool)
+        self._compiler = LazyCompiler()
+        self._previews = PreviewAnswering(self._pool, self._hints, EvaluatingProcess())
+        self._stopping = asyncio.Event()
+        self._fatal: CommandFailed | None = None
+        self._registered = asyncio.Event()
+        self._boot_ended = asyncio.Event()
+        self._feeder = Feeder(
+            settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
+        )
+        self._keeper = Keeper(
+            settings.direct_database_url,
+            settings.machine_id,
+            self._make_screener,
+            self._metrics,
+            ttl_s=settings.lease_ttl_s,
+            on_ingest=self._feeder.run,
+            on_registered=self._on_registered,
+        )
+
+    def _make_screener(self, trusted: Callable[[], bool]) -> Screener:
+        self._screener = Screener(self._pool, self._hints, self._metrics, trusted, self._compiler.compile)
+        return self._screener
+
+    def _give_up(self, error: CommandFailed) -> None:
+        self._fatal = error
+        self._stopping.set()
+
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """
+        Work until SIGTERM or SIGINT; *on_ready* is called once this machine is registered.
+
+        Raises:
+            CommandFailed: the market cannot be served; said after a clean drain.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        await self._pool.open(wait=True, timeout=30)
+        direct_url = str(self._settings.direct_database_url)
+        with serve_metrics(self._settings.host, self._settings.metrics_port, self._registry):
+            async with job_connections(direct_url):
+                tasks = [
+                    asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
+                    asyncio.create_task(supervise("jobs", self._run_jobs, self._stopping)),
+                    asyncio.create_task(supervise("previews", self._run_previews, self._stopping)),
+                ]
+                ready = asyncio.create_task(self._announce(on_ready))
+                await self._stopping.wait()
+                ready.cancel()
+                await self._drain(tasks)
+        await self._pool.close()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _on_registered(self, _boot_id: int) -> None:
+        self._boot_ended.set()
+        self._boot_ended = asyncio.Event()
+        self._registered.set()
+
+    async def _run_jobs(self) -> None:
+        """Jobs follow the boot: a machine that was buried and came back has another queue. The supervisor calls again."""
+        await self._registered.wait()
+        if self._keeper.boot_id is None or self._stopping.is_set():
+            return
+        context: dict[str, Any] = {"pool": self._pool, "screener": self._screener}
+        await run_jobs(self._keeper.boot_id, context, self._boot_ended)
+
+    async def _run_previews(self) -> None:
+        """Apart from the other jobs: its own worker, one preview at a time."""
+        await run_previews({"previews": self._previews}, self._stopping)
+
+    async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
+        log.info("draining")
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._keeper.leave()
+                self._registered.set()
+                self._boot_ended.set()
+                await self._feeder.close()
+                await self._hints.close()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        except TimeoutError:
+            log.warning("not drained in time, others take over by reaping", drain_s=self._settings.drain_s)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._previews.close()
+        await asyncio.to_thread(self._compiler.close)
+
+    async def _announce(self, on_ready: Callable[[], None]) -> None:
+        await self._registered.wait()
+        on_ready()
+
+
+async def _defer_tick(connection: Any) -> None:
+    """Inside the caller's transaction: the tick exists exactly when the slot does."""
+    await connection.execute("select set_config('search_path', 'procrastinate', true)")
+    await tick.configure(connection=connection).defer_async()

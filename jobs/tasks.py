@@ -1,0 +1,89 @@
+"""The tasks: a few lines each, calling app."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
+
+import procrastinate
+import structlog
+from procrastinate.exceptions import AlreadyEnqueued
+
+from app.store import candles, machines, previews, slots
+from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
+from sandbox.panel import TIMEFRAMES
+
+if TYPE_CHECKING:
+    from app.preview.answering import PreviewAnswering
+    from app.screening.screener import Screener
+    from app.store.pool import Connection, Pool
+
+log = structlog.get_logger(__name__)
+TICK_AGE_MAX_S = 50  # a worker that was paused defers executed ticks again
+CANDLE_BARS_KEPT = 6000  # plans may look back 5000 bars; the rest is room for catching up
+LEDGER_DAYS_KEPT = 90
+PREVIEWS_KEPT_S = 3600
+
+
+@app.periodic(cron="* * * * *")
+@app.task(name="tick", queue=TICK_QUEUE, pass_context=True)
+async def tick(context: procrastinate.JobContext, timestamp: int | None = None) -> None:
+    """Open the slots that are due (so that a silent feed shows) and wake every live machine. Deferred by ingest with each slot, too."""
+    if timestamp is not None and time.time() - timestamp > TICK_AGE_MAX_S:
+        return
+    pool = cast("Pool", context.additional_context["pool"])
+    async with pool.connection() as connection:
+        if timestamp is not None:
+            await slots.open_due(connection)
+        boots = await machines.live_boots(connection)
+    for boot_id in boots:
+        queue = machine_queue(boot_id)
+        try:
+            await screen.configure(queue=queue, queueing_lock=queue).defer_async()
+        except AlreadyEnqueued:
+            log.debug("already woken", boot_id=boot_id)
+
+
+@app.task(name="screen", pass_context=True)
+async def screen(context: procrastinate.JobContext) -> None:
+    """Account for every slot this machine has not accounted for."""
+    await cast("Screener", context.additional_context["screener"]).screen()
+
+
+@app.periodic(cron="17 * * * *")
+@app.task(name="prune", queue=TICK_QUEUE, pass_context=True)
+async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
+    """Drop candles no plan may look back on, old slots, and jobs of machines that are gone."""
+    pool = cast("Pool", context.additional_context["pool"])
+    async with pool.connection() as connection:
+        ledger = await slots.counts(connection)
+        if ledger.market_time is not None:
+            for timeframe, seconds in TIMEFRAMES.items():
+                await candles.prune(
+                    connection, timeframe, ledger.market_time, bars=CANDLE_BARS_KEPT, seconds=seconds
+                )
+        await slots.prune(connection, days=LEDGER_DAYS_KEPT)
+        await machines.cancel_jobs_of_the_dead(connection)
+
+
+@app.task(name="preview", queue=PREVIEW_QUEUE, pass_context=True)
+async def preview(context: procrastinate.JobContext, preview_id: str) -> None:
+    """Answer a preview; its row says how it ended."""
+    answering = cast("PreviewAnswering", context.additional_context["previews"])
+    await answering.answer(UUID(preview_id))
+
+
+async def defer_preview(connection: Connection, preview_id: UUID) -> None:
+    """Inside the caller's transaction, as its last statement: the job exists exactly when the row does."""
+    await connection.execute("select set_config('search_path', 'procrastinate', true)")
+    await preview.configure(connection=connection).defer_async(preview_id=str(preview_id))
+
+
+@app.periodic(cron="*/10 * * * *")
+@app.task(name="prune_previews", queue=TICK_QUEUE, pass_context=True)
+async def prune_previews(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
+    """Drop previews that are an hour old."""
+    pool = cast("Pool", context.additional_context["pool"])
+    async with pool.connection() as connection:
+        await previews.prune(connection, keep_s=PREVIEWS_KEPT_S)

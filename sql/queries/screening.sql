@@ -1,0 +1,54 @@
+-- limit_transaction --
+-- An open fenced transaction hides its machine from the reaper: bound it well below the lease's ttl.
+select set_config('idle_in_transaction_session_timeout', '500ms', true), set_config('statement_timeout', '5s', true), set_config('lock_timeout', '3s', true);
+
+-- fence --
+-- First in every transaction of a machine: a reaped machine is refused.
+select vyx.fence_v1(%(boot_id)s);
+
+-- keep_signal_partition --
+-- A partition for the month of this slot.
+select vyx.keep_signal_partition(%(slot)s);
+
+-- insert_signals --
+-- Matches become signals: once per (trader, symbol, bar), only while the lease that screened them is held, and not within a cooldown.
+-- Sorted by the key, or two writers could deadlock.
+with inserted as (
+  insert into public.signals (trader_id, user_id, symbol, timeframe, triggered_at, price, shown, plan_hash, epoch, late, screened_at)
+  select m.trader_id, s.user_id, m.symbol, m.timeframe::vyx.timeframe, %(slot)s, m.price, m.shown::jsonb, m.plan_hash, m.epoch,
+         coalesce(vyx.market_time() - %(slot)s::timestamptz > interval '60 s', false), %(screened_at)s
+    from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[], %(symbols)s::text[], %(timeframes)s::text[], %(prices)s::float8[],
+                %(shown)s::text[], %(plan_hashes)s::text[], %(cooldowns_s)s::float8[])
+         as m (trader_id, epoch, symbol, timeframe, price, shown, plan_hash, cooldown_s)
+    join public.trader_state s on s.trader_id = m.trader_id and s.owner = %(boot_id)s and s.epoch = m.epoch
+   where m.cooldown_s is null
+      or not exists (select from public.signals earlier
+                      where earlier.trader_id = m.trader_id and earlier.symbol = m.symbol and earlier.triggered_at < %(slot)s
+                        and earlier.triggered_at > %(slot)s::timestamptz - make_interval(secs => m.cooldown_s))
+   order by m.trader_id, m.symbol
+  on conflict do nothing
+  returning trader_id)
+update public.trader_state s set signal_count = s.signal_count + n.signals, last_signal_at = greatest(s.last_signal_at, %(slot)s)
+  from (select trader_id, count(*) as signals from inserted group by trader_id) n
+ where s.trader_id = n.trader_id
+returning n.signals;
+
+-- position --
+-- How far this boot has accounted for the ledger.
+select screened_through from vyx.machines where boot_id = %(boot_id)s;
+
+-- advance_machine --
+-- This machine has accounted for everything up to the slot; no row means another transaction of this boot was here.
+update vyx.machines set screened_through = %(slot)s where boot_id = %(boot_id)s and screened_through = %(previous)s returning boot_id;
+
+-- put_in_step --
+-- Traders that have caught up follow the machine from here.
+update public.trader_state s set in_step = true, resume_after = %(slot)s
+  from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[]) as caught_up (trader_id, epoch)
+ where s.trader_id = caught_up.trader_id and s.owner = %(boot_id)s and s.epoch = caught_up.epoch and not s.in_step;
+
+-- advance_traders --
+-- Traders that are catching up have been screened through the slot.
+update public.trader_state s set resume_after = %(slot)s
+  from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[]) as behind (trader_id, epoch)
+ where s.trader_id = behind.trader_id and s.owner = %(boot_id)s and s.epoch = behind.epoch and not s.in_step and s.resume_after < %(slot)s;

@@ -1,0 +1,38 @@
+-- next_closed_slots --
+-- The slots this machine has to account for, oldest first, up to the first one that is still open.
+select slot, state::text from vyx.slots
+ where slot > %(after)s
+   and slot < coalesce((select min(slot) from vyx.slots where state = 'open' and slot > %(after)s), 'infinity')
+ order by slot limit %(limit)s;
+
+-- open_due_slots --
+-- Open every minute boundary the market's clock has passed, so that a silent feed is visible. At most a day at once.
+insert into vyx.slots (slot, symbols_expected, reason)
+select slot, (select count(*) from vyx.symbols where trading), 'no candles have arrived yet'
+  from generate_series(vyx.newest_slot() + interval '1 min',
+                       least(vyx.market_time() - interval '5 s', vyx.newest_slot() + interval '1 day'), interval '1 min') slot
+on conflict do nothing;
+
+-- close_slots --
+-- Close slots: complete, or outage with its reason. A closed slot never opens again.
+insert into vyx.slots (slot, state, symbols_expected, symbols_missing, missing, reason, closed_at)
+select closed.slot, closed.state::vyx.slot_state, closed.expected, closed.missing_count, string_to_array(closed.missing, ','), closed.reason, clock_timestamp()
+  from unnest(%(slots)s::timestamptz[], %(states)s::text[], %(expected)s::int[], %(missing_counts)s::int[], %(missing)s::text[], %(reasons)s::text[])
+       as closed (slot, state, expected, missing_count, missing, reason)
+on conflict (slot) do update
+   set state = excluded.state, symbols_expected = excluded.symbols_expected, symbols_missing = excluded.symbols_missing,
+       missing = excluded.missing, reason = excluded.reason, closed_at = excluded.closed_at
+ where slots.state = 'open';
+
+-- slot_counts --
+-- For `vyx status` and metrics: how the ledger stands.
+select vyx.newest_closed_slot(), vyx.market_time(),
+       (select count(*) from vyx.slots where state = 'open'), (select count(*) from vyx.slots where state = 'outage');
+
+-- prune_slots --
+-- Forget slots older than the signals of their time may be explained.
+delete from vyx.slots where slot < vyx.market_time() - make_interval(days => %(days)s);
+
+-- newest_closed_slot --
+-- The last slot that is accounted for, or can be.
+select vyx.newest_closed_slot();
