@@ -42,7 +42,9 @@ class FileMarket:
                 opened = world.ms(world.at(n))
                 high, low = max(before, price), min(before, price)
                 rows.append(Candle(symbol, opened, before, high, low, price, 10.0, 10 * price, 5))
-                lines.append(f"{opened},{before},{high},{low},{price},10.0,{opened + 59_999},{10 * price},5,5,5,0")
+                lines.append(
+                    f"{opened},{before},{high},{low},{price},10.0,{opened + 59_999},{10 * price},5,5,5,0"
+                )
             (folder / f"{symbol}-1m-2024-07.csv").write_text("\n".join(lines) + "\n")
         self.candles = Candles.from_rows(rows)
 
@@ -52,7 +54,14 @@ class FileMarket:
         for timeframe in plan.timeframes:
             bars = roll_up(self.candles, timeframe)
             panel.load(
-                timeframe, bars.symbol, bars.open_time, bars.open, bars.high, bars.low, bars.close, bars.volume
+                timeframe,
+                bars.symbol,
+                bars.open_time,
+                bars.open,
+                bars.high,
+                bars.low,
+                bars.close,
+                bars.volume,
             )
         first, last = (world.ms(world.at(n)) for n in (self.first, self.last))
         hits = evaluate_range(panel, plan, first, last, None, frequency)
@@ -65,7 +74,16 @@ class Worker:
 
     def __init__(self, name, dsn, market, folder, speed):
         self.log = folder / f"{name}.log"
-        command = [sys.executable, "-m", "app.cli", "worker", "--data-dir", str(folder), "--metrics-port", "off"]
+        command = [
+            sys.executable,
+            "-m",
+            "app.cli",
+            "worker",
+            "--data-dir",
+            str(folder),
+            "--metrics-port",
+            "off",
+        ]
         command += ["--market", str(market.folder), "--speed", str(speed)]
         command += ["--from", world.at(market.first).isoformat()]
         environment = os.environ | {

@@ -60,9 +60,7 @@ async def test_a_market_of_files_is_screened_to_its_end(connection, worker, mark
 
 
 @pytest.mark.parametrize("successor", ["is there already", "comes afterwards"])
-async def test_a_killed_worker_loses_nothing(
-    connection, worker, market, traders, plans, is_over, successor
-):
+async def test_a_killed_worker_loses_nothing(connection, worker, market, traders, plans, is_over, successor):
     """
     SIGKILL in the middle of the market: another worker, or the same one started again, owns its traders soon and screens what was missed.
     """
@@ -89,7 +87,9 @@ async def test_a_worker_told_to_leave_gives_everything_back_at_once(
     SIGTERM: the slot in hand is finished, leases are free within a second, the process ends with 0, and another worker goes on.
     """
     first = await worker("first")
-    await eventually(lambda: newest_slot(connection) >= market.first + 10 and set(owners(connection)) == {"first"})
+    await eventually(
+        lambda: newest_slot(connection) >= market.first + 10 and set(owners(connection)) == {"first"}
+    )
 
     first.send(signal.SIGTERM)
     told = time.monotonic()

@@ -21,7 +21,11 @@ from tests.world import eventually
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT")
 HALF_MINUTE_MS = 30_000
-HISTORY_BARS = {"8h": 90, "12h": 60, "1d": 30}  # the generated market is 30 days old; of all others, as many as asked for
+HISTORY_BARS = {
+    "8h": 90,
+    "12h": 60,
+    "1d": 30,
+}  # the generated market is 30 days old; of all others, as many as asked for
 
 
 @pytest.fixture
@@ -124,7 +128,9 @@ async def told(exchange, timeframe, first, last):
         rows = [
             tuple(row)
             for symbol in SYMBOLS
-            for row in (await client.klines(symbol, timeframe, start_ms=world.ms(world.at(first)) - length_ms)).rows()
+            for row in (
+                await client.klines(symbol, timeframe, start_ms=world.ms(world.at(first)) - length_ms)
+            ).rows()
             if row.open_time + length_ms <= world.ms(world.at(last))
         ]
     return sorted(rows)
@@ -164,7 +170,9 @@ async def test_a_complete_slot_has_all_its_candles_and_roll_ups(connection, feed
     assert feed.woken == 16
 
 
-async def test_an_outage_becomes_slots_with_a_reason_and_the_market_goes_on(connection, feed, exchange, clock):
+async def test_an_outage_becomes_slots_with_a_reason_and_the_market_goes_on(
+    connection, feed, exchange, clock
+):
     """
     Minutes that nobody has are outages once a later one exists; what follows is complete, and the bar around them is made of what is there.
     """
@@ -181,7 +189,9 @@ async def test_an_outage_becomes_slots_with_a_reason_and_the_market_goes_on(conn
     }
     reasons = connection.execute("select distinct reason from vyx.slots where state = 'outage'").fetchall()
     assert reasons == [("the exchange has no candles",)]
-    assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [r[:6] for r in await told(exchange, "5m", 1, 5)]
+    assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [
+        r[:6] for r in await told(exchange, "5m", 1, 5)
+    ]
 
 
 async def test_a_candle_the_stream_does_not_deliver_is_fetched(connection, feed, exchange, clock):
@@ -244,7 +254,9 @@ async def test_what_was_missed_while_nobody_fed_comes_by_rest(connection, feed, 
 
     assert ledger(connection) == {n: ("complete", 0) for n in range(8)}
     assert len(stored(connection, "1m", 1, 7)) == 7 * len(SYMBOLS)
-    assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [r[:6] for r in await told(exchange, "5m", 1, 5)]
+    assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [
+        r[:6] for r in await told(exchange, "5m", 1, 5)
+    ]
 
 
 async def test_connections_that_break_lose_nothing(connection, feed, exchange, clock):
