@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 

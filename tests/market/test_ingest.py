@@ -160,7 +160,7 @@ async def test_a_complete_slot_has_all_its_candles_and_roll_ups(connection, feed
     async with feed.running():
         await minutes_pass(clock, connection, 1, 15)
 
-    assert ledger(connection) == {n: ("complete", 0) for n in range(16)}
+    assert ledger(connection) == dict.fromkeys(range(16), ("complete", 0))
     for timeframe in ("1m", "3m", "5m", "15m"):
         found = stored(connection, timeframe, 1, 15)
         assert len(found) == len(SYMBOLS) * 15 // (timeframes.TIMEFRAMES[timeframe] // 60)
@@ -183,7 +183,7 @@ async def test_an_outage_becomes_slots_with_a_reason_and_the_market_goes_on(
         await minutes_pass(clock, connection, 5, 6)
 
     assert ledger(connection) == {
-        **{n: ("complete", 0) for n in (0, 1, 2, 5, 6)},
+        **dict.fromkeys((0, 1, 2, 5, 6), ("complete", 0)),
         3: ("outage", 3),
         4: ("outage", 3),
     }
@@ -202,7 +202,7 @@ async def test_a_candle_the_stream_does_not_deliver_is_fetched(connection, feed,
     async with feed.running():
         await minutes_pass(clock, connection, 1, 2)
 
-    assert ledger(connection) == {n: ("complete", 0) for n in range(3)}
+    assert ledger(connection) == dict.fromkeys(range(3), ("complete", 0))
     assert len(stored(connection, "1m", 1, 2)) == 2 * len(SYMBOLS)
 
 
@@ -252,7 +252,7 @@ async def test_what_was_missed_while_nobody_fed_comes_by_rest(connection, feed, 
     async with feed.running():
         await eventually(closed(connection, 7))
 
-    assert ledger(connection) == {n: ("complete", 0) for n in range(8)}
+    assert ledger(connection) == dict.fromkeys(range(8), ("complete", 0))
     assert len(stored(connection, "1m", 1, 7)) == 7 * len(SYMBOLS)
     assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [
         r[:6] for r in await told(exchange, "5m", 1, 5)
@@ -271,7 +271,7 @@ async def test_connections_that_break_lose_nothing(connection, feed, exchange, c
         await eventually(closed(connection, 2))
         await minutes_pass(clock, connection, 3, 3)
 
-    assert ledger(connection) == {n: ("complete", 0) for n in range(4)}
+    assert ledger(connection) == dict.fromkeys(range(4), ("complete", 0))
 
 
 async def test_a_buried_machine_feeds_nothing(connection, feed, clock):
