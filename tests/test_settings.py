@@ -199,7 +199,11 @@ def test_every_setting_is_documented_and_every_documented_one_exists():
     assert [row[0].strip("`") for row in rows()] == [field.name for field in fields(Settings)]
     source = Path(module.__file__).read_text(encoding="utf-8")
     asked = set(re.findall(r'"((?:VYX|FLY)_[A-Z_]+|DATABASE_URL|SUPABASE_URL)"', source))
-    named = set(re.findall(r"`((?:VYX|FLY)_[A-Z_]+|DATABASE_URL|SUPABASE_URL)`", " ".join(" ".join(r) for r in rows())))
+    named = set(
+        re.findall(
+            r"`((?:VYX|FLY)_[A-Z_]+|DATABASE_URL|SUPABASE_URL)`", " ".join(" ".join(r) for r in rows())
+        )
+    )
     assert named == asked
 
 

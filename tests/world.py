@@ -172,7 +172,8 @@ def bury(connection: psycopg.Connection[Any], boot: int) -> None:
     """Kill a machine and let another one notice, long after the server's start."""
     fall_silent(connection, boot)
     connection.execute(
-        "update vyx.machine_heartbeats set heartbeat_at = now() + interval '1 hour' where boot_id <> %s", (boot,)
+        "update vyx.machine_heartbeats set heartbeat_at = now() + interval '1 hour' where boot_id <> %s",
+        (boot,),
     )
     assert [row[0] for row in reap(connection, now=datetime.now(UTC) + timedelta(hours=1))] == [boot]
 
@@ -240,7 +241,8 @@ def close_slots(connection: psycopg.Connection[Any], *numbers: int, state: str =
 def put_symbols(connection: psycopg.Connection[Any], *names: str) -> dict[str, int]:
     """List these pairs; returns their ids."""
     connection.execute(
-        SYMBOLS["put_symbols"], {"symbols": list(names), "bases": list(names), "quotes": ["USDT"] * len(names)}
+        SYMBOLS["put_symbols"],
+        {"symbols": list(names), "bases": list(names), "quotes": ["USDT"] * len(names)},
     )
     return {symbol: number for number, symbol, _ in connection.execute(SYMBOLS["list_universe"])}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +40,9 @@ class FileMarket:
                 opened = world.ms(world.at(n))
                 high, low = max(before, price), min(before, price)
                 rows.append(Candle(symbol, opened, before, high, low, price, 10.0, 10 * price, 5))
-                lines.append(f"{opened},{before},{high},{low},{price},10.0,{opened + 59_999},{10 * price},5,5,5,0")
+                lines.append(
+                    f"{opened},{before},{high},{low},{price},10.0,{opened + 59_999},{10 * price},5,5,5,0"
+                )
             (folder / f"{symbol}-1m-2024-07.csv").write_text("\n".join(lines) + "\n")
         self.candles = Candles.from_rows(rows)
 
@@ -52,7 +52,14 @@ class FileMarket:
         for timeframe in plan.timeframes:
             bars = roll_up(self.candles, timeframe)
             panel.load(
-                timeframe, bars.symbol, bars.open_time, bars.open, bars.high, bars.low, bars.close, bars.volume
+                timeframe,
+                bars.symbol,
+                bars.open_time,
+                bars.open,
+                bars.high,
+                bars.low,
+                bars.close,
+                bars.volume,
             )
         first, last = (world.ms(world.at(n)) for n in (self.first, self.last))
         hits = evaluate_range(panel, plan, first, last, None, frequency)
@@ -65,7 +72,16 @@ class Worker:
 
     def __init__(self, name, dsn, market, folder, speed):
         self.log = folder / f"{name}.log"
-        command = [sys.executable, "-m", "app.cli", "worker", "--data-dir", str(folder), "--metrics-port", "off"]
+        command = [
+            sys.executable,
+            "-m",
+            "app.cli",
+            "worker",
+            "--data-dir",
+            str(folder),
+            "--metrics-port",
+            "off",
+        ]
         command += ["--market", str(market.folder), "--speed", str(speed)]
         command += ["--from", world.at(market.first).isoformat()]
         environment = os.environ | {
@@ -116,29 +132,31 @@ async def worker(dsn, market, tmp_path):
         one.end()
 
 
-@pytest.fixture
-def plans():
-    """Different depths and timeframes, and a trader that depends on the bar before."""
-    return [
-        (world.above_average(5), "every_bar"),
-        (world.above_average(20), "every_bar"),
-        (world.above_average(3, timeframe="5m"), "every_bar"),
-        (world.above_average(8), "on_enter"),
-    ]
+class Stage:
+    """Four traders, started before the market begins: different depths and timeframes, one that depends on the bar before."""
+
+    def __init__(self, connection: psycopg.Connection, market: FileMarket) -> None:
+        self.connection, self.market = connection, market
+        user = world.add_user(connection)
+        screens = [
+            (world.above_average(5), "every_bar"),
+            (world.above_average(20), "every_bar"),
+            (world.above_average(3, timeframe="5m"), "every_bar"),
+            (world.above_average(8), "on_enter"),
+        ]
+        self.expected = {
+            world.add_trader(connection, user, plan, frequency=frequency): market.replay(plan, frequency)
+            for plan, frequency in screens
+        }
+
+    def is_over(self):
+        """Whether every trader is accounted for to the end of the candles."""
+        return all(
+            world.status(self.connection, trader).through == world.at(self.market.last)
+            for trader in self.expected
+        )
 
 
 @pytest.fixture
-def traders(connection, plans):
-    """One running trader per plan, started before the market begins."""
-    user = world.add_user(connection)
-    return [world.add_trader(connection, user, plan, frequency=frequency) for plan, frequency in plans]
-
-
-@pytest.fixture
-def is_over(connection, market, traders):
-    """Whether every trader is accounted for to the end of the candles."""
-
-    def is_over():
-        return all(world.status(connection, t).through == world.at(market.last) for t in traders)
-
-    return is_over
+def stage(connection, market):
+    return Stage(connection, market)

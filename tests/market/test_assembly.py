@@ -159,7 +159,9 @@ def test_every_slot_closes_once_and_in_order_whatever_arrives_when(events):
             first, last = due.first // MINUTE_MS, due.last // MINUTE_MS
             assert first == max(closed, default=10) + 1
             waited = [now - seen for other, seen in first_seen.items() if other >= first]
-            assert all(on_time.get(n) == set(SYMBOLS) for n in range(first, last + 1)) or max(waited) >= GRACE_S
+            assert (
+                all(on_time.get(n) == set(SYMBOLS) for n in range(first, last + 1)) or max(waited) >= GRACE_S
+            )
             closed |= taken(assembly, first, last)
 
     assert list(closed) == list(range(11, max(closed, default=10) + 1))

@@ -21,7 +21,11 @@ from tests.world import eventually
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT")
 HALF_MINUTE_MS = 30_000
-HISTORY_BARS = {"8h": 90, "12h": 60, "1d": 30}  # the generated market is 30 days old; of all others, as many as asked for
+HISTORY_BARS = {
+    "8h": 90,
+    "12h": 60,
+    "1d": 30,
+}  # the generated market is 30 days old; of all others, as many as asked for
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ class Feed:
         self.metrics = MarketMetrics(CollectorRegistry())
         self.woken = 0
 
-    async def wake(self, connection):
+    async def wake(self, _connection):
         self.woken += 1
 
     @asynccontextmanager
@@ -73,7 +77,7 @@ class Feed:
                 symbols_max=100,
                 min_quote_volume=0,
                 wake=self.wake,
-                on_progress=lambda done, total: None,
+                on_progress=lambda _done, _total: None,
             )
             task = asyncio.create_task(ingest.run())
             try:
@@ -124,7 +128,9 @@ async def told(exchange, timeframe, first, last):
         rows = [
             tuple(row)
             for symbol in SYMBOLS
-            for row in (await client.klines(symbol, timeframe, start_ms=world.ms(world.at(first)) - length_ms)).rows()
+            for row in (
+                await client.klines(symbol, timeframe, start_ms=world.ms(world.at(first)) - length_ms)
+            ).rows()
             if row.open_time + length_ms <= world.ms(world.at(last))
         ]
     return sorted(rows)
@@ -154,7 +160,7 @@ async def test_a_complete_slot_has_all_its_candles_and_roll_ups(connection, feed
     async with feed.running():
         await minutes_pass(clock, connection, 1, 15)
 
-    assert ledger(connection) == {n: ("complete", 0) for n in range(16)}
+    assert ledger(connection) == dict.fromkeys(range(16), ("complete", 0))
     for timeframe in ("1m", "3m", "5m", "15m"):
         found = stored(connection, timeframe, 1, 15)
         assert len(found) == len(SYMBOLS) * 15 // (timeframes.TIMEFRAMES[timeframe] // 60)
@@ -164,7 +170,9 @@ async def test_a_complete_slot_has_all_its_candles_and_roll_ups(connection, feed
     assert feed.woken == 16
 
 
-async def test_an_outage_becomes_slots_with_a_reason_and_the_market_goes_on(connection, feed, exchange, clock):
+async def test_an_outage_becomes_slots_with_a_reason_and_the_market_goes_on(
+    connection, feed, exchange, clock
+):
     """
     Minutes that nobody has are outages once a later one exists; what follows is complete, and the bar around them is made of what is there.
     """
@@ -175,13 +183,15 @@ async def test_an_outage_becomes_slots_with_a_reason_and_the_market_goes_on(conn
         await minutes_pass(clock, connection, 5, 6)
 
     assert ledger(connection) == {
-        **{n: ("complete", 0) for n in (0, 1, 2, 5, 6)},
+        **dict.fromkeys((0, 1, 2, 5, 6), ("complete", 0)),
         3: ("outage", 3),
         4: ("outage", 3),
     }
     reasons = connection.execute("select distinct reason from vyx.slots where state = 'outage'").fetchall()
     assert reasons == [("the exchange has no candles",)]
-    assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [r[:6] for r in await told(exchange, "5m", 1, 5)]
+    assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [
+        r[:6] for r in await told(exchange, "5m", 1, 5)
+    ]
 
 
 async def test_a_candle_the_stream_does_not_deliver_is_fetched(connection, feed, exchange, clock):
@@ -192,7 +202,7 @@ async def test_a_candle_the_stream_does_not_deliver_is_fetched(connection, feed,
     async with feed.running():
         await minutes_pass(clock, connection, 1, 2)
 
-    assert ledger(connection) == {n: ("complete", 0) for n in range(3)}
+    assert ledger(connection) == dict.fromkeys(range(3), ("complete", 0))
     assert len(stored(connection, "1m", 1, 2)) == 2 * len(SYMBOLS)
 
 
@@ -242,9 +252,11 @@ async def test_what_was_missed_while_nobody_fed_comes_by_rest(connection, feed, 
     async with feed.running():
         await eventually(closed(connection, 7))
 
-    assert ledger(connection) == {n: ("complete", 0) for n in range(8)}
+    assert ledger(connection) == dict.fromkeys(range(8), ("complete", 0))
     assert len(stored(connection, "1m", 1, 7)) == 7 * len(SYMBOLS)
-    assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [r[:6] for r in await told(exchange, "5m", 1, 5)]
+    assert [r[:6] for r in stored(connection, "5m", 1, 5)] == [
+        r[:6] for r in await told(exchange, "5m", 1, 5)
+    ]
 
 
 async def test_connections_that_break_lose_nothing(connection, feed, exchange, clock):
@@ -259,7 +271,7 @@ async def test_connections_that_break_lose_nothing(connection, feed, exchange, c
         await eventually(closed(connection, 2))
         await minutes_pass(clock, connection, 3, 3)
 
-    assert ledger(connection) == {n: ("complete", 0) for n in range(4)}
+    assert ledger(connection) == dict.fromkeys(range(4), ("complete", 0))
 
 
 async def test_a_buried_machine_feeds_nothing(connection, feed, clock):

@@ -58,11 +58,16 @@ async def roll_all_up(client, first: datetime, last: datetime):
 async def stored(client, ids, timeframe):
     """What the table holds, by (symbol, open time): open, high, low, close, volume."""
     names = {number: name for name, number in ids.items()}
-    rows = await store.read(client, timeframe, datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    rows = await store.read(
+        client, timeframe, datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+    )
     return {
         (names[s], t): prices
         for s, t, *prices in zip(
-            *(rows[name].tolist() for name in ("symbol_id", "open_time", "open", "high", "low", "close", "volume")),
+            *(
+                rows[name].tolist()
+                for name in ("symbol_id", "open_time", "open", "high", "low", "close", "volume")
+            ),
             strict=True,
         )
     }

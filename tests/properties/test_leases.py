@@ -48,7 +48,9 @@ class Machine:
 
     boot: int
     through: int
-    held: dict[UUID, tuple[int, int | None]] = field(default_factory=dict)  # epoch, and how far it is if behind
+    held: dict[UUID, tuple[int, int | None]] = field(
+        default_factory=dict
+    )  # epoch, and how far it is if behind
     is_silent: bool = False
     is_over: bool = False
 
@@ -126,7 +128,8 @@ class Leases(RuleBasedStateMachine):
     def everyone_beats(self):
         boots = [m.boot for m in self.machines if not m.is_silent and not m.is_over]
         self.execute(
-            "update vyx.machine_heartbeats set heartbeat_at = %s where boot_id = any (%s)", (self.clock, boots)
+            "update vyx.machine_heartbeats set heartbeat_at = %s where boot_id = any (%s)",
+            (self.clock, boots),
         )
 
     @rule(which=MACHINE, n=st.integers(1, TRADERS))
@@ -203,9 +206,7 @@ class Leases(RuleBasedStateMachine):
             entitled = self.entitled(machine)
             if behind < machine.through:
                 self.insert_signals(machine, behind + 1, [trader])
-                self.execute(
-                    world.SCREENING["advance_traders"], self.of(machine, behind + 1, [trader])
-                )
+                self.execute(world.SCREENING["advance_traders"], self.of(machine, behind + 1, [trader]))
                 machine.held[trader] = (machine.held[trader][0], behind + 1)
                 if trader in entitled:
                     self.screened.add((trader, behind + 1))

@@ -74,16 +74,12 @@ def test_a_machine_that_drains_claims_no_more(connection, traders):
         connection.execute("select public.drain_machine('nobody')")
 
 
-def test_a_claim_still_in_flight_when_its_machine_leaves_is_given_back_too(
-    dsn, connection, other, traders
-):
+def test_a_claim_still_in_flight_when_its_machine_leaves_is_given_back_too(dsn, connection, other, traders):
     """
     SIGTERM may come in the middle of a claim on another connection: no trader stays with the dead boot.
     """
     boot = world.register(connection)
-    waiting = (
-        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ~ 'leave_v1'"
-    )
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ~ 'leave_v1'"
     with ThreadPoolExecutor(1) as leaving:
         with connection.transaction():
             world.claim(connection, boot)
@@ -250,9 +246,7 @@ def history(connection, trader):
     rows = connection.execute(
         "select after, through, machine_id from vyx.leases where trader_id = %s order by epoch", (trader,)
     )
-    return [
-        (int((a - world.T0) / world.MINUTE), int((t - world.T0) / world.MINUTE), m) for a, t, m in rows
-    ]
+    return [(int((a - world.T0) / world.MINUTE), int((t - world.T0) / world.MINUTE), m) for a, t, m in rows]
 
 
 @pytest.fixture
@@ -473,3 +467,19 @@ def test_the_ingest_lock_belongs_to_one_session(connection, other):
     """
     assert world.call(connection, world.MACHINES["try_ingest_lock"]) == (True,)
     assert world.call(other, world.MACHINES["try_ingest_lock"]) == (False,)
+
+
+def test_reaping_ends_the_session_of_a_machine_that_hangs(dsn, connection):
+    """
+    A stopped process keeps its connection and would keep the ingest lock: burying it frees both.
+    """
+    with psycopg.connect(dsn, autocommit=True) as hung:
+        boot = world.register(hung)
+        assert world.call(hung, world.MACHINES["try_ingest_lock"]) == (True,)
+        late = datetime.now(UTC) + timedelta(hours=1)
+
+        assert world.reap(connection, now=late) == [(boot, "a", 0)]
+
+        assert world.call(connection, "select pg_advisory_lock(7101, 1)") == ("",)
+        with pytest.raises(psycopg.OperationalError):
+            hung.execute("select 1")

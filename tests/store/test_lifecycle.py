@@ -181,9 +181,9 @@ def fail_once(connection, boot, trader):
 def retry(connection, trader):
     """Let the time of its retry come."""
     due = world.status(connection, trader).retry_at
-    assert world.call(connection, "select vyx.retry_due_v1(%(now)s)", now=due - timedelta(milliseconds=1)) == (
-        0,
-    )
+    assert world.call(
+        connection, "select vyx.retry_due_v1(%(now)s)", now=due - timedelta(milliseconds=1)
+    ) == (0,)
     assert world.call(connection, "select vyx.retry_due_v1(%(now)s)", now=due) == (1,)
 
 
