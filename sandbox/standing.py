@@ -823,9 +823,8 @@ class Standing:
         """Compute calls from the candles and set what is kept of them, some at a time to bound the memory."""
         began = perf_counter()
         event.loaded.update(calls)
-        calls = sorted(
-            calls, key=lambda call: (call.timeframe or "", call.order)
-        )  # what shares arguments, together
+        # What shares arguments is computed together.
+        calls = sorted(calls, key=lambda call: (call.timeframe or "", call.order))
         for first in range(0, len(calls), LOADED_AT_ONCE):
             part = Event(
                 Computation(self.panel, event.computation.instant_ms, keep_streams=True), event.moving

@@ -253,7 +253,10 @@ class Screener:
         if state == "complete" and traders:
             await self._panel.ensure(self.evaluator.needed(), slot, through=max(slot, self._standing()))
             slot_ms = int(slot.timestamp() * 1000)
-            result = await asyncio.to_thread(self.evaluator.evaluate, slot_ms, [h.trader_id for h in traders])
+            # None, not every name: only a slot of all traders carries values on from the slot before
+            everybody = machine_too and len(traders) == len(self.roster.held)
+            keys = None if everybody else [h.trader_id for h in traders]
+            result = await asyncio.to_thread(self.evaluator.evaluate, slot_ms, keys)
         outcome = _Outcome(
             slot,
             datetime.now(UTC),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
