@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from sandbox.compute import Calls, Computation, OperatorError, Ref
+from sandbox.each import EachRunner
 from sandbox.operators.model import Array
 from sandbox.panel import TIMEFRAMES, Bools, Floats, Ints, Panel
 from sandbox.plan import Plan
@@ -87,12 +88,17 @@ class _Board(msgspec.Struct):
 
 
 class Evaluator:
-    """All traders of one machine over one panel; equal expressions of all of them are computed once per slot."""
+    """
+    All traders of one machine over one panel; equal expressions of all of them are computed once per slot.
 
-    def __init__(self, panel: Panel) -> None:
+    *each* runs the functions of `each`; without it the traders that have one fail. Whoever made it closes it.
+    """
+
+    def __init__(self, panel: Panel, each: EachRunner | None = None) -> None:
         self.panel = panel
+        self._each = each
         self._calls = Calls()
-        self._standing = Standing(panel)
+        self._standing = Standing(panel, each)
         self._traders: dict[Any, _Trader] = {}
         self._boards = {timeframe: _Board() for timeframe in TIMEFRAMES}
         self._need: dict[str, Counter[int]] = {}
@@ -156,6 +162,8 @@ class Evaluator:
         traders only, is computed anew and leaves what is carried alone.
         """
         due = [timeframe for timeframe, seconds in TIMEFRAMES.items() if slot_ms % (seconds * 1000) == 0]
+        if self._each is not None:
+            self._each.begin()
         if keys is None and self._standing.can_advance(slot_ms):
             return self._carried(slot_ms, due)
         return self._anew(slot_ms, due, self._traders if keys is None else dict.fromkeys(keys))
@@ -232,7 +240,7 @@ class Evaluator:
         chosen = [
             self._traders[key] for key in keys if key in self._traders and self._traders[key].trigger in due
         ]
-        computation = Computation(self.panel, slot_ms)
+        computation = Computation(self.panel, slot_ms, each=self._each)
         alive = [trader for trader in chosen if self._bar_closes(trader.trigger, slot_ms)]
         for trader in alive:
             wanted = [
@@ -283,6 +291,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     last_ms: int,
     symbols: Iterable[str] | None = None,
     frequency: Frequency = "every_bar",
+    each: EachRunner | None = None,
 ) -> RangeHits:
     """
     The matches of a plan at every slot of [*first_ms*, *last_ms*]: bit for bit what `Evaluator.evaluate` finds slot by slot.
@@ -294,7 +303,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     start, end = frame.bars_closed_at(first_ms - 1), frame.bars_closed_at(last_ms)
     on_enter = frequency == "on_enter"
     refs = Calls().add(plan)
-    computation = Computation(panel, last_ms)
+    computation = Computation(panel, last_ms, each=each)
     first = start - 1 if on_enter else start
     wanted = [refs[node] for node in (plan.signal, *plan.show.values())]
     _want(computation, plan.trigger, wanted, bars=end - first)
@@ -319,7 +328,9 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     )
 
 
-def node_values(panel: Panel, plan: Plan, slot_ms: int, symbol: str) -> list[Value]:
+def node_values(
+    panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachRunner | None = None
+) -> list[Value]:
     """
     The value of every node of a plan for one symbol as seen at *slot_ms*: what `explain` tells. NaN is None.
 
@@ -328,7 +339,7 @@ def node_values(panel: Panel, plan: Plan, slot_ms: int, symbol: str) -> list[Val
         OperatorError: An operator failed.
     """
     row = panel.index[symbol]
-    computation = Computation(panel, slot_ms)
+    computation = Computation(panel, slot_ms, each=each)
     refs = Calls().add(plan)
     end = computation.end(plan.trigger)
     for ref in refs:

@@ -162,5 +162,7 @@ def _name(plan: Plan, node: int) -> str:
     at = plan.nodes[node]
     while at.op == "shift":
         at = plan.nodes[at.args[0]]
+    if at.op == "each":
+        return f"each({at.params['name']})"
     told = ", ".join(str(value) for value in at.params.values() if value != "")
     return f"{at.op}({told})" if told else at.op
