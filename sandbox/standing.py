@@ -837,7 +837,17 @@ class Standing:
                     self._calls[call].load(call, part)
                 except OperatorError as error:
                     self.failed[call] = error
+        if self.failed:
+            self._fail_users()
         self.seconds["anew"] = self.seconds.get("anew", 0.0) + perf_counter() - began
+
+    def _fail_users(self) -> None:
+        """What uses a failed call has failed too: at its next bar it is not carried on, but computed anew."""
+        for call in self._calls:  # arguments first
+            if call not in self.failed:
+                cause = next((ref.call for ref in call.args if ref.call in self.failed), None)
+                if cause is not None:
+                    self.failed[call] = self.failed[cause]
 
     def compute_anew(self, call: Call, event: Event) -> None:
         """Compute one call in the middle of an event."""
