@@ -12,7 +12,7 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
 
 import psycopg
@@ -25,6 +25,9 @@ from app.errors import CommandFailed, Refused
 from app.logging import configure
 from app.settings import Settings, read_settings
 from app.store import embedded
+
+if TYPE_CHECKING:
+    from sandbox.compile import Compiled
 
 cli = typer.Typer(
     add_completion=False,
@@ -184,19 +187,48 @@ def check(file: Annotated[Path, typer.Argument(help="A filter.")]) -> None:
     """Compile a filter: exit 0, or FILE:LINE:COL: CODE message for each mistake and exit 1."""
     from sandbox.compile import FilterCompiler  # noqa: PLC0415
 
-    try:
-        source = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    source = _read_filter(file)
     with FilterCompiler() as compiler:
         compiled = compiler.compile(source)
-    for found in compiled.diagnostics:
-        print(
-            f"{file}:{found.line}:{found.column}: {found.code} {found.message}"
-            + (f" {found.hint}" if found.hint else "")
-        )
+    _print_diagnostics(file, compiled)
     if compiled.plan is None:
         raise typer.Exit(1)
+
+
+@cli.command()
+def preview(
+    file: Annotated[Path, typer.Argument(help="A filter.")],
+    bars: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many bars of its finest timeframe to look at.")
+    ] = 200,
+    symbols: Annotated[
+        str | None, typer.Option(help="Pairs, separated by commas; all of them when left out.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Run a filter over recent history: what it would have signalled, with a sparkline of each hit."""
+    from app.preview import terminal  # noqa: PLC0415
+
+    source = _read_filter(file)
+    url = _database_url(_settings(data_dir=data_dir))
+    wanted = None if symbols is None else [name.strip() for name in symbols.split(",") if name.strip()]
+    compiled = terminal.compile_filter(source)
+    if compiled.plan is None:
+        _print_diagnostics(file, compiled)
+        raise typer.Exit(1)
+    _print_diagnostics(file, compiled, to=sys.stderr)
+    asyncio.run(terminal.show(url, compiled.plan, bars=bars, symbols=wanted, as_json=as_json))
+
+
+@cli.command()
+def redeliver(data_dir: DataDir = None) -> None:
+    """Retry dead letters: jobs that failed for good go back to their queues."""
+    retried, left = documents.redeliver(_database_url(_settings(data_dir=data_dir)))
+    print(
+        f"{retried} redelivered"
+        + (f", {left} left (their machines are gone, or the same job waits already)" if left else "")
+    )
 
 
 @cli.command()
@@ -237,6 +269,19 @@ def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **f
     settings = read_settings(flags | {"from": start}, metrics_port_default=metrics_port_default)
     configure(settings.log_format)
     return settings
+
+
+def _read_filter(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _print_diagnostics(file: Path, compiled: Compiled, *, to: TextIO | None = None) -> None:
+    for found in compiled.diagnostics:
+        hint = f" {found.hint}" if found.hint else ""
+        print(f"{file}:{found.line}:{found.column}: {found.code} {found.message}{hint}", file=to)
 
 
 def _database_url(settings: Settings) -> str:
@@ -288,7 +333,7 @@ def main() -> None:
     """The entry point: every refusal is one sentence and an exit code."""
     debug = "--debug" in sys.argv
     try:
-        cli()
+        cli(prog_name="vyx")
     except (CommandFailed, Refused, psycopg.OperationalError) as error:
         if debug:
             raise

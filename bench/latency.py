@@ -157,13 +157,18 @@ async def measure_peers(url: str, until: float) -> tuple[list[float], list[float
             await writer.execute("insert into public.bench_rows (at) values (clock_timestamp())")
             inserts.append(time.perf_counter() - began)
             began = time.perf_counter()
-            waiting = asyncio.create_task(anext(listener.notifies(timeout=5)))
+            waiting = asyncio.create_task(_next_notification(listener))
             await writer.execute("select pg_notify('bench', '')")
             await waiting
             notifies.append(time.perf_counter() - began)
             await asyncio.sleep(PEER_EACH_S)
         await writer.execute("drop table public.bench_rows")
     return inserts, notifies
+
+
+async def _next_notification(listener: psycopg.AsyncConnection) -> None:
+    async for _ in listener.notifies(timeout=5, stop_after=1):
+        return
 
 
 async def watch(
@@ -194,7 +199,8 @@ select extract(epoch from pg_xact_commit_timestamp(s.xmin))::float8, extract(epo
  where s.closed_at >= to_timestamp(%s) and s.state = 'complete' order by s.slot
 """
 _COMMITS = """
-select id, extract(epoch from pg_xact_commit_timestamp(xmin))::float8 from public.signals where created_at >= to_timestamp(%s)
+select id, extract(epoch from pg_xact_commit_timestamp(xmin))::float8 from public.signals
+ where created_at >= to_timestamp(%s) and user_id = %s
 """
 
 
@@ -229,7 +235,7 @@ def measure(options: argparse.Namespace) -> dict:
                 fsync = connection.execute("show fsync").fetchone()[0]
                 pairs = connection.execute("select count(*) from vyx.symbols where trading").fetchone()[0]
                 slots = connection.execute(_SLOTS, (began,)).fetchall()
-                commits = dict(connection.execute(_COMMITS, (began,)).fetchall())
+                commits = dict(connection.execute(_COMMITS, (began, user)).fetchall())
     ended = began + options.seconds
     expected = {number for number, at in commits.items() if began + 1 <= at <= ended}
     delays = [

@@ -343,15 +343,7 @@ def median_of(count, action):
 
 def measure_loops(market, traders, sample):
     """Seconds per trader of the hand loop and of the frame loop, and whether loop and engine agree."""
-    candles = {
-        t: list(
-            zip(
-                *([np.ascontiguousarray(row[: market.bars]) for row in f] for f in market.candles[t][1]),
-                strict=True,
-            )
-        )
-        for t in USED
-    }
+    candles = candles_by_symbol(market)
     frames = {
         t: {
             row: pd.DataFrame(dict(zip(FIELDS, candles[t][row], strict=True)))
@@ -371,7 +363,7 @@ def measure_loops(market, traders, sample):
     unequal = [
         key for key, trader in enumerate(chosen) if by_hand(trader, market, candles) != hits.get(key, [])
     ]
-    return loop, frame, candles, unequal
+    return loop, frame, unequal
 
 
 PROTOTYPE = Trader(
@@ -385,8 +377,17 @@ PROTOTYPE = Trader(
 )
 
 
-def measure_first(market, candles):
+def candles_by_symbol(market):
+    """What the loops read: for each timeframe and symbol five arrays, up to the slot."""
+    rows = {
+        t: ([np.ascontiguousarray(r[: market.bars]) for r in f] for f in market.candles[t][1]) for t in USED
+    }
+    return {t: list(zip(*fields, strict=True)) for t, fields in rows.items()}
+
+
+def measure_first(market):
     """One trader on a fresh machine against its hand loop: seconds of both, and of a warm slot."""
+    candles = candles_by_symbol(market)
     panel, plan = market.panel(market.slot - 300_000), plan_of(PROTOTYPE)
     market.append(panel, market.slot)
 
@@ -480,10 +481,10 @@ def main():
     args = parser.parse_args()
 
     market, traders = Market(args.symbols, args.bars), draw_different(args.traders)
+    first, warm, hand = measure_first(market)
     slots = measure_slots(market, traders)
     rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    loop, frame, candles, unequal = measure_loops(market, traders, args.sample)
-    first, warm, hand = measure_first(market, candles)
+    loop, frame, unequal = measure_loops(market, traders, args.sample)
     preview = measure_preview(market)
     each = slots["slot_s"] / args.traders
 

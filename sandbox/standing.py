@@ -518,13 +518,16 @@ class Averages(Group):
         values = frame.field(str(call.args[0].call.params["field"]))[:, begin : newest + 1]
         if np.isnan(values[:, 0]).any():  # symbols without a candle yet add nothing
             values = np.nan_to_num(values, nan=0.0)
-        # What TA-Lib adds up, in its order: period - 1 values, then in turns one in and one out.
-        turns = np.zeros((len(values), 2 * values.shape[1]))
-        turns[:, 0::2] = values
-        np.negative(values[:, : max(0, values.shape[1] - period + 1)], out=turns[:, 2 * period - 1 :: 2])
-        np.cumsum(turns, axis=1, out=turns)
-        self._sums[at] = turns[:, -1]
-        self.standing.rows.floats[row] = turns[:, -2] / period
+        # What TA-Lib adds up, in its order: period - 1 values, then in turns one in and one out. NumPy adds row after
+        # row when it sums over the first axis (the tests hold it to that).
+        bars = np.ascontiguousarray(values.T)
+        total = bars[: period - 1].sum(axis=0)
+        for at_bar in range(period - 1, len(bars)):
+            total += bars[at_bar]
+            if at_bar == len(bars) - 1:
+                self.standing.rows.floats[row] = total / period
+            total -= bars[at_bar - period + 1]
+        self._sums[at] = total
         if newest + 1 < period:
             self.standing.rows.floats[row] = np.nan
         else:

@@ -37,8 +37,10 @@ from app.store.pool import Connection, connect_direct
 POLL_S = 1.0  # a lost hint costs no more than this
 CANDIDATE_POLL_S = 0.005
 CANDIDATE_POLL_S_MAX = 0.1  # while a writer hangs
-PAGE_ROWS = 2000
 PENDING_MAX = 1000  # events a client may fall behind before it is cut; it resumes by its cursor
+PAGE_ROWS = (
+    PENDING_MAX // 2
+)  # offered at once, between two reads in which the streams send: a slot's burst cuts nobody who takes it
 RECONNECT_S = 0.2
 RECONNECT_S_MAX = 3.0
 

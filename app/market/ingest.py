@@ -54,6 +54,7 @@ SILENCE_S = 20.0  # no candle for so long: ask REST whether the market goes on w
 REQUESTS_AT_ONCE = 8
 ARRIVALS_MAX = 50_000  # what may wait while the database is slow
 ROWS_AT_ONCE = 20_000  # candles per transaction: well below its statement timeout
+COPY_FROM_ROWS = 2000  # as arrays 20,000 rows take psycopg 0.23 s inside the transaction (its idle limit is 0.5 s), as a COPY 2 ms
 OUTAGE_REASON = "the exchange has no candles"
 
 
@@ -252,10 +253,12 @@ class Ingest:
         instants = list(range(first, last + 1, MINUTE_MS))
         fresh = [candle for slot in instants for candle in taken.get(slot, {}).values()]
         closed = [self._outcome(slot, taken) for slot in instants]
+        rows = self._rows(Candles.from_rows(fresh)) if fresh else None
         async with screening.fenced(self._pool, self._boot_id) as connection:
             await self._keep_partitions(connection, instants)
-            if fresh:
-                await candle_store.insert(connection, "1m", self._rows(Candles.from_rows(fresh)))
+            if rows is not None:
+                store = candle_store.insert if len(fresh) < COPY_FROM_ROWS else candle_store.copy
+                await store(connection, "1m", rows)
             for timeframe, source in ROLL_UP_FROM.items():
                 due = [_instant(slot) for slot in instants if timeframes.closes_at(slot, timeframe)]
                 if due:

@@ -30,7 +30,9 @@ from sandbox.evaluate import Evaluator
 from sandbox.plan import PLAN_VERSION, Plan, PlanError, load_plan
 
 log = structlog.get_logger(__name__)
-PLANS_AT_ONCE = 1000  # plans are up to a few kB each: bounds the answer
+PLANS_AT_ONCE = (
+    200  # loading them holds the event loop for 40 ms; a transaction open meanwhile is ended after 500 ms
+)
 RECOMPILE_S = 1.0  # compiling at a stretch; then what is ready is loaded
 
 
@@ -149,7 +151,6 @@ class Roster:
             await self._store(boot_id, outdated.entry, compiled)
             if self._outdated.get(trader_id) is outdated:
                 del self._outdated[trader_id]
-            self._digest = None  # the plan changed, and nothing that the digest is made of
             done += 1
         return done
 
@@ -217,7 +218,11 @@ class Roster:
         """
         self._outdated.pop(entry.trader_id, None)
         if _is_outdated(stored.plan):
-            self.drop(entry.trader_id)
+            held = self.held.get(entry.trader_id)
+            if held is not None and held.epoch != entry.epoch:
+                self.drop(
+                    entry.trader_id
+                )  # within one lease it is screened by what was saved before: no slot is left out
             self._outdated[entry.trader_id] = _Outdated(entry, stored.filter)
             return
         plan = load_plan(stored.plan)

@@ -66,6 +66,7 @@ class Screener:
         self.evaluator = Evaluator(self._panel.panel)
         self.roster = Roster(pool, self.evaluator, compile_filter)
         self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
+        self._is_awaited = False
         self._slots_since_trim = 0
         self._draining = False
         self.boot_id: int | None = None
@@ -117,30 +118,55 @@ class Screener:
         """
         Account for every closed slot that this machine has not accounted for; returns how many there were.
 
-        Safe to call at any time and from several tasks: the second waits and finds nothing left. An interrupted slot is simply still due.
+        Safe to call at any time and from several tasks: one more waits for the hand and takes what came meanwhile, any further one
+        would find nothing and returns at once (waiting, they held every place of the job worker and no tick ran during a catch-up).
+        An interrupted slot is simply still due.
 
         Raises:
             Fenced: this boot is dead. NotTrusted: the heartbeat is late. psycopg.Error: the database is out of reach.
         """
+        if self._is_awaited:
+            return 0
+        self._is_awaited = True
+        try:
+            await self._hand.acquire()
+        finally:
+            self._is_awaited = False
+        try:
+            return await self._screen_all()
+        finally:
+            self._hand.release()
+
+    async def _screen_all(self) -> int:
         done = 0
-        async with self._hand:
-            self.busy_since = time.monotonic()
-            try:
-                while not self._draining and self.boot_id is not None and self.screened_through is not None:
-                    async with self._pool.connection() as connection:
-                        due = await slots.next_closed(connection, self.screened_through, SLOTS_AT_ONCE)
-                    if not due:
-                        await self._catch_up(self.boot_id)
-                        return done
-                    for slot, state in due:
-                        self.busy_since = time.monotonic()
-                        await self._account_for(self.boot_id, slot, state)
-                        done += 1
-                        if self._draining:
-                            break
-            finally:
-                self.busy_since = None
+        self.busy_since = time.monotonic()
+        try:
+            await self._find_position()
+            while not self._draining and self.boot_id is not None and self.screened_through is not None:
+                async with self._pool.connection() as connection:
+                    due = await slots.next_closed(connection, self.screened_through, SLOTS_AT_ONCE)
+                if not due:
+                    await self._catch_up(self.boot_id)
+                    break
+                for slot, state in due:
+                    self.busy_since = time.monotonic()
+                    await self._account_for(self.boot_id, slot, state)
+                    done += 1
+                    if self._draining:
+                        break
+        finally:
+            self.busy_since = None
         return done
+
+    async def _find_position(self) -> None:
+        """
+        A connection that broke during a commit leaves open whether the slot was accounted for; only the row knows. What memory believes
+        of traders may then be a slot behind: they are screened again there, which inserts nothing.
+        """
+        if self.boot_id is None:
+            return
+        async with self._pool.connection() as connection:
+            self.screened_through = await screening.position(connection, self.boot_id)
 
     # -- between slots ------------------------------------------------------------------------------------------------
 

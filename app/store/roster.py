@@ -71,7 +71,7 @@ class Recompiled:
 
 
 async def store_recompiled(connection: Connection, recompiled: Recompiled) -> bool:
-    """Put a recompiled plan in place of the old one, unseen by its user; False when another filter was saved meanwhile."""
+    """Put a recompiled plan in place of the old one; False when another filter was saved meanwhile. The revision rises."""
     parameters = {
         "trader_id": recompiled.trader_id,
         "revision": recompiled.revision,

@@ -81,6 +81,12 @@ async def insert_signals(
     return inserted
 
 
+async def position(connection: Connection, boot_id: int) -> datetime | None:
+    """The last slot this boot has accounted for; None for a boot that never was."""
+    row = await (await connection.execute(_SQL["position"], {"boot_id": boot_id})).fetchone()
+    return row[0] if row else None
+
+
 async def advance_machine(connection: Connection, boot_id: int, slot: datetime, previous: datetime) -> bool:
     """Record that everything up to *slot* is accounted for; False when this boot no longer stands at *previous*."""
     cursor = await connection.execute(

@@ -9,16 +9,20 @@ on conflict do nothing;
 
 -- roll_up --
 -- The bars of one timeframe that closed at these slots, from the next finer one. Open, high and low are over bars with volume:
--- that equals the exchange's own candles (a bucket without any trade is flat); skipping is what makes it exact.
+-- that equals the exchange's own candles (a bucket without any trade is flat at its close); skipping is what makes it exact.
+-- The same rule as app/market/rollup.py, which a test holds it to; greatest and least pass over null.
 insert into vyx.candles (symbol_id, timeframe, open_time, open, high, low, close, volume, quote_volume, trade_count)
-select c.symbol_id, %(timeframe)s::vyx.timeframe, bucket.open_time,
-       coalesce((array_agg(c.open order by c.open_time) filter (where c.volume > 0))[1], (array_agg(c.open order by c.open_time))[1]),
-       coalesce(max(c.high) filter (where c.volume > 0), max(c.high)),
-       coalesce(min(c.low) filter (where c.volume > 0), min(c.low)),
-       (array_agg(c.close order by c.open_time desc))[1], sum(c.volume), sum(c.quote_volume), sum(c.trade_count)
-  from (select slot - make_interval(secs => %(seconds)s) as open_time, slot as close_time from unnest(%(slots)s::timestamptz[]) slot) bucket
-  join vyx.candles c on c.timeframe = %(source)s::vyx.timeframe and c.open_time >= bucket.open_time and c.open_time < bucket.close_time
- group by c.symbol_id, bucket.open_time
+select b.symbol_id, %(timeframe)s::vyx.timeframe, b.open_time, coalesce(b.open, b.close), greatest(b.high, b.close), least(b.low, b.close), b.close,
+       b.volume, b.quote_volume, b.trade_count
+  from (
+    select c.symbol_id, bucket.open_time,
+           (array_agg(c.open order by c.open_time) filter (where c.volume > 0))[1] as open,
+           max(c.high) filter (where c.volume > 0) as high, min(c.low) filter (where c.volume > 0) as low,
+           (array_agg(c.close order by c.open_time desc))[1] as close,
+           sum(c.volume) as volume, sum(c.quote_volume) as quote_volume, sum(c.trade_count) as trade_count
+      from (select slot - make_interval(secs => %(seconds)s) as open_time, slot as close_time from unnest(%(slots)s::timestamptz[]) slot) bucket
+      join vyx.candles c on c.timeframe = %(source)s::vyx.timeframe and c.open_time >= bucket.open_time and c.open_time < bucket.close_time
+     group by c.symbol_id, bucket.open_time) b
 on conflict do nothing;
 
 -- record_late_candles --

@@ -33,6 +33,10 @@ update public.trader_state s set signal_count = s.signal_count + n.signals, last
  where s.trader_id = n.trader_id
 returning n.signals;
 
+-- position --
+-- How far this boot has accounted for the ledger.
+select screened_through from vyx.machines where boot_id = %(boot_id)s;
+
 -- advance_machine --
 -- This machine has accounted for everything up to the slot; no row means another transaction of this boot was here.
 update vyx.machines set screened_through = %(slot)s where boot_id = %(boot_id)s and screened_through = %(previous)s returning boot_id;

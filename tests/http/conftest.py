@@ -295,7 +295,7 @@ def eventually():
 
     async def ask(question: Callable[[], Any]) -> Any:
         async with asyncio.timeout(5):
-            while not (answer := question()):  # noqa: ASYNC110 what it waits for sets no event here
+            while not (answer := question()):
                 await asyncio.sleep(0.005)
         return answer
 

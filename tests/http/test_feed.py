@@ -4,6 +4,7 @@ The feed's promise: whoever writes how, a reader sees each row once, in order, a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import threading
@@ -178,6 +179,35 @@ async def test_more_rows_than_a_page_are_all_published(reader, user, make_trader
 
     assert ids_taken(subscription) == ids
     assert reader.horizon == ids[-1]
+
+
+async def test_the_burst_of_one_slot_does_not_cut_a_client_that_takes_it(
+    reader, user, make_trader, add_signal, connection
+):
+    trader = make_trader(user)
+    first = add_signal(user, trader)
+    await reader.follow()
+    subscription = reader.attach(user.id)
+    taken = []
+
+    async def take_all():
+        while subscription.ended is None and len(taken) < 2 * PENDING_MAX:
+            await subscription.wait(5)
+            taken.extend(ids_taken(subscription))
+
+    connection.execute(
+        "insert into public.signals (trader_id, user_id, symbol, timeframe, triggered_at, price, plan_hash, epoch, screened_at)"
+        " select trader_id, user_id, 'B' || n, timeframe, triggered_at, price, plan_hash, epoch, screened_at"
+        " from public.signals cross join generate_series(1, %s) n where id = %s",
+        (2 * PENDING_MAX, first),
+    )
+    client = asyncio.create_task(take_all())
+    await reader.follow()
+    await client
+
+    assert subscription.ended is None
+    assert taken == sorted(taken)
+    assert len(taken) == 2 * PENDING_MAX
 
 
 async def test_what_was_written_before_the_first_poll_is_not_published(reader, user, make_trader, add_signal):

@@ -23,7 +23,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -39,7 +38,7 @@ PROFILE = settings(
 )
 TRADERS = 2
 TTL = timedelta(seconds=10)
-MACHINES = st.integers(0, 3)  # by order of their registration, from the youngest
+MACHINE = st.integers(0, 1)
 TRADER = st.integers(0, TRADERS - 1)
 
 
@@ -80,28 +79,24 @@ class Leases(RuleBasedStateMachine):
         user = world.add_user(self.connection)
         world.close_slots(self.connection, 0)
         self.traders = [world.add_trader(self.connection, user) for _ in range(TRADERS)]
+        for _ in range(2):
+            self.register()
 
     # -- market and users -------------------------------------------------------------------------------------------------
 
-    @rule()
-    def a_slot_closes(self):
-        self.newest += 1
-        world.close_slots(self.connection, self.newest)
-
-    @rule(which=TRADER)
-    def user_starts(self, which):
+    @rule(which=TRADER, wish=st.sampled_from(["start", "start", "stop"]))
+    def a_user_acts(self, which, wish):
         trader = self.traders[which]
-        if world.states(self.connection)[trader] == "stopping":
+        before = world.states(self.connection)[trader]
+        if wish == "stop":
+            world.stop(self.connection, trader)
+            assert world.states(self.connection)[trader] in ("stopped", "stopping")
+        elif before == "stopping":
             with pytest.raises(psycopg.Error, match="cannot become starting"):
                 world.start(self.connection, trader)
         else:
             world.start(self.connection, trader)
             assert world.states(self.connection)[trader] in ("starting", "running")
-
-    @rule(which=TRADER)
-    def user_stops(self, which):
-        world.stop(self.connection, self.traders[which])
-        assert world.states(self.connection)[self.traders[which]] in ("stopped", "stopping")
 
     @rule(seconds=st.sampled_from([30, 60, 1000]))
     def errors_are_retried(self, seconds):
@@ -109,11 +104,26 @@ class Leases(RuleBasedStateMachine):
         self.everyone_beats()
         world.call(self.connection, "select vyx.retry_due_v1(%(now)s)", now=self.clock)
 
+    @rule(trader=TRADER)
+    def somebody_frees_a_trader_in_studio(self, trader):
+        """Nobody tells its owner."""
+        self.execute(
+            "update public.trader_state set owner = null where trader_id = %s and state <> 'stopping'",
+            (self.traders[trader],),
+        )
+
     # -- machines ---------------------------------------------------------------------------------------------------------
 
-    def living(self, which) -> Machine | None:
-        found = [m for m in self.machines if not m.is_over]
-        return found[-1 - which % len(found)] if found else None
+    def living(self, which) -> Machine:
+        """One of the two youngest that live, or believe they do."""
+        found = [m for m in self.machines if not m.is_over][-2:]
+        return found[which % len(found)] if found else self.register()
+
+    def register(self) -> Machine:
+        boot = world.register(self.connection, f"m{len(self.machines)}")
+        self.machines.append(Machine(boot, self.newest))
+        self.everyone_beats()
+        return self.machines[-1]
 
     def everyone_beats(self):
         boots = [m.boot for m in self.machines if not m.is_silent and not m.is_over]
@@ -122,23 +132,30 @@ class Leases(RuleBasedStateMachine):
             (self.clock, boots),
         )
 
-    @precondition(lambda self: sum(not m.is_over for m in self.machines) < 4)
-    @rule()
-    def a_machine_registers(self):
-        boot = world.register(self.connection, f"m{len(self.machines)}")
-        self.machines.append(Machine(boot, self.newest))
-        self.everyone_beats()
-
-    @rule(which=MACHINES, n=st.integers(1, TRADERS))
+    @rule(which=MACHINE, n=st.integers(1, TRADERS))
     def a_machine_claims(self, which, n):
-        if machine := self.living(which):
-            claimed = world.claim(self.connection, machine.boot, n)
-            assert claimed <= n
+        """And has not synced when it works next."""
+        assert world.claim(self.connection, self.living(which).boot, n) <= n
 
-    @rule(which=MACHINES)
-    def a_machine_syncs(self, which):
-        if machine := self.living(which):
+    @rule(
+        which=MACHINE,
+        slots=st.integers(0, 2),
+        syncs=st.sampled_from([True, True, False]),
+        steps=st.integers(1, 6),
+        failing=st.sampled_from([-1, -1, -1, *range(TRADERS)]),
+    )
+    def a_machine_works(self, which, slots, syncs, steps, failing):
+        """Without a sync its memory may be stale, and the statements alone have to hold the line."""
+        machine = self.living(which)
+        for _ in range(slots):
+            self.newest += 1
+            world.close_slots(self.connection, self.newest)
+        if syncs:
+            world.claim(self.connection, machine.boot, TRADERS)
             self.sync(machine)
+        for _ in range(steps):
+            if not machine.is_over:
+                self.screen(machine, {self.traders[failing]} if failing >= 0 else set())
 
     def sync(self, machine):
         rows = self.execute(world.ROSTER["roster"], {"boot_id": machine.boot}).fetchall()
@@ -155,19 +172,6 @@ class Leases(RuleBasedStateMachine):
             self.fenced(machine, lambda: world.release(self.connection, machine.boot, stopping))
         starting = {row[0]: row[1] for row in rows if row[3] == "starting"}
         self.fenced(machine, lambda: world.mark_running(self.connection, machine.boot, starting))
-
-    @rule(which=MACHINES, failing=st.sets(TRADER, max_size=1))
-    def a_machine_screens_with_what_it_remembers(self, which, failing):
-        """No sync first: its memory may be stale, and the statements alone have to hold the line."""
-        if machine := self.living(which):
-            self.screen(machine, {self.traders[i] for i in failing})
-
-    @rule(which=MACHINES)
-    def a_machine_syncs_and_catches_up(self, which):
-        if machine := self.living(which):
-            self.sync(machine)
-            while machine.through < self.newest and not machine.is_over:
-                self.screen(machine, set())
 
     def screen(self, machine, failing):
         """One step of app/screening/screener.py: traders that are behind first, then the next slot for all."""
@@ -254,49 +258,45 @@ class Leases(RuleBasedStateMachine):
             "epochs": epochs,
         }
 
-    @rule(which=MACHINES, trader=TRADER, hears=st.booleans())
+    @rule(which=MACHINE, trader=TRADER, hears=st.booleans())
     def a_machine_releases_one(self, which, trader, hears):
         """A commit whose answer is lost has happened all the same: the machine goes on with what it remembers."""
-        if (machine := self.living(which)) and self.traders[trader] in machine.held:
+        machine = self.living(which)
+        if self.traders[trader] in machine.held:
             self.fenced(machine, lambda: world.release(self.connection, machine.boot, [self.traders[trader]]))
             if hears:
                 machine.held.pop(self.traders[trader], None)
 
-    @rule(trader=TRADER)
-    def somebody_frees_a_trader_in_studio(self, trader):
-        """Nobody tells its owner."""
-        self.execute(
-            "update public.trader_state set owner = null where trader_id = %s and state <> 'stopping'",
-            (self.traders[trader],),
-        )
-
-    @rule(which=MACHINES)
-    def a_machine_drains(self, which):
+    @rule(which=MACHINE)
+    def a_machine_is_drained(self, which):
         machine = self.living(which)
-        if machine and not self.is_dead(machine):
+        if not self.is_dead(machine):
             self.execute("update vyx.machines set state = 'draining' where boot_id = %s", (machine.boot,))
             assert world.claim(self.connection, machine.boot) == 0
+            self.register()
 
-    @rule(which=MACHINES)
+    @rule(which=MACHINE)
     def a_machine_leaves(self, which):
-        if machine := self.living(which):
-            if self.is_dead(machine):
-                with pytest.raises(psycopg.Error, match="is dead"):
-                    self.execute(world.MACHINES["leave"], {"boot_id": machine.boot})
-            else:
+        machine = self.living(which)
+        if self.is_dead(machine):
+            with pytest.raises(psycopg.Error, match="is dead"):
                 self.execute(world.MACHINES["leave"], {"boot_id": machine.boot})
-            machine.is_over = True
+        else:
+            self.execute(world.MACHINES["leave"], {"boot_id": machine.boot})
+        machine.is_over = True
+        self.register()
 
-    @rule(which=MACHINES, keeps_its_lock=st.booleans())
+    @rule(which=MACHINE, keeps_its_lock=st.booleans())
     def a_machine_falls_silent(self, which, keeps_its_lock):
         """It hangs, or its process is gone. It may still write, as long as nobody has reaped it."""
-        if machine := self.living(which):
-            machine.is_silent = True
-            if not keeps_its_lock:
-                self.execute("select pg_advisory_unlock_all()")
-                for other in self.machines:
-                    if not other.is_silent and not other.is_over:
-                        self.execute(world.MACHINES["lock_machine"], {"boot_id": other.boot})
+        machine = self.living(which)
+        machine.is_silent = True
+        if not keeps_its_lock:
+            self.execute("select pg_advisory_unlock_all()")
+            for other in self.machines:
+                if not other.is_silent and not other.is_over:
+                    self.execute(world.MACHINES["lock_machine"], {"boot_id": other.boot})
+        self.register()
 
     @rule(seconds=st.sampled_from([1, 3, 11]))
     def somebody_reaps(self, seconds):
