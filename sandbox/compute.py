@@ -193,7 +193,8 @@ class Computation:
     """
     Values of calls on *panel* as seen at *instant_ms*, over as many bars as were asked for.
 
-    `each` runs the functions of `each`; without it a call of one fails. With `keep_streams`, the runs that reach the last closed bar are left open in `streams` (one handle for each symbol,
+    `each` runs the functions of `each`; without it a call of one fails. It is called for
+    `each_symbols` only (None: all), which must be all that anyone asks about. With `keep_streams`, the runs that reach the last closed bar are left open in `streams` (one handle for each symbol,
     None where the run has not begun), so that TA-Lib can carry them on by one bar.
 
     Spans are [start, end) positions on the axis of the call's timeframe; a start below 0 asks for bars before the
@@ -204,6 +205,7 @@ class Computation:
     instant_ms: int
     keep_streams: bool = False
     each: EachRunner | None = None
+    each_symbols: frozenset[str] | None = None
     starts: dict[Call, int] = field(default_factory=dict)
     computed: int = 0
     streams: dict[Call, list[Any]] = field(default_factory=dict)
@@ -333,8 +335,15 @@ class Computation:
 
     def _each(self, call: Call, args: Sequence[Array]) -> Array:
         if self.each is None:
-            raise OperatorError("each() cannot be evaluated here: there is no interpreter to run its function")
-        return each_values(self.each, call.params, args, self.panel.symbols)
+            raise OperatorError(
+                "each() cannot be evaluated here: there is no interpreter to run its function"
+            )
+        names = self.panel.symbols
+        asked = args[0]
+        if self.each_symbols is not None and max(map(len, args)) == len(names):
+            chosen = np.array([[name in self.each_symbols] for name in names])
+            asked = np.logical_and(asked, chosen)
+        return each_values(self.each, call.params, [asked, *args[1:]], names)
 
     @staticmethod
     def _pointwise(call: Call, args: Sequence[Array]) -> tuple[Array, ...]:

@@ -154,9 +154,7 @@ class EachRunner:
         finally:
             self.spent_s += time.monotonic() - began
 
-    def _answers(
-        self, text: str, name: str, calls: Iterator[EachCall], deadline: float
-    ) -> Iterator[float]:
+    def _answers(self, text: str, name: str, calls: Iterator[EachCall], deadline: float) -> Iterator[float]:
         while batch := list(islice(calls, BATCH_CALLS)):
             if time.monotonic() > deadline:
                 raise self._too_slow(name)
@@ -238,14 +236,14 @@ def each_values(runner: EachRunner, params: Params, args: Sequence[Array], names
 
 def _lists(values: Array) -> list[list[Any]]:
     """Rows as Python lists, None for NaN."""
-    if values.dtype == np.bool_:
-        return values.tolist()
-    missing = np.isnan(values.astype(np.float64))
-    if not missing.any():
-        return values.tolist()
-    plain = values.astype(object)
-    plain[missing] = None
-    return plain.tolist()
+    plain: Any = values
+    if values.dtype != np.bool_:
+        missing = np.isnan(plain)
+        if missing.any():
+            plain = plain.astype(object)
+            plain[missing] = None
+    rows: list[list[Any]] = plain.tolist()
+    return rows
 
 
 @functools.lru_cache(maxsize=1024)

@@ -6,7 +6,7 @@ an operator's value is (`sandbox.compute`), and cooldowns, which need to know ea
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ import numpy as np
 
 from sandbox.compute import Calls, Computation, OperatorError, Ref
 from sandbox.each import EachRunner
+from sandbox.operators import OPERATORS
 from sandbox.operators.model import Array
 from sandbox.panel import TIMEFRAMES, Bools, Floats, Ints, Panel
 from sandbox.plan import Plan
@@ -289,7 +290,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     plan: Plan,
     first_ms: int,
     last_ms: int,
-    symbols: Iterable[str] | None = None,
+    symbols: Collection[str] | None = None,
     frequency: Frequency = "every_bar",
     each: EachRunner | None = None,
 ) -> RangeHits:
@@ -303,7 +304,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     start, end = frame.bars_closed_at(first_ms - 1), frame.bars_closed_at(last_ms)
     on_enter = frequency == "on_enter"
     refs = Calls().add(plan)
-    computation = Computation(panel, last_ms, each=each)
+    computation = _asking(panel, plan, last_ms, symbols, each)
     first = start - 1 if on_enter else start
     wanted = [refs[node] for node in (plan.signal, *plan.show.values())]
     _want(computation, plan.trigger, wanted, bars=end - first)
@@ -339,7 +340,7 @@ def node_values(
         OperatorError: An operator failed.
     """
     row = panel.index[symbol]
-    computation = Computation(panel, slot_ms, each=each)
+    computation = _asking(panel, plan, slot_ms, [symbol], each)
     refs = Calls().add(plan)
     end = computation.end(plan.trigger)
     for ref in refs:
@@ -351,6 +352,17 @@ def node_values(
         seen = computation.values(ref, end - 1, plan.trigger)
         told.extend(_told(_at(seen, np.array([row]), np.array([0]))) if end else [None])
     return told
+
+
+def _asking(
+    panel: Panel, plan: Plan, instant_ms: int, symbols: Collection[str] | None, each: EachRunner | None
+) -> Computation:
+    """A computation of one plan for *symbols*; what the plan asks of each symbol alone need not be asked of the others."""
+    if each is not None:
+        each.begin()
+    across = any(OPERATORS[node.op].form == "market" for node in plan.nodes)
+    chosen = None if symbols is None or across else frozenset(symbols)
+    return Computation(panel, instant_ms, each=each, each_symbols=chosen)
 
 
 def _want(computation: Computation, trigger: str, refs: Iterable[Ref], bars: int) -> None:

@@ -827,7 +827,8 @@ class Standing:
         event.loaded.update(calls)
         for first in range(0, len(calls), LOADED_AT_ONCE):
             part = Event(
-                Computation(self.panel, event.computation.instant_ms, keep_streams=True, each=self.each), event.moving
+                Computation(self.panel, event.computation.instant_ms, keep_streams=True, each=self.each),
+                event.moving,
             )
             chunk = calls[first : first + LOADED_AT_ONCE]
             for call in chunk:

@@ -13,7 +13,6 @@ import builtins
 import copy
 import symtable
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from sandbox.language.diagnostics import Diagnostic, diagnostic
 from sandbox.language.function import FUNCTION_BYTES_MAX, unrepeatable
@@ -22,7 +21,9 @@ from sandbox.language.rewrite import Capture, Source
 from sandbox.language.typing_errors import unknown_name
 from sandbox.language.vocabulary import LANGUAGE
 
-_FUNCTION_HINT = "Write each(f, series, …), where f is defined by `def f(…):` at top level, or a lambda in its place."
+_FUNCTION_HINT = (
+    "Write each(f, series, …), where f is defined by `def f(…):` at top level, or a lambda in its place."
+)
 _SERIES_HINT = "Inside, values are plain numbers: compute the series outside and give it to each()."
 _PLAIN = frozenset(dir(builtins)) - UNAVAILABLE
 _Function = ast.FunctionDef | ast.Lambda
@@ -66,14 +67,8 @@ def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, frozenset[str]]]:
             yield node, around
         scopes = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
         if isinstance(node, scopes):
-            around |= bound_names(_scope(node))
+            around = around.union(*map(bound_names, ast.iter_child_nodes(node)))
         pending += [(child, around) for child in reversed(list(ast.iter_child_nodes(node)))]
-
-
-def _scope(node: ast.AST) -> ast.Module:
-    """What binds names inside *node*: all of it, but not its own name."""
-    parts = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.AST)]
-    return ast.Module(body=parts, type_ignores=[])  # type: ignore[arg-type] - only walked over
 
 
 def _definitions(tree: ast.Module) -> Mapping[str, _Definition]:
@@ -141,7 +136,7 @@ class _Taking:
             name = "fn"
             while name in values or name in {_name_of(part) for part in parts}:
                 name += "_"
-            parts[-1] = ast.Assign([ast.Name(name, ast.Store())], parts[-1])  # type: ignore[list-item]
+            parts[-1] = ast.Assign([ast.Name(name, ast.Store())], given)
         text = "\n".join(ast.unparse(ast.fix_missing_locations(_plain(part))) for part in parts) + "\n"
         if len(text.encode()) > FUNCTION_BYTES_MAX:
             self._add(given, "V242", *_too_long(len(text.encode())))
@@ -196,16 +191,16 @@ class _Taking:
 
     def _mistakes(self, part: ast.AST) -> None:
         """What the text of *part* uses and a function given to `each` cannot."""
-        for node, why in unrepeatable(part):
-            self._add(node, "V240", f"A function given to each() cannot use this: {why}.", "")
-        free = _free_names(part) - self._bound - _PLAIN
+        for used, why in unrepeatable(part):
+            self._add(used, "V240", f"A function given to each() cannot use this: {why}.", "")
+        foreign = _free_names(part) - self._bound
         for node in ast.walk(part):
-            if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load):
+            if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load) or node.id not in foreign:
                 continue
-            if node.id in LANGUAGE and node.id not in self._bound and node.id in _free_names(part):
+            if node.id in LANGUAGE:
                 message = f"{node.id} makes series, which a function given to each() has none of."
                 self._add(node, "V241", message, _SERIES_HINT)
-            elif node.id in free and node.id not in UNAVAILABLE:
+            elif node.id not in _PLAIN | UNAVAILABLE:
                 self._add(node, *unknown_name(node.id, self._bound))
 
     def _add(self, node: ast.expr | ast.stmt, code: str, message: str, hint: str) -> None:
@@ -288,7 +283,9 @@ def _is_truth(value: ast.expr) -> bool:
         case ast.BoolOp(values=values):
             return all(_is_truth(part) for part in values)
         case ast.IfExp(body=body, orelse=orelse):
-            return all(_is_truth(p) or (isinstance(p, ast.Constant) and p.value is None) for p in (body, orelse))
+            return all(
+                _is_truth(p) or (isinstance(p, ast.Constant) and p.value is None) for p in (body, orelse)
+            )
         case ast.Call(func=ast.Name(id=name)):
             return name in {"any", "all", "bool", "isinstance"}
     return False

@@ -93,10 +93,14 @@ CODES: dict[str, Code] = {
         "error", "A function that cannot be given to each()", "each(make(3), close)", "each(f, close, bars=3)"
     ),
     "V241": Code(
-        "error", "A series inside a function for each()", "each(lambda c: c[-1] > high, close)",
+        "error",
+        "A series inside a function for each()",
+        "each(lambda c: c[-1] > high, close)",
         "each(lambda c, h: c[-1] > h[-1], close, high)",
-    ),  # fmt: skip
-    "V242": Code("error", "A function for each() that is too long", "# more than 4096 bytes", "a shorter one"),
+    ),
+    "V242": Code(
+        "error", "A function for each() that is too long", "# more than 4096 bytes", "a shorter one"
+    ),
     "V243": Code("warning", "each() on every symbol", "each(f, close)", "each(f, close, when=close > open)"),
     "V301": Code(
         "error", "The plan costs too much", "a thousand moving averages", "fewer, or shorter periods"

@@ -18,6 +18,7 @@ VYX_SHIFT_MAX = 1000
 """Largest n of `s[n]`; the operator registry has the same bound."""
 
 VYX_SYMBOL_CHARS_MAX = 32
+VYX_LITERAL_DEPTH_MAX = 20
 VYX_INT_MAX = 10**300
 """Larger whole numbers have no place in a float, and their digits none in a message."""
 
@@ -690,40 +691,43 @@ def vyx_function(function: int, fn: Any, values: Any) -> Any:
 
 def vyx_literal(name: str, value: Any, depth: int) -> str:
     """Python text for a plain value that a function given to `each` uses."""
-    if depth > 20:
-        vyx_fail("V240", name + " is nested too deeply to be carried.", "")
+    if depth > VYX_LITERAL_DEPTH_MAX:
+        vyx_fail("V240", name + " is nested too deeply to be carried.")
     if value is None or isinstance(value, (bool, str)):
         return repr(value)
     if isinstance(value, (int, float)):
-        if isinstance(value, int) and abs(value) >= VYX_INT_MAX:
-            vyx_fail("V240", name + " is a number too large to be carried.", "")
-        return repr(value) if vyx_is_finite(value) else "float('" + str(value) + "')"
-    if isinstance(value, (list, tuple)):
-        items = [vyx_literal(name, item, depth + 1) for item in value]
-        if isinstance(value, list):
-            return "[" + ", ".join(items) + "]"
-        return "(" + "".join([item + ", " for item in items]) + ")"
+        return vyx_literal_number(name, value)
+    if isinstance(value, (list, tuple, set)):
+        items = "".join([vyx_literal(name, item, depth + 1) + ", " for item in value])
+        text = "[" + items + "]" if isinstance(value, list) else "(" + items + ")"
+        return "set(" + text + ")" if isinstance(value, set) else text
     if isinstance(value, dict):
-        pairs = [
-            vyx_literal(name, key, depth + 1) + ": " + vyx_literal(name, item, depth + 1)
-            for key, item in value.items()
-        ]
-        return "{" + ", ".join(pairs) + "}"
-    if isinstance(value, set):
-        return "set([" + ", ".join([vyx_literal(name, item, depth + 1) for item in value]) + "])"
+        pairs = [(vyx_literal(name, key, depth + 1), value[key]) for key in value]
+        return "{" + "".join([k + ": " + vyx_literal(name, v, depth + 1) + ", " for k, v in pairs]) + "}"
+    return vyx_not_carried(name, value)
+
+
+def vyx_literal_number(name: str, value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= VYX_INT_MAX:
+        vyx_fail("V240", name + " is a number too large to be carried.")
+    return repr(value) if vyx_is_finite(value) else "float('" + str(value) + "')"
+
+
+def vyx_not_carried(name: str, value: Any) -> str:
+    if isinstance(value, Series) and value.vyx_kind == "poison":
+        return "None"
     if isinstance(value, (Series, Bars, Symbol)):
-        if isinstance(value, Series) and value.vyx_kind == "poison":
-            return "None"
-        return vyx_fail(
+        vyx_fail(
             "V241",
             name + " is a series, or has some; a function given to each() sees plain numbers.",
             "Give it to each() and let the function take one list more.",
         )
-    return vyx_fail(
+    vyx_fail(
         "V240",
         name + " is a " + type(value).__name__ + ", which cannot be carried with a function.",
         "Plain values, functions of the top level and modules can.",
     )
+    return ""
 
 
 def vyx_each(fn: Any, series: Any, bars: Any, when: Any) -> Any:
@@ -747,7 +751,7 @@ def vyx_each(fn: Any, series: Any, bars: Any, when: Any) -> Any:
         when = vyx_combine("and", [vyx_record("eq", (s.vyx_node, s.vyx_node), {}, 0, "bool") for s in given])
     else:
         when = vyx_input("each", "when", "bool", when)
-    for value in given + [when]:
+    for value in [*given, when]:
         if value.vyx_kind == "poison":
             return value
     args = tuple([when.vyx_node] + [value.vyx_node for value in inputs])

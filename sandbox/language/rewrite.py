@@ -376,9 +376,7 @@ class _Writer:
     def _function(self, node: ast.expr, depth: int) -> None:
         capture = self.captures[id(node)]
         values = "".join(f"{name!r}: ({name}), " for name in capture.values)
-        self._wrap(
-            node, f"vyx_function({len(self.functions)}, (", f"), lambda: {{{values}}})", depth - 0.25
-        )
+        self._wrap(node, f"vyx_function({len(self.functions)}, (", f"), lambda: {{{values}}})", depth - 0.25)
         self.functions.append(capture)
 
     def _truth(self, test: ast.expr, word: str, depth: int) -> None:
