@@ -135,7 +135,9 @@ class FilterCompiler:
 
     def _attempt(self, attempt: "_Attempt", *, runs: bool) -> None:
         report = self._checker.check(attempt.rewritten.text)
-        attempt.typed = typing_errors.from_checker(report, attempt.rewritten, attempt.bound) if report else []
+        if report:
+            typed = typing_errors.from_checker(report, attempt.rewritten, attempt.bound)
+            attempt.typed = [item for item in typed if not _about_plain_values(item, attempt.rewritten)]
         if not runs:
             return
         with self._runs, self._pool.checkout() as session:
@@ -153,6 +155,17 @@ def _crashed(*, timed_out: bool) -> Diagnostic:
         message = "The filter takes too long to read."
         return diagnostic(_START, "V304", message, "A filter runs once and describes one bar; keep it short.")
     return diagnostic(_START, "V307", "The interpreter gave up on the filter.", "Make it simpler.")
+
+
+def _about_plain_values(item: typing_errors.Suspicion, rewritten: Rewritten) -> bool:
+    """The checker takes what a function given to `each` sees for series, which it never is."""
+    finding = item.finding
+    return finding.code.startswith("V2") and any(
+        (place.line, place.column) <= (finding.line, finding.column)
+        and (finding.end_line, finding.end_column) <= (place.end_line, place.end_column)
+        for function in rewritten.functions
+        for place in function.places
+    )
 
 
 class _Attempt:

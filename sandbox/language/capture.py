@@ -128,8 +128,9 @@ class _Taking:
         """The capture of the function *given*; None where running the filter will tell what is wrong."""
         function, name = self._function(given)
         if function is None:
-            return Capture("", "", (), 0, -1, False, True) if self.found else None
+            return Capture("", "", (), 0, -1, False, True, ()) if self.found else None
         parts, values = self._parts(function, name)
+        places = tuple(self._source.span_of(part) for part in parts if isinstance(part, ast.expr | ast.stmt))
         for part in parts:
             self._mistakes(part)
         if name is None:
@@ -142,7 +143,9 @@ class _Taking:
             self._add(given, "V242", *_too_long(len(text.encode())))
         least, most = _arguments(function)
         refused = bool(self.found)
-        return Capture(name, text, tuple(sorted(values)), least, most, _is_condition(function), refused)
+        return Capture(
+            name, text, tuple(sorted(values)), least, most, _is_condition(function), refused, places
+        )
 
     def _function(self, given: ast.expr) -> tuple[_Function | None, str | None]:
         """The definition of the function *given* and its name, if it has one."""

@@ -75,7 +75,8 @@ class Capture:
     """
     A function given to `each`: the text that defines it, apart from the `values` found when `each` is reached.
 
-    It takes *least* to *most* lists (-1: any number). A refused one has mistakes that were told already.
+    It takes *least* to *most* lists (-1: any number). A refused one has mistakes that were told already. *places*
+    are where its definitions stand in the filter: what runs there sees plain values.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Capture:
     most: int
     is_condition: bool
     is_refused: bool
+    places: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True)
