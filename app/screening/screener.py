@@ -32,6 +32,7 @@ from app.store import roster as roster_store
 from app.store.pool import Pool
 from app.store.screening import Match
 from sandbox.compile import Compiled
+from sandbox.each import EachRunner
 from sandbox.evaluate import Evaluator, Hits, Slot
 
 log = structlog.get_logger(__name__)
@@ -48,22 +49,24 @@ class Screener:
         hints: Wakes the feed readers after a commit.
         trusted: Whether this machine may still believe in its leases (the keeper's monotonic clock).
         compile_filter: Compiles a source, in a thread: for plans of an older version.
+        each: Runs the functions of filters that use `each`, in a thread.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what it is composed of, given once, by the composition
         self,
         pool: Pool,
         hints: Hints,
         metrics: WorkerMetrics,
         trusted: Callable[[], bool],
         compile_filter: Callable[[str], Compiled],
+        each: EachRunner,
     ) -> None:
         self._pool = pool
         self._hints = hints
         self._metrics = metrics
         self._trusted = trusted
         self._panel = PanelKeeper(pool)
-        self.evaluator = Evaluator(self._panel.panel)
+        self.evaluator = Evaluator(self._panel.panel, each)
         self.roster = Roster(pool, self.evaluator, compile_filter)
         self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
         self._is_awaited = False
