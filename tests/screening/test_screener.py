@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
+import msgspec
 import psycopg
 import pytest
 
 from app.errors import Fenced, NotTrusted
 from app.screening import screener as screener_module
 from app.store import screening
-from sandbox.compute import Computation
+from sandbox.evaluate import Evaluator
 from tests import world
 
 CLOSES = {
@@ -409,12 +410,12 @@ async def test_a_failed_evaluation_sends_its_trader_to_error_and_nobody_else(
     """
     The failing slot is not accounted for: after the retry it is screened.
     """
-    by_form = Computation._by_form
+    evaluate = Evaluator.evaluate
 
-    def broken(self, call, timeframe):
-        if call.operator.name == "ta.sma":
-            raise ValueError("out of order")
-        return by_form(self, call, timeframe)
+    def broken(self, slot_ms, keys=None):
+        slot = evaluate(self, slot_ms, keys)
+        hits = [hit for hit in slot.hits if hit.key != failing]
+        return msgspec.structs.replace(slot, hits=hits, failed={failing: "ta.sma: out of order"})
 
     failing = world.add_trader(connection, user, world.above_average(1))
     intact = world.add_trader(connection, user, world.above(0))
@@ -422,7 +423,7 @@ async def test_a_failed_evaluation_sends_its_trader_to_error_and_nobody_else(
     world.claim(connection, a.boot_id)
     world.close_slots(connection, 1)
     with monkeypatch.context() as patched:
-        patched.setattr(Computation, "_by_form", broken)
+        patched.setattr(Evaluator, "evaluate", broken)
         await a.screen()
 
     row = world.status(connection, failing)
