@@ -80,6 +80,7 @@ CODES: dict[str, Code] = {
     "V212": Code("error", "A parameter of the wrong kind", "ta.sma(close, 2.5)", "ta.sma(close, 2)"),
     "V213": Code("error", "Unknown timeframe", "bars('60m')", "bars('1h')"),
     "V214": Code("error", "Not a symbol", "symbol('btc')", "symbol('BTCUSDT')"),
+    "V215": Code("error", "The bar in progress", "bars('1h', forming=True)", "bars('1h')"),
     "V220": Code("error", "No signal", "close = bars('1m').close", "signal(close > open)"),
     "V221": Code("error", "More than one signal", "signal(a); signal(b)", "signal(a or b)"),
     "V222": Code("error", "The signal is constant", "signal(True)", "signal(close > open)"),

@@ -182,8 +182,8 @@ class Symbol:
     def __init__(self, vyx_name: str) -> None:
         self.vyx_name = vyx_name
 
-    def bars(self, timeframe: Any = vyx_missing) -> Any:
-        return vyx_bars(timeframe, self.vyx_name)
+    def bars(self, timeframe: Any = vyx_missing, forming: Any = False) -> Any:
+        return vyx_bars(timeframe, self.vyx_name, forming)
 
 
 def vyx_record(op: str, args: Any, params: Any, out: int, kind: str) -> Any:
@@ -792,9 +792,16 @@ def vyx_symbol(name: Any) -> Any:
     return Symbol(name)
 
 
-def vyx_bars(timeframe: Any, symbol: str = "") -> Any:
-    if isinstance(timeframe, Series):
+def vyx_bars(timeframe: Any, symbol: str, forming: Any) -> Any:
+    if isinstance(timeframe, Series) or isinstance(forming, Series):
         return vyx_poison()
+    if forming is not False:
+        vyx_fail(
+            "V215",
+            "Only closed bars are screened; the bar in progress cannot be seen.",
+            "Leave forming out, and look at a finer timeframe for what happens now: bars('1m').",
+            "argument:forming",
+        )
     known = ", ".join(vyx_timeframes)
     if timeframe is vyx_missing:
         vyx_fail("V103", "bars() needs a timeframe.", "Known: " + known + ".")

@@ -121,7 +121,7 @@ def _functions() -> list[str]:
 
 
 _PUBLIC = (
-    ("bars", "timeframe=vyx_missing", "vyx_bars(timeframe)"),
+    ("bars", "timeframe=vyx_missing, forming=False", "vyx_bars(timeframe, '', forming)"),
     ("symbol", "name=vyx_missing", "vyx_symbol(name)"),
     ("where", "condition=vyx_missing, yes=vyx_missing, no=vyx_missing", "vyx_where(condition, yes, no)"),
     (
