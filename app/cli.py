@@ -10,8 +10,9 @@ import asyncio
 import json
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
 
 import psycopg
@@ -21,9 +22,12 @@ from rich.table import Table
 
 from app import documents
 from app.errors import CommandFailed, Refused
-from app.logging import configure_logging
+from app.logging import configure
 from app.settings import Settings, read_settings
 from app.store import embedded
+
+if TYPE_CHECKING:
+    from sandbox.compile import Compiled
 
 cli = typer.Typer(
     add_completion=False,
@@ -119,9 +123,13 @@ def web(
 ) -> None:
     """Run one web process: the HTTP interface and the event streams. Any number of them may run."""
     from app.web import serve  # noqa: PLC0415
+    from sandbox.compile import FilterCompiler  # noqa: PLC0415
 
     settings = _with_database(_settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port))
-    asyncio.run(serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True)))
+    with FilterCompiler() as compiler:
+        asyncio.run(
+            serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True), compiler=compiler)
+        )
 
 
 @cli.command()
@@ -179,19 +187,48 @@ def check(file: Annotated[Path, typer.Argument(help="A filter.")]) -> None:
     """Compile a filter: exit 0, or FILE:LINE:COL: CODE message for each mistake and exit 1."""
     from sandbox.compile import FilterCompiler  # noqa: PLC0415
 
-    try:
-        source = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    source = _read_filter(file)
     with FilterCompiler() as compiler:
         compiled = compiler.compile(source)
-    for found in compiled.diagnostics:
-        print(
-            f"{file}:{found.line}:{found.column}: {found.code} {found.message}"
-            + (f" {found.hint}" if found.hint else "")
-        )
+    _print_diagnostics(file, compiled)
     if compiled.plan is None:
         raise typer.Exit(1)
+
+
+@cli.command()
+def preview(
+    file: Annotated[Path, typer.Argument(help="A filter.")],
+    bars: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many bars of its finest timeframe to look at.")
+    ] = 200,
+    symbols: Annotated[
+        str | None, typer.Option(help="Pairs, separated by commas; all of them when left out.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Run a filter over recent history: what it would have signalled, with a sparkline of each hit."""
+    from app.preview import terminal  # noqa: PLC0415
+
+    source = _read_filter(file)
+    url = _database_url(_settings(data_dir=data_dir))
+    wanted = None if symbols is None else [name.strip() for name in symbols.split(",") if name.strip()]
+    compiled = terminal.compile_filter(source)
+    if compiled.plan is None:
+        _print_diagnostics(file, compiled)
+        raise typer.Exit(1)
+    _print_diagnostics(file, compiled, to=sys.stderr)
+    asyncio.run(terminal.show(url, compiled.plan, bars=bars, symbols=wanted, as_json=as_json))
+
+
+@cli.command()
+def redeliver(data_dir: DataDir = None) -> None:
+    """Retry dead letters: jobs that failed for good go back to their queues."""
+    retried, left = documents.redeliver(_database_url(_settings(data_dir=data_dir)))
+    print(
+        f"{retried} redelivered"
+        + (f", {left} left (their machines are gone, or the same job waits already)" if left else "")
+    )
 
 
 @cli.command()
@@ -217,7 +254,7 @@ def drain(
 @cli.command()
 def openapi() -> None:
     """Print the OpenAPI document of the HTTP interface."""
-    from app.http.api import openapi_document  # noqa: PLC0415
+    from app.http.application import openapi_document  # noqa: PLC0415
 
     print(json.dumps(openapi_document(), indent=2, ensure_ascii=False))
 
@@ -230,8 +267,21 @@ def schema() -> None:
 
 def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **flags: object) -> Settings:
     settings = read_settings(flags | {"from": start}, metrics_port_default=metrics_port_default)
-    configure_logging(settings.log_format)
+    configure(settings.log_format)
     return settings
+
+
+def _read_filter(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _print_diagnostics(file: Path, compiled: Compiled, *, to: TextIO | None = None) -> None:
+    for found in compiled.diagnostics:
+        hint = f" {found.hint}" if found.hint else ""
+        print(f"{file}:{found.line}:{found.column}: {found.code} {found.message}{hint}", file=to)
 
 
 def _database_url(settings: Settings) -> str:
@@ -255,38 +305,35 @@ def _with_database(settings: Settings) -> Settings:
 
 def _show_status(report: dict[str, Any]) -> None:
     console = Console()
-    ledger = report["ledger"]
+    market = {name: _short(value) for name, value in report["ledger"].items()}
     console.print(
-        f"market {ledger['market']}  time {ledger['market_time']}  newest slot {ledger['newest_closed']}  open {ledger['open']}  outages {ledger['outage']}"
+        "market {market}, its time {market_time}, newest slot {newest_closed}".format(**market),
+        highlight=False,
+    )
+    console.print(
+        "slots waiting for candles {open}, slots in outages {outage}".format(**market), highlight=False
     )
     console.print(
         "traders "
-        + ("  ".join(f"{state} {count}" for state, count in sorted(report["traders"].items())) or "none")
+        + (", ".join(f"{state} {count}" for state, count in sorted(report["traders"].items())) or "none")
     )
     table = Table("machine", "boot", "state", "heartbeat s", "screened through", "lag s", "traders")
     for machine in report["machines"]:
-        table.add_row(
-            *(
-                str(machine[name])
-                for name in (
-                    "machine_id",
-                    "boot_id",
-                    "state",
-                    "heartbeat_age_s",
-                    "screened_through",
-                    "lag_s",
-                    "traders",
-                )
-            )
-        )
+        names = ("machine_id", "boot_id", "state", "heartbeat_age_s", "screened_through", "lag_s", "traders")
+        table.add_row(*(_short(machine[name]) for name in names))
     console.print(table)
+
+
+def _short(value: object) -> str:
+    """Instants to the minute: what is screened are minutes."""
+    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)
 
 
 def main() -> None:
     """The entry point: every refusal is one sentence and an exit code."""
     debug = "--debug" in sys.argv
     try:
-        cli()
+        cli(prog_name="vyx")
     except (CommandFailed, Refused, psycopg.OperationalError) as error:
         if debug:
             raise

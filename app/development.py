@@ -10,12 +10,14 @@ from uuid import UUID
 
 import jwt
 import psycopg
-from sandbox.compile import FilterCompiler
+from psycopg.types.json import Jsonb
 
 from app.errors import CommandFailed
+from app.lifecycle import summary_of
 from app.settings import Settings, development_secret
 from app.store import queries
 from app.store.refusals import translated
+from sandbox.compile import FilterCompiler
 
 _SQL = queries.load("development")
 DEMO_USER = UUID("00000000-0000-4000-8000-00000000d3a0")
@@ -80,6 +82,7 @@ def put_demo(url: str) -> list[str]:
                 "filter": source,
                 "plan": plan.encode().decode(),
                 "plan_hash": plan.hash,
+                "plan_summary": Jsonb(summary_of(plan)),
             }
             connection.execute(_SQL["put_demo_trader"], parameters)
             names.append(name)

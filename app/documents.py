@@ -33,6 +33,16 @@ def drain(url: str, machine: str) -> None:
         connection.execute(_SQL["drain"], {"machine": machine})
 
 
+def redeliver(url: str) -> tuple[int, int]:
+    """Retry every dead letter whose queue somebody works on; returns how many were retried, and how many are left."""
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
+        with connection.transaction():
+            connection.execute(_SQL["use_job_schema"])
+            retried = connection.execute(_SQL["redeliver"]).rowcount
+        left = connection.execute(_SQL["dead_letters"]).fetchone()
+    return retried, left[0] if left else 0
+
+
 def schema() -> str:
     """
     The schema that the migrations make, as SQL: from a throw-away embedded cluster, without what depends on the server's version.

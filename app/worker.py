@@ -8,6 +8,7 @@ Order of the end (SIGTERM): the slot in hand is finished, leases are given back,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +24,34 @@ from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
 from app.metrics import WorkerMetrics
 from app.metrics_server import serve_metrics
+from app.preview.answering import PreviewAnswering
+from app.preview.process import EvaluatingProcess
 from app.screening.screener import Screener
 from app.settings import Settings
 from app.store.pool import make_pool
-from jobs.runner import job_connections, run_jobs
+from jobs.runner import job_connections, run_jobs, run_previews
 from jobs.tasks import tick
+from sandbox.compile import Compiled, FilterCompiler
 
 log = structlog.get_logger(__name__)
+
+
+class LazyCompiler:
+    """A filter compiler with one process, made when a plan of an older version first needs it: in most lives never."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._compiler: FilterCompiler | None = None
+
+    def compile(self, source: str) -> Compiled:
+        """Compile one filter; blocks, so call it in a thread, from one at a time."""
+        if self._compiler is None:
+            self._compiler = self._open.enter_context(FilterCompiler(processes=1))
+        return self._compiler.compile(source)
+
+    def close(self) -> None:
+        """End the interpreter process, if there is one."""
+        self._open.close()
 
 
 class Worker:
@@ -45,6 +67,8 @@ class Worker:
         self._metrics = WorkerMetrics(self._registry)
         self._pool = make_pool(settings.database_url, max_size=settings.pool_max, name="vyx-worker")
         self._hints = Hints(self._pool)
+        self._compiler = LazyCompiler()
+        self._previews = PreviewAnswering(self._pool, self._hints, EvaluatingProcess())
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
@@ -63,7 +87,7 @@ class Worker:
         )
 
     def _make_screener(self, trusted: Callable[[], bool]) -> Screener:
-        self._screener = Screener(self._pool, self._hints, self._metrics, trusted)
+        self._screener = Screener(self._pool, self._hints, self._metrics, trusted, self._compiler.compile)
         return self._screener
 
     def _give_up(self, error: CommandFailed) -> None:
@@ -87,6 +111,7 @@ class Worker:
                 tasks = [
                     asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
                     asyncio.create_task(supervise("jobs", self._run_jobs, self._stopping)),
+                    asyncio.create_task(supervise("previews", self._run_previews, self._stopping)),
                 ]
                 ready = asyncio.create_task(self._announce(on_ready))
                 await self._stopping.wait()
@@ -109,6 +134,10 @@ class Worker:
         context: dict[str, Any] = {"pool": self._pool, "screener": self._screener}
         await run_jobs(self._keeper.boot_id, context, self._boot_ended)
 
+    async def _run_previews(self) -> None:
+        """Apart from the other jobs: its own worker, one preview at a time."""
+        await run_previews({"previews": self._previews}, self._stopping)
+
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         log.info("draining")
         try:
@@ -124,6 +153,8 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._previews.close()
+        await asyncio.to_thread(self._compiler.close)
 
     async def _announce(self, on_ready: Callable[[], None]) -> None:
         await self._registered.wait()

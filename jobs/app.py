@@ -1,7 +1,8 @@
 """
-The procrastinate application: a periodic tick, and one `screen` job per live machine on that machine's own queue.
+The procrastinate application: a periodic tick, one `screen` job per live machine on that machine's own queue, and previews on a
+queue that all machines share.
 
-Jobs wake work; ``vyx.slots`` and ``vyx.machines.screened_through`` say what is due. So no job carries data, none is retried (a retried
+Jobs wake work; ``vyx.slots`` and ``vyx.machines.screened_through`` say what is due. So no screening job carries data, none is retried (a retried
 job with a queueing lock can stay `doing` for ever), and one that runs twice, late or never changes nothing but latency.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import procrastinate
 
 TICK_QUEUE = "tick"
+PREVIEW_QUEUE = "preview"
 
 app = procrastinate.App(
     connector=procrastinate.PsycopgConnector(),

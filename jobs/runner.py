@@ -10,10 +10,13 @@ from typing import Any
 from psycopg_pool import AsyncConnectionPool
 
 from app.store.pool import KEEPALIVE, Connection
-from jobs.app import TICK_QUEUE, app, machine_queue
+from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 
 GRACEFUL_S = 10  # a screening in hand ends well within
 CONCURRENCY = 4
+PREVIEWS_AT_ONCE = (
+    1  # per machine, apart from the others: a screening never waits for a place behind previews
+)
 
 
 async def _configure(connection: Connection) -> None:
@@ -48,10 +51,21 @@ async def run_jobs(boot_id: int, context: dict[str, Any], stopping: asyncio.Even
 
     It gives up silently on a database outage: run it under the supervisor.
     """
+    await _work([TICK_QUEUE, machine_queue(boot_id)], CONCURRENCY, context, stopping)
+
+
+async def run_previews(context: dict[str, Any], stopping: asyncio.Event) -> None:
+    """Work on the shared queue of previews, as :func:`run_jobs` does on its own."""
+    await _work([PREVIEW_QUEUE], PREVIEWS_AT_ONCE, context, stopping)
+
+
+async def _work(
+    queues: list[str], concurrency: int, context: dict[str, Any], stopping: asyncio.Event
+) -> None:
     worker = asyncio.create_task(
         app.run_worker_async(
-            queues=[TICK_QUEUE, machine_queue(boot_id)],
-            concurrency=CONCURRENCY,
+            queues=queues,
+            concurrency=concurrency,
             install_signal_handlers=False,
             shutdown_graceful_timeout=GRACEFUL_S,
             fetch_job_polling_interval=5,

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, cast
+from uuid import UUID
 
 import procrastinate
 import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
 from app.errors import Fenced, NotTrusted
-from app.store import candles, machines, slots
-from jobs.app import TICK_QUEUE, app, machine_queue
+from app.store import candles, machines, previews, slots
+from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.panel import TIMEFRAMES
 
 if TYPE_CHECKING:
+    from app.preview.answering import PreviewAnswering
     from app.screening.screener import Screener
-    from app.store.pool import Pool
+    from app.store.pool import Connection, Pool
 
 log = structlog.get_logger(__name__)
 TICK_AGE_MAX_S = 50  # a worker that was paused defers executed ticks again
 CANDLE_BARS_KEPT = 6000  # plans may look back 5000 bars; the rest is room for catching up
 LEDGER_DAYS_KEPT = 90
+PREVIEWS_KEPT_S = 3600
 
 
 @app.periodic(cron="* * * * *")
@@ -66,3 +69,25 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # n
                 )
         await slots.prune(connection, days=LEDGER_DAYS_KEPT)
         await machines.cancel_jobs_of_the_dead(connection)
+
+
+@app.task(name="preview", queue=PREVIEW_QUEUE, pass_context=True)
+async def preview(context: procrastinate.JobContext, preview_id: str) -> None:
+    """Answer a preview; its row says how it ended."""
+    answering = cast("PreviewAnswering", context.additional_context["previews"])
+    await answering.answer(UUID(preview_id))
+
+
+async def defer_preview(connection: Connection, preview_id: UUID) -> None:
+    """Inside the caller's transaction, as its last statement: the job exists exactly when the row does."""
+    await connection.execute("select set_config('search_path', 'procrastinate', true)")
+    await preview.configure(connection=connection).defer_async(preview_id=str(preview_id))
+
+
+@app.periodic(cron="*/10 * * * *")
+@app.task(name="prune_previews", queue=TICK_QUEUE, pass_context=True)
+async def prune_previews(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
+    """Drop previews that are an hour old."""
+    pool = cast("Pool", context.additional_context["pool"])
+    async with pool.connection() as connection:
+        await previews.prune(connection, keep_s=PREVIEWS_KEPT_S)

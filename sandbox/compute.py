@@ -14,18 +14,24 @@ Rules that make a value a fact of its bar alone:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, repeat
 from typing import Any
 
 import numpy as np
+import talib
 
 from sandbox.operators import OPERATORS, Operator, Params
 from sandbox.operators.model import Array
-from sandbox.panel import Frame, Panel
-from sandbox.plan import Plan
+from sandbox.panel import TIMEFRAMES, Frame, Panel
+from sandbox.plan import Node, Plan
 
 DAY_MS = 86_400_000
+_InsufficientHistory: type[Exception] = talib.InsufficientHistory  # type: ignore[attr-defined]
+
+
+BEFORE = replace(OPERATORS["shift"], name="before")
+"""`shift` by one bar of the trigger timeframe, whatever the series' own: what `on_enter` compares with."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +39,8 @@ class Call:
     """
     One operator applied to outputs of other calls: what equal nodes of all plans share.
 
-    `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes behind it.
+    `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes and
+    calls that need it; `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
     """
 
     order: int
@@ -41,20 +48,33 @@ class Call:
     params: Params
     args: tuple["Ref", ...]
     timeframe: str | None
+    is_bool: bool
     key: object
+    refs: tuple["Ref", ...] = ()
     uses: int = 0
+    place: Any = None
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, eq=False)
 class Ref:
-    """One output of a call."""
+    """One output of a call. `row` belongs to whoever keeps values from slot to slot."""
 
     call: Call
     out: int
+    row: int = -1
 
 
 class Calls:
-    """Hash-consed calls of any number of plans."""
+    """
+    Hash-consed calls of any number of plans.
+
+    A call lives while a plan node or another call uses it. Some TA-Lib functions are made of others, bit for bit, and
+    are taken apart here, so that Bollinger bands of any width share one average and one deviation:
+
+    * BBANDS with a simple average is SMA +- width * STDDEV;
+    * MAX and MIN are `highest` and `lowest`, and WILLR is built on them, where the inputs are candle fields (which have
+      no gaps, where a run would begin again and a window would not).
+    """
 
     def __init__(self) -> None:
         self._calls: dict[object, Call] = {}
@@ -63,34 +83,104 @@ class Calls:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def add(self, plan: Plan) -> list[Ref]:
+    def add(self, plan: Plan) -> tuple[Ref, ...]:
         """The references of a plan's nodes; each node counts as one use of its call."""
         refs: list[Ref] = []
-        for node, timeframe in zip(plan.nodes, plan.node_timeframes, strict=True):
-            args = tuple(refs[arg] for arg in node.args)
-            key = (
-                node.op,
-                tuple((ref.call.order, ref.out) for ref in args),
-                tuple(node.params.items()),
-            )
-            call = self._calls.get(key)
-            if call is None:
-                call = Call(self._made, OPERATORS[node.op], node.params, args, timeframe, key)
-                self._made += 1
-                self._calls[key] = call
-            call.uses += 1
-            refs.append(Ref(call, node.out))
-        return refs
+        for node in plan.nodes:
+            ref = self._ref(node, tuple(refs[arg] for arg in node.args))
+            ref.call.uses += 1
+            refs.append(ref)
+        return tuple(refs)
+
+    def add_before(self, ref: Ref, timeframe: str) -> Ref:
+        """The value of *ref* one bar of *timeframe* before, as one use of its call."""
+        call = self._call(BEFORE, (ref,), {"n": 1}, timeframe=timeframe)
+        call.uses += 1
+        return call.refs[0]
+
+    def _ref(self, node: Node, args: tuple[Ref, ...]) -> Ref:
+        period = node.params.get("timeperiod")
+        if node.op == "ta.bbands" and node.params["matype"] == 0:
+            return self._band(args, node)
+        if (
+            args
+            and all(is_own_field(ref.call) for ref in args)
+            and len({ref.call.timeframe for ref in args}) == 1
+        ):
+            if node.op in {"ta.max", "ta.min"}:
+                return self._made_of("highest" if node.op == "ta.max" else "lowest", args, period=period)
+            if node.op == "ta.willr":
+                return self._williams(args, period)
+        return self._call(OPERATORS[node.op], args, node.params).refs[node.out]
+
+    def _made_of(self, op: str, args: tuple[Ref, ...], **params: Any) -> Ref:
+        return self._call(OPERATORS[op], args, params).refs[0]
+
+    def _band(self, args: tuple[Ref, ...], node: Node) -> Ref:
+        period = node.params["timeperiod"]
+        middle = self._made_of("ta.sma", args, timeperiod=period)
+        if node.out == 1:
+            return middle
+        deviation = self._made_of("ta.stddev", args, timeperiod=period, nbdev=1.0)
+        width = self._made_of("const", (), value=node.params["nbdevup" if node.out == 0 else "nbdevdn"])
+        distance = self._made_of("mul", (width, deviation))
+        return self._made_of("add" if node.out == 0 else "sub", (middle, distance))
+
+    def _williams(self, args: tuple[Ref, ...], period: Any) -> Ref:
+        high, low, close = args
+        top, bottom = (
+            self._made_of("highest", (high,), period=period),
+            self._made_of("lowest", (low,), period=period),
+        )
+        below, height = self._made_of("sub", (top, close)), self._made_of("sub", (top, bottom))
+        scale, zero = self._made_of("const", (), value=-100.0), self._made_of("const", (), value=0.0)
+        value = self._made_of("mul", (self._made_of("div", (below, height)), scale))
+        return self._made_of("where", (self._made_of("eq", (top, bottom)), zero, value))
+
+    def _call(
+        self, operator: Operator, args: tuple[Ref, ...], params: Params, *, timeframe: str | None = None
+    ) -> Call:
+        key = (
+            operator.name,
+            timeframe,
+            *(id(ref) for ref in args),
+            *params.values(),
+        )  # a live Ref keeps its id
+        call = self._calls.get(key)
+        if call is None:
+            known = [ref.call.timeframe for ref in args if ref.call.timeframe is not None]
+            if operator.form == "bars":
+                known = [str(params["timeframe"])]
+            own = timeframe or min(known, key=TIMEFRAMES.__getitem__, default=None)
+            value_bools = [
+                ref.call.is_bool for at, ref in enumerate(args) if operator.input_kind(at) == "any"
+            ]
+            is_bool = all(value_bools) if operator.kind == "same" else operator.kind == "bool"
+            call = Call(self._made, operator, params, args, own, is_bool, key)
+            call.refs = tuple(Ref(call, out) for out in range(len(operator.outputs)))
+            for ref in args:
+                ref.call.uses += 1
+            self._made += 1
+            self._calls[key] = call
+        return call
 
     def drop(self, refs: Iterable[Ref]) -> list[Call]:
-        """Undo `add`; the calls that nobody uses any more are forgotten and returned."""
+        """Undo `add`; the calls that nobody uses any more are forgotten and returned, users before what they used."""
         gone = []
-        for ref in refs:
-            ref.call.uses -= 1
-            if not ref.call.uses:
-                del self._calls[ref.call.key]
-                gone.append(ref.call)
+        pending = list(refs)
+        while pending:
+            call = pending.pop().call
+            call.uses -= 1
+            if not call.uses:
+                del self._calls[call.key]
+                gone.append(call)
+                pending.extend(call.args)
         return gone
+
+
+def is_own_field(call: Call) -> bool:
+    """Whether a call is a candle field of the symbol being screened."""
+    return call.operator.form == "bars" and not call.params["symbol"]
 
 
 class OperatorError(Exception):
@@ -102,19 +192,27 @@ class Computation:
     """
     Values of calls on *panel* as seen at *instant_ms*, over as many bars as were asked for.
 
+    With `keep_streams`, the runs that reach the last closed bar are left open in `streams` (one handle for each symbol,
+    None where the run has not begun), so that TA-Lib can carry them on by one bar.
+
     Spans are [start, end) positions on the axis of the call's timeframe; a start below 0 asks for bars before the
     first one held, which are NaN (or false).
     """
 
     panel: Panel
     instant_ms: int
+    keep_streams: bool = False
     starts: dict[Call, int] = field(default_factory=dict)
     computed: int = 0
+    streams: dict[Call, list[Any]] = field(default_factory=dict)
+    _ends: dict[str, int] = field(default_factory=dict)
     _values: dict[Call, tuple[Array, ...] | OperatorError] = field(default_factory=dict)
 
     def end(self, timeframe: str) -> int:
         """How many bars of the timeframe are closed."""
-        return self.panel.frame(timeframe).bars_closed_at(self.instant_ms)
+        if timeframe not in self._ends:
+            self._ends[timeframe] = self.panel.frame(timeframe).bars_closed_at(self.instant_ms)
+        return self._ends[timeframe]
 
     def want(self, call: Call, start: int) -> None:
         """Ask for the bars from *start* to the last closed one, before `run`."""
@@ -195,13 +293,11 @@ class Computation:
 
     def _computed(self, call: Call) -> tuple[Array, ...] | OperatorError:
         form = call.operator.form
-        if form == "const":
-            return (np.array([[float(call.params["value"])]]),)
         try:
             if form == "bars":
                 return (self._bars(call),)
             if call.timeframe is None:
-                return self._pointwise(call, [self._values[ref.call][ref.out] for ref in call.args])  # type: ignore[index]
+                return (constant_value(call.refs[0]),)
             return self._by_form(call, call.timeframe)
         except OperatorError as error:
             return error
@@ -229,9 +325,7 @@ class Computation:
             return tuple(
                 np.empty((1, 0), dtype=bool if operator.kind == "bool" else float) for _ in operator.outputs
             )
-        return operator.compute(
-            [_as_kind(a, operator.input_kind(i)) for i, a in enumerate(args)], call.params
-        )
+        return operator.compute([as_kind(a, operator.input_kind(i)) for i, a in enumerate(args)], call.params)
 
     @staticmethod
     def _pointwise(call: Call, args: Sequence[Array]) -> tuple[Array, ...]:
@@ -258,8 +352,24 @@ class Computation:
         for first, last in blocks(frame, start, end, call.operator):
             begin = max(0, run_start(frame, first, call.operator, call.params))
             pieces = [values[:, begin - origin : last - origin] for values in inputs]
-            _run_rows(call, pieces, [result[:, first - start : last - start] for result in results])
+            open_streams = (
+                [None] * rows if self.keep_streams and last == end and call.operator.stream else None
+            )
+            _run_rows(
+                call, pieces, [result[:, first - start : last - start] for result in results], open_streams
+            )
+            if open_streams is not None:
+                self.streams[call] = open_streams
         return results
+
+
+def constant_value(ref: Ref) -> Array:
+    """The value of a call that depends on no candle, shape (1, 1)."""
+    call = ref.call
+    if call.operator.form == "const":
+        return np.array([[float(call.params["value"])]])
+    assert call.operator.compute is not None  # noqa: S101 - what else has no timeframe is pointwise
+    return call.operator.compute([constant_value(arg) for arg in call.args], call.params)[ref.out]
 
 
 def run_start(frame: Frame, bar: int, operator: Operator, params: Params) -> int:
@@ -278,15 +388,22 @@ def blocks(frame: Frame, start: int, end: int, operator: Operator) -> Iterator[t
     return ((a, b) for a, b in pairwise(cuts) if a < b)
 
 
-def _run_rows(call: Call, pieces: Sequence[Any], results: Sequence[Any]) -> None:
-    """Run each symbol's row and keep the last columns, as many as *results* have."""
+def _run_rows(
+    call: Call, pieces: Sequence[Any], results: Sequence[Any], streams: list[Any] | None = None
+) -> None:
+    """
+    Run each symbol's row and keep the last columns, as many as *results* have.
+
+    *streams*, when given, gets the handle of each row whose run goes on at the last column.
+    """
     lookback = call.operator.lookback(call.params)
     length, kept = pieces[0].shape[1], results[0].shape[1]
-    run, params = call.operator.run, dict(call.params)
-    assert run is not None  # noqa: S101 - operators of this form have one
     finite = np.isfinite(pieces[0])
     for piece in pieces[1:]:
         finite = finite & np.isfinite(piece)
+    alike = all(len(piece) == len(results[0]) for piece in pieces)
+    if alike and length > lookback + kept + 1 and finite.all() and _run_all(call, pieces, results, streams):
+        return
     whole = finite.all(axis=1).tolist()
     for row in range(len(results[0])):
         rows = [piece[row if len(piece) > 1 else 0] for piece in pieces]
@@ -296,11 +413,57 @@ def _run_rows(call: Call, pieces: Sequence[Any], results: Sequence[Any]) -> None
             first = max(begin + lookback, length - kept)  # what lies before is warm-up or not asked for
             if first >= end:
                 continue
-            outputs = run(*(values[begin:end] for values in rows), **params)
+            stretch = rows if end - begin == length else [values[begin:end] for values in rows]
+            if streams is not None and end == length:
+                streams[row], outputs = carried_run(call, stretch)
+            else:
+                outputs = call.operator.run(*stretch, **call.params)  # type: ignore[misc]
             for result, output in zip(results, outputs, strict=True):
                 result[row, first - length + kept : end - length + kept] = output[first - begin :]
     for result in results:
         result[np.isinf(result)] = np.nan
+
+
+def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams: list[Any] | None) -> bool:
+    """
+    The common case in few Python steps: every row is finite and long enough.
+
+    False, with nothing done, when TA-Lib wants more history to leave the runs open.
+    """
+    kept = results[0].shape[1]
+    params = [
+        repeat(call.params[param.name]) for param in call.operator.params
+    ]  # by position: half the cost of a call
+    assert call.operator.run is not None  # noqa: S101 - operators of this form have one
+    if streams is not None and kept == 1:
+        try:
+            streams[:] = map(call.operator.stream, *pieces, *params)
+        except _InsufficientHistory:
+            return False
+        outputs: Any = np.array([stream.value for stream in streams], dtype=np.float64).reshape(
+            len(streams), -1, 1
+        )
+    elif streams is not None:
+        opened = [carried_run(call, rows) for rows in zip(*pieces, strict=True)]
+        streams[:] = [handle for handle, _ in opened]
+        outputs = [[output[-kept:] for output in outputs] for _, outputs in opened]
+    else:
+        outputs = [
+            [output[-kept:] for output in outputs] for outputs in map(call.operator.run, *pieces, *params)
+        ]
+    for out, result in enumerate(results):
+        result[:] = [values[out] for values in outputs]
+        result[np.isinf(result)] = np.nan
+    return True
+
+
+def carried_run(call: Call, rows: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """One run over finite *rows* and the handle that carries it on; no handle where TA-Lib wants more history."""
+    try:
+        handle, outputs = call.operator.stream.open_and_fill(*rows, **call.params)
+    except _InsufficientHistory:
+        return None, call.operator.run(*rows, **call.params)  # type: ignore[misc]
+    return handle, outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _finite_spans(finite: Any) -> list[tuple[int, int]]:
@@ -320,5 +483,6 @@ def _columns(array: Array, held_from: int, start: int, end: int) -> Array:
     return np.concatenate([_blank(array, -start), array[:, : end - held_from]], axis=1)
 
 
-def _as_kind(array: Array, kind: str) -> Array:
+def as_kind(array: Array, kind: str) -> Array:
+    """The array as an input of this kind takes it."""
     return array.astype(np.float64) if kind == "float" and array.dtype == np.bool_ else array

@@ -5,6 +5,7 @@ Decided here: what is due, what a match is, what traders share, what is kept fro
 an operator's value is (`sandbox.compute`), and cooldowns, which need to know earlier signals and are applied in SQL.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from sandbox.compute import Calls, Computation, OperatorError, Ref
 from sandbox.operators.model import Array
 from sandbox.panel import TIMEFRAMES, Bools, Floats, Ints, Panel
 from sandbox.plan import Plan
+from sandbox.standing import Standing
 
 Frequency = Literal["every_bar", "on_enter"] | Mapping[str, int]
 Value = float | bool | None
@@ -62,14 +64,26 @@ class RangeHits(msgspec.Struct, frozen=True):
     values: dict[str, list[Value]]
 
 
-class _Trader(msgspec.Struct):
+class _Trader(msgspec.Struct, eq=False):
+    """What screening needs of a trader; `before` is the condition one trigger bar ago, for `on_enter`."""
+
     key: Any
-    plan: Plan
-    refs: list[Ref]
+    trigger: str
+    nodes: int
+    need: dict[str, int]
+    refs: tuple[Ref, ...]
+    signal: Ref
+    before: Ref | None
+    show: tuple[tuple[str, Ref], ...]
     symbols: frozenset[str] | None
-    on_enter: bool
-    mask: Bools | None = None
-    mask_of: int = -1  # the number of panel symbols the mask was made for
+
+
+class _Board(msgspec.Struct):
+    """The traders of one trigger timeframe, and their rows as arrays (made anew when the traders change)."""
+
+    traders: dict[Any, _Trader] = {}
+    nodes: int = 0
+    rows: tuple[list[_Trader], Ints, Ints, Any] | None = None
 
 
 class Evaluator:
@@ -78,11 +92,18 @@ class Evaluator:
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
         self._calls = Calls()
+        self._standing = Standing(panel)
         self._traders: dict[Any, _Trader] = {}
-        self._by_trigger: dict[str, dict[Any, _Trader]] = {timeframe: {} for timeframe in TIMEFRAMES}
+        self._boards = {timeframe: _Board() for timeframe in TIMEFRAMES}
+        self._need: dict[str, Counter[int]] = {}
 
     def __len__(self) -> int:
         return len(self._traders)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent by operator in the last slot that carried values on; "anew" is what had to be computed anew."""
+        return self._standing.seconds
 
     def put(self, key: Any, plan: Plan, symbols: frozenset[str] | None, frequency: Frequency) -> None:
         """
@@ -91,37 +112,135 @@ class Evaluator:
         `symbols` None means all; those the panel does not have are ignored. A cooldown is applied by whoever stores
         signals, so here it means every bar. Costs O(nodes of the plan).
         """
+        refs = self._calls.add(plan)
+        signal = refs[plan.signal]
+        before = self._calls.add_before(signal, plan.trigger) if frequency == "on_enter" else None
+        show = tuple((name, refs[node]) for name, node in plan.show.items())
+        if before is not None:
+            refs = (*refs, before)
+        self._standing.add(ref.call for ref in refs)
         self.drop(key)
-        trader = _Trader(key, plan, self._calls.add(plan), symbols, frequency == "on_enter")
+        trader = _Trader(key, plan.trigger, len(plan.nodes), plan.need, refs, signal, before, show, symbols)
         self._traders[key] = trader
-        self._by_trigger[plan.trigger][key] = trader
+        board = self._boards[plan.trigger]
+        board.traders[key] = trader
+        board.nodes += trader.nodes
+        board.rows = None
+        for timeframe, bars in plan.need.items():
+            self._need.setdefault(timeframe, Counter())[bars] += 1
 
     def drop(self, key: Any) -> None:
         """Forget a trader; an unknown one is no error."""
         trader = self._traders.pop(key, None)
-        if trader is not None:
-            del self._by_trigger[trader.plan.trigger][key]
-            self._calls.drop(trader.refs)
+        if trader is None:
+            return
+        board = self._boards[trader.trigger]
+        del board.traders[key]
+        board.nodes -= trader.nodes
+        board.rows = None
+        for timeframe, bars in trader.need.items():
+            self._need[timeframe][bars] -= 1
+        self._standing.remove(self._calls.drop(trader.refs))
 
     def needed(self) -> dict[str, int]:
         """How many bars of each timeframe the panel must hold for exact answers."""
-        need: dict[str, int] = {}
-        for trader in self._traders.values():
-            for timeframe, bars in trader.plan.need.items():
-                need[timeframe] = max(need.get(timeframe, 0), bars + HISTORY_SLACK_BARS)
-        return need
+        needs = {timeframe: +counts for timeframe, counts in self._need.items()}
+        return {timeframe: max(counts) + HISTORY_SLACK_BARS for timeframe, counts in needs.items() if counts}
 
     def evaluate(self, slot_ms: int, keys: Iterable[Any] | None = None) -> Slot:
         """
         Screen the slot: every due trader (or those of *keys* that are due), seeing bars with close_time <= *slot_ms*.
 
-        A later slot may have been appended already; the answer is the same. Unknown keys are ignored.
+        A later slot may have been appended already; the answer is the same. Unknown keys are ignored. Slots screened
+        in order for all traders are cheapest: values are carried on from one to the next. An earlier slot, or some
+        traders only, is computed anew and leaves what is carried alone.
         """
-        due = self._due(slot_ms, keys)
+        due = [timeframe for timeframe, seconds in TIMEFRAMES.items() if slot_ms % (seconds * 1000) == 0]
+        if keys is None and self._standing.can_advance(slot_ms):
+            return self._carried(slot_ms, due)
+        return self._anew(slot_ms, due, self._traders if keys is None else dict.fromkeys(keys))
+
+    def _carried(self, slot_ms: int, due: list[str]) -> Slot:
+        self._standing.advance(slot_ms)
+        hits: list[Hits] = []
+        failed: dict[Any, str] = {}
+        asked = 0
+        for timeframe in due:
+            board = self._boards[timeframe]
+            if not board.traders or not self._bar_closes(timeframe, slot_ms):
+                continue
+            asked += board.nodes
+            if self._standing.failed:
+                failed |= self._failures(board)
+            hits.extend(found for found in self._matches(timeframe, slot_ms) if found.key not in failed)
+        evaluated = sum(len(self._boards[timeframe].traders) for timeframe in due)
+        return Slot(hits, failed, evaluated, asked, self._standing.computed)
+
+    def _failures(self, board: _Board) -> dict[Any, str]:
+        failed = self._standing.failed
+        return {
+            trader.key: str(failed[ref.call])
+            for trader in board.traders.values()
+            for ref in trader.refs
+            if ref.call in failed
+        }
+
+    def _matches(self, timeframe: str, slot_ms: int) -> Iterable[Hits]:
+        """Hits of one trigger timeframe from the standing rows."""
+        rows, frame = self._standing.rows, self.panel.frame(timeframe)
+        newest = frame.bars_closed_at(slot_ms) - 1
+        traders, signals, befores, masks = self._rows_of(self._boards[timeframe])
+        matched = rows.bits[signals] & rows.packed(frame.present[:, newest : newest + 1].T)
+        entering = befores >= 0
+        matched[entering] &= ~rows.bits[befores[entering]]
+        matched &= masks
+        found = np.flatnonzero(matched.any(axis=1))
+        symbols, prices = self.panel.symbols, frame.field("close")[:, newest]
+        unsure = []
+        for at, own in zip(found.tolist(), rows.unpacked(matched[found]), strict=True):
+            trader, where = traders[at], np.flatnonzero(own)
+            if trader.before is not None and trader.before.call in self._standing.unknown:
+                unsure.append(trader.key)
+                continue
+            values = {name: _told(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
+            yield Hits(trader.key, timeframe, [symbols[row] for row in where.tolist()], prices[where], values)
+        if unsure:
+            yield from self._anew(slot_ms, [timeframe], unsure).hits
+
+    def _rows_of(self, board: _Board) -> tuple[list[_Trader], Ints, Ints, Any]:
+        width = self._standing.rows.bits.shape[1]
+        if board.rows is None or board.rows[3].shape[1] != width:
+            traders = list(board.traders.values())
+            signals = np.array([trader.signal.row for trader in traders])
+            befores = np.array([-1 if trader.before is None else trader.before.row for trader in traders])
+            kinds = {trader.symbols: at for at, trader in enumerate(traders)}
+            packed = dict(zip(kinds, self._standing.rows.packed(self._chosen(kinds)), strict=True))
+            board.rows = traders, signals, befores, np.array([packed[trader.symbols] for trader in traders])
+        return board.rows
+
+    def _chosen(self, kinds: Iterable[frozenset[str] | None]) -> Bools:
+        names = self.panel.symbols
+        return np.array([[True] * len(names) if k is None else [name in k for name in names] for k in kinds])
+
+    def _bar_closes(self, timeframe: str, slot_ms: int) -> bool:
+        frame = self.panel.frame(timeframe)
+        closed = frame.bars_closed_at(slot_ms)
+        return closed > 0 and int(frame.open_time[closed - 1]) + frame.step_ms == slot_ms
+
+    def _anew(self, slot_ms: int, due: list[str], keys: Iterable[Any]) -> Slot:
+        """The slot from the candles alone, nothing carried."""
+        chosen = [
+            self._traders[key] for key in keys if key in self._traders and self._traders[key].trigger in due
+        ]
         computation = Computation(self.panel, slot_ms)
-        alive = [trader for trader in due if self._bar_closes(trader.plan.trigger, slot_ms)]
+        alive = [trader for trader in chosen if self._bar_closes(trader.trigger, slot_ms)]
         for trader in alive:
-            _want(computation, trader, bars=2 if trader.on_enter else 1)
+            wanted = [
+                trader.signal,
+                *(ref for _, ref in trader.show),
+                *([trader.before] if trader.before else []),
+            ]
+            _want(computation, trader.trigger, wanted, bars=1)
         computation.run()
         hits: list[Hits] = []
         failed: dict[Any, str] = {}
@@ -133,50 +252,28 @@ class Evaluator:
                 continue
             if found is not None:
                 hits.append(found)
-        asked = sum(len(trader.plan.nodes) for trader in alive)
-        return Slot(hits, failed, len(due), asked, computation.computed)
-
-    def _due(self, slot_ms: int, keys: Iterable[Any] | None) -> list[_Trader]:
-        timeframes = [t for t, seconds in TIMEFRAMES.items() if slot_ms % (seconds * 1000) == 0]
-        if keys is None:
-            return [trader for t in timeframes for trader in self._by_trigger[t].values()]
-        chosen = (self._traders[key] for key in dict.fromkeys(keys) if key in self._traders)
-        return [trader for trader in chosen if trader.plan.trigger in timeframes]
-
-    def _bar_closes(self, timeframe: str, slot_ms: int) -> bool:
-        frame = self.panel.frame(timeframe)
-        closed = frame.bars_closed_at(slot_ms)
-        return closed > 0 and int(frame.open_time[closed - 1]) + frame.step_ms == slot_ms
+        asked = sum(trader.nodes for trader in alive)
+        return Slot(hits, failed, len(chosen), asked, computation.computed)
 
     def _hits(self, computation: Computation, trader: _Trader) -> Hits | None:
-        trigger = trader.plan.trigger
-        frame, end = self.panel.frame(trigger), computation.end(trigger)
-        first = end - 2 if trader.on_enter else end - 1
-        condition: Any = computation.values(trader.refs[trader.plan.signal], first, trigger)
-        matched = _entered(condition)[:, 0] if trader.on_enter else condition[:, 0]
-        matched = np.broadcast_to(matched, len(self.panel.symbols)) & frame.present[:, end - 1]
+        trigger = trader.trigger
+        frame, newest = self.panel.frame(trigger), computation.end(trigger) - 1
+        condition: Any = computation.values(trader.signal, newest, trigger)
+        matched = condition[:, 0] & frame.present[:, newest]
+        if trader.before is not None:
+            before: Any = computation.values(trader.before, newest, trigger)
+            matched &= ~before[:, 0]
         if trader.symbols is not None:
-            matched &= self._mask(trader, trader.symbols)
+            matched &= self._chosen([trader.symbols])[0]
         rows = np.flatnonzero(matched)
         if not len(rows):
             return None
-        values = {
-            name: _told(
-                _at(computation.values(trader.refs[node], end - 1, trigger), rows, np.zeros_like(rows))
-            )
-            for name, node in trader.plan.show.items()
-        }
+        shown = {name: computation.values(ref, newest, trigger) for name, ref in trader.show}
+        values = {name: _told(_at(column, rows, np.zeros_like(rows))) for name, column in shown.items()}
         names = self.panel.symbols
         return Hits(
-            trader.key, trigger, [names[row] for row in rows], frame.field("close")[rows, end - 1], values
+            trader.key, trigger, [names[row] for row in rows], frame.field("close")[rows, newest], values
         )
-
-    def _mask(self, trader: _Trader, symbols: frozenset[str]) -> Bools:
-        names = self.panel.symbols
-        if trader.mask is None or trader.mask_of != len(names):
-            trader.mask = np.array([name in symbols for name in names], dtype=np.bool_)
-            trader.mask_of = len(names)
-        return trader.mask
 
 
 def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
@@ -196,19 +293,20 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     frame = panel.frame(plan.trigger)
     start, end = frame.bars_closed_at(first_ms - 1), frame.bars_closed_at(last_ms)
     on_enter = frequency == "on_enter"
-    trader = _Trader(None, plan, Calls().add(plan), None, on_enter)
+    refs = Calls().add(plan)
     computation = Computation(panel, last_ms)
     first = start - 1 if on_enter else start
-    _want(computation, trader, bars=end - first)
+    wanted = [refs[node] for node in (plan.signal, *plan.show.values())]
+    _want(computation, plan.trigger, wanted, bars=end - first)
     computation.run()
-    condition: Any = computation.values(trader.refs[plan.signal], first, plan.trigger)
+    condition: Any = computation.values(refs[plan.signal], first, plan.trigger)
     matched = (_entered(condition) if on_enter else condition) & frame.present[:, start:end]
     if symbols is not None:
         chosen = frozenset(symbols)
         matched = matched & np.array([[name in chosen] for name in panel.symbols])
     columns, rows = np.nonzero(matched.T)
     values = {
-        name: _told(_at(computation.values(trader.refs[node], start, plan.trigger), rows, columns))
+        name: _told(_at(computation.values(refs[node], start, plan.trigger), rows, columns))
         for name, node in plan.show.items()
     }
     return RangeHits(
@@ -244,14 +342,12 @@ def node_values(panel: Panel, plan: Plan, slot_ms: int, symbol: str) -> list[Val
     return told
 
 
-def _want(computation: Computation, trader: _Trader, bars: int) -> None:
-    """Ask for the last *bars* trigger bars of the condition and the shown values."""
-    trigger = trader.plan.trigger
+def _want(computation: Computation, trigger: str, refs: Iterable[Ref], bars: int) -> None:
+    """Ask for what is seen over the last *bars* trigger bars."""
     first = computation.end(trigger) - bars
-    for node in (trader.plan.signal, *trader.plan.show.values()):
-        call = trader.refs[node].call
-        if call.timeframe is not None:
-            computation.want(call, computation.seen_from(trigger, first, call.timeframe))
+    for ref in refs:
+        if ref.call.timeframe is not None:
+            computation.want(ref.call, computation.seen_from(trigger, first, ref.call.timeframe))
 
 
 def _entered(condition: Any) -> Any:

@@ -17,8 +17,8 @@ from psycopg_pool import PoolTimeout
 
 from app.store.pool import Pool
 
-Channel = Literal["vyx_trader", "vyx_feed", "vyx_slot"]
-"""A trader's state or text changed · the feed has new rows · a slot was opened or closed."""
+Channel = Literal["vyx_trader", "vyx_feed", "vyx_slot", "vyx_preview"]
+"""A trader's state or text changed · the feed has new rows · a slot was opened or closed · a preview has ended."""
 
 COALESCE_S = 0.01
 

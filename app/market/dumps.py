@@ -6,11 +6,12 @@ in milliseconds or (spot dumps since 2025-01-01) microseconds. A symbol may have
 files are taken, how a line becomes a candle, and that nothing unreadable is passed over in silence: the first bad file
 or line ends the reading with an error that names it and says what to do.
 
-Speed comes from reading a file as one JSON array of numbers (msgspec), 5 times faster than ``numpy.loadtxt``; only a
+A file is read by ``numpy.loadtxt`` (0.44 µs a line; reading it as one JSON array with msgspec took the same); only a
 file on which that fails is read line by line, to find the line.
 """
 
 import gzip
+import io
 import re
 import zipfile
 import zlib
@@ -18,7 +19,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ _NAME: Final = re.compile(r"(?P<symbol>[^-]+)-(?P<interval>\d+[smhdwM]o?)(-.*)?(
 _WIDTH: Final = 12
 # A time of 1e14 ms lies in the year 5138: anything above is microseconds.
 _MICROSECONDS_FROM: Final = 10**14
-_NUMBERS: Final = msgspec.json.Decoder(list[float])
 
 
 def read_dumps(path: Path) -> Candles:
@@ -157,17 +156,15 @@ def _text_of(file: Path) -> bytes:
 def _table_of(text: bytes) -> NDArray[np.float64] | None:
     """The numbers of *text*, shape (lines, 12); None unless every line is 12 plain numbers of a 1m candle."""
     try:
-        numbers = np.array(_NUMBERS.decode(b"[" + text.replace(b"\n", b",") + b"]"))
-    except msgspec.DecodeError:
+        table = np.loadtxt(io.BytesIO(text), delimiter=",", comments=None, ndmin=2)
+    except ValueError:
         return None
-    if len(numbers) != _WIDTH * (text.count(b"\n") + 1):
+    if table.shape != (text.count(b"\n") + 1, _WIDTH):  # it passes over empty lines
         return None
-    table = numbers.reshape(-1, _WIDTH)
-    # A line too long beside one too short shifts a row; then the close time is not where it belongs.
     span = table[:, 6] - table[:, 0]
     in_place = np.where(table[:, 0] >= _MICROSECONDS_FROM, span == 59_999_999, span == 59_999)
-    whole = np.all(table[:, 8] % 1 == 0) and np.all(np.abs(table[:, 8]) < 2**31)
-    return table if in_place.all() and whole else None
+    whole = (table[:, 8] == np.floor(table[:, 8])) & (np.abs(table[:, 8]) < 2**31)
+    return table if in_place.all() and whole.all() else None
 
 
 def _table_line_by_line(text: bytes, file: Path, header_lines: int) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ Every message is one sentence a person can act on. ``fault`` is ``"ours"`` (we a
 ``"theirs"`` (the exchange or the way to it: may pass) or ``"limits"`` (we were told to wait: obey, never just retry).
 """
 
-
 from typing import ClassVar, Literal
 
 from app.domain import timeframes

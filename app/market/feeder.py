@@ -80,9 +80,9 @@ class Feeder:
                     self._metrics,
                     boot_id=boot_id,
                     speed=venue.speed,
-                    history_bars=self._settings.history_bars
-                    if venue.source == "binance"
-                    else HISTORY_BARS_OF_FILES,
+                    history_bars=HISTORY_BARS_OF_FILES
+                    if venue.source.startswith("files ")
+                    else self._settings.history_bars,
                     symbols_max=self._settings.symbols_max,
                     min_quote_volume=self._settings.min_quote_volume,
                     wake=self._wake,

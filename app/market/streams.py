@@ -236,8 +236,10 @@ class KlineStreams:
                     current.cancel()
                 current = successor
                 retired = asyncio.create_task(connection.retire.wait())
-                await asyncio.wait({current, retired}, return_when=asyncio.FIRST_COMPLETED)
-                retired.cancel()
+                try:
+                    await asyncio.wait({current, retired}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    retired.cancel()
                 if current.done():
                     await self._events.put(StreamDown(symbols, current.result()))
                     current = None

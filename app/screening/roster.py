@@ -2,29 +2,38 @@
 The traders this machine holds, in memory, kept equal to the database's view of its leases.
 
 Decided here: loading and validating plans, dropping what was lost, failing what cannot be loaded. Not decided here: who owns what.
-A plan comes out of a table that people can edit, so it is validated again before it is evaluated.
+A plan comes out of a table that people can edit, so it is validated again before it is evaluated, and refused when it is not the one
+that was saved (its hash tells). One of an older version of the format is compiled anew from its source: :meth:`Roster.recompile`, apart
+from :meth:`Roster.sync`, so that no slot waits for a compiler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from app.store import machines
 from app.store import roster as store
 from app.store.pool import Pool
-from app.store.roster import Entry, Failure, StoredPlan
+from app.store.roster import Entry, Failure, Recompiled, StoredPlan
 from app.store.screening import fenced
+from sandbox.compile import Compiled
 from sandbox.evaluate import Evaluator
-from sandbox.plan import Plan, PlanError, load_plan
+from sandbox.plan import PLAN_VERSION, Plan, PlanError, load_plan
 
 log = structlog.get_logger(__name__)
-PLANS_AT_ONCE = 1000  # plans are up to a few kB each: bounds the answer
+PLANS_AT_ONCE = (
+    200  # loading them holds the event loop for 40 ms; a transaction open meanwhile is ended after 500 ms
+)
+RECOMPILE_S = 1.0  # compiling at a stretch; then what is ready is loaded
 
 
 @dataclass(slots=True)
@@ -44,6 +53,23 @@ class Held:
         return self.trader_id, self.epoch
 
 
+class _Versioned(msgspec.Struct):
+    """The part of a plan that says how to read the rest."""
+
+    version: int
+
+
+_read_version = msgspec.json.Decoder(_Versioned).decode
+
+
+@dataclass(frozen=True, slots=True)
+class _Outdated:
+    """A trader whose plan is of an older version, and the source to make it anew from."""
+
+    entry: Entry
+    filter: str
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a sync did."""
@@ -58,11 +84,14 @@ class Roster:
     Args:
         pool: Connections for short transactions.
         evaluator: Where loaded plans are put, keyed by trader id.
+        compile_filter: Compiles a source; called in a thread, and only for plans of an older version.
     """
 
-    def __init__(self, pool: Pool, evaluator: Evaluator) -> None:
+    def __init__(self, pool: Pool, evaluator: Evaluator, compile_filter: Callable[[str], Compiled]) -> None:
         self._pool = pool
         self._evaluator = evaluator
+        self._compile = compile_filter
+        self._outdated: dict[UUID, _Outdated] = {}
         self._digest: tuple[int, int] | None = None
         self.held: dict[UUID, Held] = {}
 
@@ -71,6 +100,7 @@ class Roster:
         for trader_id in self.held:
             self._evaluator.drop(trader_id)
         self.held.clear()
+        self._outdated.clear()
         self._digest = None
 
     async def sync(self, boot_id: int) -> Change | None:
@@ -95,7 +125,7 @@ class Roster:
         starting = [
             (e.trader_id, e.epoch)
             for e in wanted.values()
-            if e.state == "starting" and e.trader_id not in failed_ids
+            if e.state == "starting" and e.trader_id not in failed_ids and e.trader_id in self.held
         ]
         if stopping or failures or starting:
             await self._settle(boot_id, stopping, failures, starting)
@@ -103,7 +133,50 @@ class Roster:
             self._digest = digest  # our own writes change the digest: the next sync confirms it
         return Change(len(wanted), dropped, len(failures))
 
+    async def recompile(self, boot_id: int) -> int:
+        """
+        Compile outdated plans from their source for about ``RECOMPILE_S``; returns how many there were.
+
+        Fails those that no longer compile. Call it with no lock held and :meth:`sync` afterwards, which loads what was stored: until
+        then such a trader is not screened, and catches up later.
+
+        Raises:
+            Fenced: this boot is dead.
+        """
+        deadline = time.monotonic() + RECOMPILE_S
+        done = 0
+        while self._outdated and time.monotonic() < deadline:
+            trader_id, outdated = next(iter(self._outdated.items()))
+            compiled = await asyncio.to_thread(self._compile, outdated.filter)
+            await self._store(boot_id, outdated.entry, compiled)
+            if self._outdated.get(trader_id) is outdated:
+                del self._outdated[trader_id]
+            done += 1
+        return done
+
+    async def _store(self, boot_id: int, entry: Entry, compiled: Compiled) -> None:
+        plan = compiled.plan
+        async with fenced(self._pool, boot_id) as connection:
+            if plan is None:
+                failure = Failure(entry.trader_id, entry.epoch, "filter refused", _refusal(compiled))
+                await store.fail(connection, boot_id, [failure])
+                log.warning("filter no longer compiles", trader_id=str(entry.trader_id))
+                return
+            await store.store_recompiled(
+                connection,
+                Recompiled(
+                    trader_id=entry.trader_id,
+                    revision=entry.revision,
+                    plan=plan.encode(),
+                    plan_hash=plan.hash,
+                    plan_summary=plan.summary(),
+                ),
+            )
+
     def _is_stale(self, entry: Entry) -> bool:
+        outdated = self._outdated.get(entry.trader_id)
+        if outdated is not None and outdated.entry.revision == entry.revision:
+            return outdated.entry.epoch != entry.epoch
         held = self.held.get(entry.trader_id)
         return held is None or (held.epoch, held.revision) != (entry.epoch, entry.revision)
 
@@ -111,6 +184,8 @@ class Roster:
         lost = [trader_id for trader_id in self.held if trader_id not in wanted]
         for trader_id in lost:
             self.drop(trader_id)
+        for trader_id in [trader_id for trader_id in self._outdated if trader_id not in wanted]:
+            del self._outdated[trader_id]
         return len(lost)
 
     def drop(self, trader_id: UUID) -> None:
@@ -127,21 +202,35 @@ class Roster:
                 if plan is None:
                     continue  # deleted a moment ago; its row and lease are gone with it
                 try:
-                    self._put(entry, plan)
+                    self._take(entry, plan)
                 except PlanError as error:
-                    failures.append(
-                        Failure(
-                            entry.trader_id,
-                            entry.epoch,
-                            "plan refused",
-                            f"The stored plan is not valid: {error}. Save the filter again.",
-                        )
-                    )
+                    message = f"The stored plan is not valid: {error}. Save the filter again."
+                    failures.append(Failure(entry.trader_id, entry.epoch, "plan refused", message))
                     self.drop(entry.trader_id)
         return failures
 
-    def _put(self, entry: Entry, stored: StoredPlan) -> None:
+    def _take(self, entry: Entry, stored: StoredPlan) -> None:
+        """
+        Hold a trader by its stored plan, or note that the plan is outdated.
+
+        Raises:
+            PlanError: the plan is not valid, or not the one that was saved.
+        """
+        self._outdated.pop(entry.trader_id, None)
+        if _is_outdated(stored.plan):
+            held = self.held.get(entry.trader_id)
+            if held is not None and held.epoch != entry.epoch:
+                self.drop(
+                    entry.trader_id
+                )  # within one lease it is screened by what was saved before: no slot is left out
+            self._outdated[entry.trader_id] = _Outdated(entry, stored.filter)
+            return
         plan = load_plan(stored.plan)
+        if plan.hash != stored.plan_hash:
+            raise PlanError("it was edited by hand, its hash is not the saved one", None, "format")
+        self._put(entry, stored, plan)
+
+    def _put(self, entry: Entry, stored: StoredPlan, plan: Plan) -> None:
         symbols = frozenset(stored.symbols) if stored.symbols is not None else None
         cooldown_s = float(stored.frequency["cooldown_s"]) if isinstance(stored.frequency, dict) else None
         self._evaluator.put(
@@ -174,6 +263,19 @@ class Roster:
                 await store.mark_running(connection, boot_id, starting)
         for failure in failures:
             log.warning("trader failed to load", trader_id=str(failure.trader_id), reason=failure.message)
+
+
+def _is_outdated(plan: str) -> bool:
+    try:
+        return _read_version(plan).version < PLAN_VERSION
+    except msgspec.MsgspecError:
+        return False  # no plan of any version: `load_plan` says what is wrong with it
+
+
+def _refusal(compiled: Compiled) -> str:
+    errors = [d for d in compiled.diagnostics if d.severity == "error"]
+    told = "; ".join(f"line {d.line}: {d.code} {d.message}" for d in errors[:5])
+    return f"The filter does not compile with this version of the service: {told}"
 
 
 def _batches(entries: Sequence[Entry], size: int) -> Iterator[list[Entry]]:

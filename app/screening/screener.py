@@ -31,6 +31,7 @@ from app.store import machines, screening, slots
 from app.store import roster as roster_store
 from app.store.pool import Pool
 from app.store.screening import Match
+from sandbox.compile import Compiled
 from sandbox.evaluate import Evaluator, Hits, Slot
 
 log = structlog.get_logger(__name__)
@@ -46,17 +47,26 @@ class Screener:
         pool: Connections for short transactions.
         hints: Wakes the feed readers after a commit.
         trusted: Whether this machine may still believe in its leases (the keeper's monotonic clock).
+        compile_filter: Compiles a source, in a thread: for plans of an older version.
     """
 
-    def __init__(self, pool: Pool, hints: Hints, metrics: WorkerMetrics, trusted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        hints: Hints,
+        metrics: WorkerMetrics,
+        trusted: Callable[[], bool],
+        compile_filter: Callable[[str], Compiled],
+    ) -> None:
         self._pool = pool
         self._hints = hints
         self._metrics = metrics
         self._trusted = trusted
         self._panel = PanelKeeper(pool)
         self.evaluator = Evaluator(self._panel.panel)
-        self.roster = Roster(pool, self.evaluator)
+        self.roster = Roster(pool, self.evaluator, compile_filter)
         self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
+        self._is_awaited = False
         self._slots_since_trim = 0
         self._draining = False
         self.boot_id: int | None = None
@@ -109,6 +119,12 @@ class Screener:
         Raises:
             As :meth:`screen`.
         """
+        await self._take_over()
+        boot_id = self.boot_id
+        if boot_id is not None and not self._draining and await self.roster.recompile(boot_id):
+            await self._take_over()
+
+    async def _take_over(self) -> None:
         async with self._hand:
             boot_id = self.boot_id
             if boot_id is None or self._draining:
@@ -126,20 +142,29 @@ class Screener:
         """
         Account for every closed slot that this machine has not accounted for; returns how many there were.
 
-        Safe to call at any time and from several tasks: the second waits and finds nothing left. An interrupted slot is simply still due.
+        Safe to call at any time and from several tasks: one more waits for the hand and takes what came meanwhile, any further one
+        would find nothing and returns at once (waiting, they held every place of the job worker and no tick ran during a catch-up).
+        An interrupted slot is simply still due.
 
         Raises:
             Fenced: this boot is dead. NotTrusted: the heartbeat is late. psycopg.Error: the database is out of reach.
         """
-        async with self._hand:
+        if self._is_awaited:
+            return 0
+        self._is_awaited = True
+        try:
+            await self._hand.acquire()
+        finally:
+            self._is_awaited = False
+        try:
             boot_id = self.boot_id
             if boot_id is None or self._draining:
                 return 0
-            try:
-                await self._find_position(boot_id)
-                return await self._screen(boot_id)
-            finally:
-                self.busy_since = None
+            await self._find_position(boot_id)
+            return await self._screen(boot_id)
+        finally:
+            self.busy_since = None
+            self._hand.release()
 
     async def _screen(self, boot_id: int) -> int:
         done = 0

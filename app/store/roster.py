@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from app.store import queries
 from app.store.pool import Connection
 
@@ -28,11 +30,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """What to screen. ``plan`` is JSON text as stored: untrusted, validate it."""
+    """What to screen. ``plan`` is JSON text as stored: untrusted, validate it and hold its content against ``plan_hash``."""
 
     trader_id: UUID
     user_id: UUID
     plan: str
+    plan_hash: str
     symbols: list[str] | None
     frequency: Literal["every_bar", "on_enter"] | dict[str, float]
     filter: str
@@ -54,6 +57,29 @@ async def roster(connection: Connection, boot_id: int) -> list[Entry]:
 async def plans(connection: Connection, trader_ids: Sequence[UUID]) -> list[StoredPlan]:
     rows = await (await connection.execute(_SQL["plans"], {"trader_ids": list(trader_ids)})).fetchall()
     return [StoredPlan(*row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recompiled:
+    """A plan made anew from the filter of a trader's *revision*."""
+
+    trader_id: UUID
+    revision: int
+    plan: bytes
+    plan_hash: str
+    plan_summary: dict[str, Any]
+
+
+async def store_recompiled(connection: Connection, recompiled: Recompiled) -> bool:
+    """Put a recompiled plan in place of the old one; False when another filter was saved meanwhile. The revision rises."""
+    parameters = {
+        "trader_id": recompiled.trader_id,
+        "revision": recompiled.revision,
+        "plan": recompiled.plan.decode(),
+        "plan_hash": recompiled.plan_hash,
+        "plan_summary": Jsonb(recompiled.plan_summary),
+    }
+    return (await connection.execute(_SQL["store_recompiled"], parameters)).rowcount == 1
 
 
 async def mark_running(connection: Connection, boot_id: int, leases: Sequence[tuple[UUID, int]]) -> int:

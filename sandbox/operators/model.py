@@ -8,7 +8,7 @@ evaluator. Not decided here: which operators exist (the modules beside this one)
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +80,9 @@ class Operator:
     float). A bool given to a "float" input counts as 0 or 1; a float given to a "bool" input is refused.
     `lookback(params)` counts the bars before the current one that an exact value needs; `warmup(params)` the further
     bars a recursive function is given so that its seed no longer matters. `block` is the length in bars of the blocks
-    its runs are anchored to. `steps(params)` is the work for one symbol and bar, 1 for a handful of machine operations. `check(params)` says why a combination of parameters, each in its range, is impossible.
+    its runs are anchored to; `stream` is TA-Lib's class that carries such a run on bar by bar, bit for bit.
+    `steps(params)` is the work for one symbol and bar, 1 for a handful of machine operations. `check(params)` says
+    why a combination of parameters, each in its range, is impossible. `internal` ones have no name in the language.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Operator:
     form: Form
     compute: Compute | None = None
     run: Run | None = None
+    stream: Any = None
     input_kinds: tuple[InputKind, ...] = ()
     variadic: bool = False
     internal: bool = False

@@ -46,7 +46,8 @@ def _power(base: Array, exponent: Array) -> Array:
     left, right = (
         np.ascontiguousarray(np.broadcast_to(x, shape), dtype=np.float64) for x in (base, exponent)
     )
-    return np.power(left, right)
+    unknown = np.isnan(left) | np.isnan(right)  # C's pow calls NaN ** 0 one
+    return np.where(unknown, np.nan, np.power(left, right))
 
 
 def _arithmetic(function: Callable[..., Any]) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:

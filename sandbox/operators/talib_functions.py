@@ -17,20 +17,24 @@ from typing import Any
 
 import numpy as np
 import talib
+import talib.stream
 from talib import _ta_lib as untyped_ta_lib
 from talib import abstract as untyped_abstract
 
-from sandbox.operators.model import BLOCK_BARS, Operator, Param, Params, ParamValue, Row, Run
+from sandbox.operators.model import BLOCK_BARS, Operator, Param, Params, ParamValue, Run
 
 PERIOD_MAX = 500
 """Longest period: a longer one is a coarser timeframe's job, and would outgrow the history that is kept."""
-WARMUP_MAX_BARS = 1280
-"""Most warm-up a recursive function gets: ten blocks. A Wilder average over 62 bars or more keeps some of its seed."""
+WARMUP_MAX_BARS = 2176
+"""
+Most warm-up a recursive function gets: 17 blocks, what EMA(200) and a Wilder average over 104 bars need to forget their seed.
+Longer ones keep some of it: 2e-4 of the seed for EMA(500).
+"""
 SEED_WEIGHT = 1e-9
 """What may remain of the seed after the warm-up, relative to the seed."""
 REVERSALS_BARS = 256
 """Warm-up of trailing stops: they forget their start after two reversals, which this many bars nearly always hold."""
-CUMULATIVE_BLOCK_BARS = 1024
+CUMULATIVE_BLOCK_BARS = 2048
 """Running totals (OBV, A/D ...) start anew at each block; a long one makes the step a rare one."""
 CUMULATIVE_WARMUP_BARS = 256
 HILBERT_WARMUP_BARS = 512
@@ -231,7 +235,7 @@ def _capped(warmup: Warmup | None) -> Callable[[Params], int]:
 def _bars_ago(function: Run) -> Run:
     """Turn TA-Lib's array positions into distances from the current bar."""
 
-    def run(*rows: Row, **params: ParamValue) -> tuple[Any, ...]:
+    def run(*rows: Any, **params: ParamValue) -> tuple[Any, ...]:
         positions: Any = function(*rows, **params)
         here = np.arange(len(rows[0]))
         return tuple(here - position for position in positions)
@@ -240,7 +244,7 @@ def _bars_ago(function: Run) -> Run:
 
 
 def _tuple_of(function: Callable[..., Any]) -> Run:
-    def run(*rows: Row, **params: ParamValue) -> tuple[Any, ...]:
+    def run(*rows: Any, **params: ParamValue) -> tuple[Any, ...]:
         raw = function(*rows, **params)
         return raw if isinstance(raw, tuple) else (raw,)
 
@@ -289,6 +293,7 @@ def _operator(name: str) -> Operator:
         category=info["group"],
         doc=f"{info['display_name']} (TA-Lib {name}). NaN until TA-Lib's lookback is filled.{_memory_note(name)}",
         form="run",
+        stream=None if name in _INDEX_FUNCTIONS else getattr(talib.stream, name),
         run=_bars_ago(returned) if name in _INDEX_FUNCTIONS else returned,
         input_kinds=tuple("float" for _ in inputs),
         lookback=_lookback(name),

@@ -11,6 +11,7 @@ create table public.traders (
   frequency   jsonb not null default '"every_bar"',
   plan        jsonb not null,
   plan_hash   text not null,
+  plan_summary jsonb not null default '{}',
   revision    bigint not null default 1,
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
@@ -27,6 +28,7 @@ comment on table public.traders is 'What each user wants screened. One row per t
 comment on column public.traders.filter is 'The user''s source text. It runs only inside the interpreter sandbox, once, when it is saved.';
 comment on column public.traders.symbols is 'Null: every pair of the market.';
 comment on column public.traders.plan is 'The compiled filter. Validated again by every machine that loads it.';
+comment on column public.traders.plan_summary is 'What follows from the plan, for people: trigger, timeframes, operators, lookback_bars, cost, calls_each. Nothing computes from it.';
 comment on column public.traders.revision is 'Rises with every change of filter, symbols or frequency; a running machine loads the new one before its next slot.';
 
 create table vyx.transitions (

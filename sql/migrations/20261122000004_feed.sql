@@ -43,6 +43,7 @@ create table public.signals (
 ) partition by range (triggered_at);
 create index signals_id_idx on public.signals (id);
 create index signals_user_id_idx on public.signals (user_id, id);
+create index signals_user_id_created_at_idx on public.signals (user_id, created_at, id);
 create index signals_trader_id_created_at_idx on public.signals (trader_id, created_at);
 comment on table public.signals is 'Exactly one row per (trader, symbol, bar close); the primary key is what makes replicas safe.';
 comment on column public.signals.triggered_at is 'Close of the bar that matched: market time, never a wall clock.';

@@ -5,9 +5,25 @@ create function vyx.screened_through(s public.trader_state) returns timestamptz 
   select case when s.in_step then (select m.screened_through from vyx.machines m where m.boot_id = s.owner) else s.resume_after end
 $$;
 
+-- before_first_slot: a trader that was started before the ledger began has nothing to be screened before it.
+create function vyx.before_first_slot() returns timestamptz language sql stable set search_path = '' as $$
+  select min(slot) - interval '1 min' from vyx.slots
+$$;
+
+-- market_facts: one row, whatever is missing: the market's clock and where the ledger stands, in one snapshot with what is compared to them.
+create view vyx.market_facts with (security_invoker = true) as
+  select vyx.market_time() as market_at, m.ends_at, coalesce(m.speed, 1) as speed, closed.slot as newest_closed,
+         coalesce(closed.state = 'outage', false) as newest_closed_is_outage, closed.reason as outage_reason,
+         (select min(o.slot) from vyx.slots o where o.state = 'open') as oldest_open
+    from (values (true)) one (only_one)
+    left join vyx.markets m using (only_one)
+    left join lateral (select s.slot, s.state, s.reason from vyx.slots s where s.state <> 'open' order by s.slot desc limit 1) closed on true;
+comment on view vyx.market_facts is 'What the health of a trader is derived from, beside its own row.';
+grant select on vyx.market_facts to service_role;
+
 create view public.trader_overview with (security_invoker = true) as
   select t.id, t.name, s.state, s.reason, s.signal_count, s.last_signal_at, m.machine_id, vyx.screened_through(s) as screened_through,
-         s.last_error, s.retry_at, s.started_at, s.stopped_at, t.user_id, t.plan ->> 'trigger' as trigger
+         s.last_error, s.retry_at, s.started_at, s.stopped_at, t.user_id, t.plan_summary ->> 'trigger' as trigger
     from public.traders t join public.trader_state s on s.trader_id = t.id left join vyx.machines m on m.boot_id = s.owner;
 comment on view public.trader_overview is 'One line per trader.';
 

@@ -13,8 +13,8 @@ select exists (select from public.traders);
 -- put_demo_trader --
 -- An example, saved and started.
 with saved as (
-  insert into public.traders (user_id, name, filter, plan, plan_hash, frequency)
-  values (%(user_id)s, %(name)s, %(filter)s, %(plan)s::jsonb, %(plan_hash)s, '"every_bar"')
+  insert into public.traders (user_id, name, filter, plan, plan_hash, plan_summary, frequency)
+  values (%(user_id)s, %(name)s, %(filter)s, %(plan)s::jsonb, %(plan_hash)s, %(plan_summary)s, '"every_bar"')
   returning id)
 select id from saved;
 
@@ -41,3 +41,25 @@ select machine_id, boot_id, state::text, heartbeat_age_s::float8, screened_throu
 -- traders --
 -- How many in which state.
 select state::text, count(*) from public.trader_state group by state;
+
+-- redeliver --
+-- Dead letters go back to their queues, except those for machines that are gone and those that wait there already. A job that
+-- waits is unique by its queueing lock, so of several dead ones with one lock the newest goes.
+with dead as (
+  select distinct on (coalesce(j.queueing_lock, j.id::text)) j.id
+    from procrastinate.procrastinate_jobs j
+   where j.status in ('failed', 'aborted')
+     and (j.queue_name not like 'm.%%' or exists (select from vyx.machines m where m.state <> 'dead' and j.queue_name = 'm.' || m.boot_id))
+     and not exists (select from procrastinate.procrastinate_jobs w where w.status = 'todo' and w.queueing_lock = j.queueing_lock)
+   order by coalesce(j.queueing_lock, j.id::text), j.id desc
+)
+update procrastinate.procrastinate_jobs j set status = 'todo', abort_requested = false, scheduled_at = now(), attempts = j.attempts + 1
+  from dead where j.id = dead.id;
+
+-- dead_letters --
+-- How many there are.
+select count(*) from public.dead_letters;
+
+-- use_job_schema --
+-- procrastinate's triggers name their tables without a schema.
+select set_config('search_path', 'procrastinate', true);

@@ -12,7 +12,7 @@ select s.trader_id, s.epoch, t.revision, s.state::text, s.resume_after, s.in_ste
 
 -- plans --
 -- What to screen for these traders.
-select t.id, t.user_id, t.plan::text, t.symbols, t.frequency, t.filter
+select t.id, t.user_id, t.plan::text, t.plan_hash, t.symbols, t.frequency, t.filter
   from public.traders t where t.id = any (%(trader_ids)s::uuid[]);
 
 -- mark_running --
@@ -22,7 +22,17 @@ update public.trader_state s set state = 'running', reason = null
  where s.trader_id = loaded.trader_id and s.owner = %(boot_id)s and s.epoch = loaded.epoch and s.state = 'starting';
 
 -- fail_traders --
--- Cannot load or evaluate: error with what is wrong; the trigger ends the lease and sets retry_at.
-update public.trader_state s set state = 'error', reason = failed.reason, last_error = failed.message
+-- Cannot load or evaluate: error with what is wrong; the trigger ends the lease and sets retry_at. One that is being stopped just stops:
+-- it must not stay in step with a machine that goes on to a slot it was not screened at.
+update public.trader_state s
+   set state = case s.state when 'stopping' then 'stopped' else 'error' end::public.trader_lifecycle,
+       reason = case s.state when 'stopping' then 'stop' else failed.reason end, last_error = failed.message
   from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[], %(reasons)s::text[], %(messages)s::text[]) as failed (trader_id, epoch, reason, message)
- where s.trader_id = failed.trader_id and s.owner = %(boot_id)s and s.epoch = failed.epoch and s.state in ('starting', 'running');
+ where s.trader_id = failed.trader_id and s.owner = %(boot_id)s and s.epoch = failed.epoch and s.state in ('starting', 'running', 'stopping');
+
+-- store_recompiled --
+-- A plan of an older version, compiled anew; no row when its user saved another filter meanwhile. The revision rises, so that its
+-- machine loads it like any change.
+update public.traders t set plan = %(plan)s::jsonb, plan_hash = %(plan_hash)s, plan_summary = %(plan_summary)s
+ where t.id = %(trader_id)s and t.revision = %(revision)s
+returning t.id;

@@ -1,8 +1,14 @@
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from app.domain import timeframes
+from app.market.breaker import Breaker
 from app.market.candles import Candle
+from app.market.client import ExchangeClient
+from app.market.simulated import GeneratedSource, ManualClock, SimulatedExchange
+from app.market.streams import StreamLimits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -25,3 +31,48 @@ def candle():
         return plain._replace(**changes)
 
     return build
+
+
+T0 = timeframes.epoch_ms(datetime(2024, 7, 29, 12, tzinfo=UTC))
+QUICK = StreamLimits(stagger_s=0, retry_wait_s=0.01, retry_wait_max_s=0.05, overlap_s=0.01)
+
+
+@pytest.fixture(scope="session")
+def source():
+    """A generated market with every kind of symbol; fixed, so tests share it."""
+    return GeneratedSource(7, anchor_ms=T0)
+
+
+@pytest.fixture
+def clock():
+    """Market time, half a minute after noon until a test moves it."""
+    return ManualClock(T0 + 30_000)
+
+
+@pytest.fixture
+async def exchange(source, clock):
+    async with SimulatedExchange(source, clock) as running:
+        yield running
+
+
+@pytest.fixture
+def breaker_clock():
+    return SettableClock()
+
+
+class SettableClock:
+    """Seconds that pass when a test says so."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+async def client(exchange, breaker_clock):
+    breaker = Breaker(clock=breaker_clock)
+    async with ExchangeClient(
+        exchange.rest_url, exchange.stream_url, breaker=breaker, retry_wait_s=0.001, stream_limits=QUICK
+    ) as ready:
+        yield ready

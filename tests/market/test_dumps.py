@@ -1,5 +1,4 @@
 import gzip
-import time
 import zipfile
 
 import pytest
@@ -63,7 +62,7 @@ def test_several_files_of_a_symbol_are_joined_and_repeats_dropped(tmp_path):
     assert read_dumps(tmp_path).open_time.tolist() == [OPEN, OPEN + 60_000, OPEN + 120_000]
 
 
-def test_numbers_json_would_refuse_are_read(tmp_path):
+def test_numbers_may_have_leading_zeros(tmp_path):
     write(tmp_path, "AUSDT-1m-2021-04.csv", line(price="01.1"))
 
     assert read_dumps(tmp_path).open.tolist() == [1.1]
@@ -82,6 +81,7 @@ def test_numbers_json_would_refuse_are_read(tmp_path):
         ("", "1 columns where a dump has 12"),
         (line(1).replace(str(OPEN + 60_000), str(OPEN + 60_001)), "are not those of a 1m candle"),
         (line(1).replace(",7,", ",7.5,"), "trade count 7.5 is not a count"),
+        (line(1).replace(",7,", ",inf,"), "trade count inf is not a count"),
         (
             line(1)
             .replace(str(OPEN + 60_000), str(OPEN + 60_007))
@@ -174,11 +174,7 @@ def test_a_market_without_candles_is_refused(tmp_path, prepare, message):
         read_dumps(folder)
 
 
-def test_the_real_dumps_are_read_whole_and_fast(data):
-    started = time.process_time()
-
+def test_the_real_dumps_are_read_whole(data):
     candles = read_dumps(data / "dumps" / "week-91pairs-two-outages")
 
     assert (len(candles), len(candles.symbols)) == (877_796, 91)
-    # 1.0 s measured; the bound leaves room for a slow machine and still catches a line-by-line reading (12 s).
-    assert time.process_time() - started < 6

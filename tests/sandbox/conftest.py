@@ -118,16 +118,16 @@ def compute_series(
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def market() -> Callable[..., Market]:
     return make_market
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def panel_of() -> Callable[..., Panel]:
     return make_panel
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def series() -> Callable[..., list[np.ndarray]]:
     return compute_series

@@ -37,7 +37,8 @@ def one_call(op, timeframe="1m", params=None):
     nodes += [{"op": "eq", "args": [0, 0]}]
     show = {f"o{out}": len(args) + out for out in range(len(operator.outputs))}
     plan = build_plan(nodes, len(nodes) - 1, show)
-    return Calls().add(plan)[plan.show["o0"]].call
+    refs = Calls().add(plan)
+    return [refs[plan.show[f"o{out}"]] for out in range(len(operator.outputs))]
 
 
 def test_every_function_of_the_installed_ta_lib_is_an_operator():
@@ -50,24 +51,21 @@ def test_a_value_is_ta_libs_own_on_the_run_of_its_block(op, market, panel_of):
     candles = market("1m", 2, 2700, seed=7, first_ms=91 * 60_000 * 977)
     panel = panel_of(candles)
     frame = panel.frame("1m")
-    call = one_call(op)
+    operator, refs = OPERATORS[op], one_call(op)
+    params = {param.name: param.default for param in operator.params}
     computation = Computation(panel, int(frame.open_time[-1]) + frame.step_ms)
-    computation.want(call, 2400)
+    for ref in refs:
+        computation.want(ref.call, 2400)
     computation.run()
-    outputs = [
-        computation.values(ref, 2400, "1m")
-        for ref in [type("R", (), {"call": call, "out": out}) for out in range(len(call.operator.outputs))]
-    ]
+    outputs = [computation.values(ref, 2400, "1m") for ref in refs]
 
     function = getattr(talib, op[3:].upper())
-    lookback = call.operator.lookback(call.params)
+    lookback = operator.lookback(params)
     for bar in range(2400, 2700, 37):
-        start = max(0, run_start(frame, bar, call.operator, call.params))
+        start = max(0, run_start(frame, bar, operator, params))
         for row in range(2):
-            rows = [
-                frame.field(field_of(n, i))[row, start : bar + 1] for i, n in enumerate(call.operator.inputs)
-            ]
-            expected = function(*rows, **call.params)
+            rows = [frame.field(field_of(n, i))[row, start : bar + 1] for i, n in enumerate(operator.inputs)]
+            expected = function(*rows, **params)
             expected = expected if isinstance(expected, tuple) else (expected,)
             for got, wanted in zip(outputs, expected, strict=True):
                 value = float(wanted[-1])

@@ -10,6 +10,10 @@ from app.store.pool import make_pool
 from tests import world
 
 
+def _compile_nothing(source):
+    raise AssertionError(f"no plan of these tests is old, yet {source!r} is compiled anew")
+
+
 @pytest.fixture
 async def pool(dsn):
     pool = make_pool(dsn, max_size=6, name="vyx-test")
@@ -20,11 +24,11 @@ async def pool(dsn):
 
 @pytest.fixture
 async def machine(pool, connection):
-    """A function that makes a registered machine: (name, trusted) -> Screener. It claims nothing by itself."""
+    """A function that makes a registered machine: (name, trusted, compile_filter) -> Screener. It claims nothing by itself."""
     hints = Hints(pool)
 
-    async def make(name="a", trusted=lambda: True):
-        screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted)
+    async def make(name="a", trusted=lambda: True, compile_filter=_compile_nothing):
+        screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted, compile_filter)
         boot = world.register(connection, name)
         through = world.call(
             connection, "select screened_through from vyx.machines where boot_id = %(b)s", b=boot

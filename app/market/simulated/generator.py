@@ -24,8 +24,8 @@ _Array = NDArray[np.float64]
 DAY_MS: Final = 86_400_000
 HISTORY_DAYS: Final = 30
 _MINUTES: Final = 1_440
-# A chunk is 90 kB; two days of every symbol are live and a page of history touches two more.
-_CHUNKS_KEPT: Final = 256
+# A chunk is 90 kB; eight symbols whose 30 days of history are asked for at the same time are 240, besides the live ones.
+_CHUNKS_KEPT: Final = 320
 
 
 class _Profile(NamedTuple):

@@ -219,7 +219,11 @@ class SimulatedExchange:
             msg = _BANNED.format(until=until) if status == 418 else _TOO_MUCH.format(limit=self._weight_limit)
             return _error(status, -1003, msg, self.faults.retry_after)
         if status is not None:
-            return _error(status, *_FAULT_BODIES.get(status, (-1000, "An unknown error occurred.")))
+            theirs, ours = (
+                (-1000, "An unknown error occurred."),
+                (-1100, "Illegal characters found in a parameter."),
+            )
+            return _error(status, *_FAULT_BODIES.get(status, theirs if status >= 500 else ours))
         if self.faults.garbage:
             return web.Response(body=b"{", content_type="application/json")
         return None

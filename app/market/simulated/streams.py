@@ -168,14 +168,16 @@ class Streams:
                 {"code": 2, "msg": f"Invalid request: more than {STREAMS_MAX} streams"}, status=400
             )
         socket = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
-        await socket.prepare(request)
         subscriber = Subscriber(socket, request, combined, names)
+        # Before the handshake's answer: from the moment a client knows it is connected, it misses nothing.
         self._subscribers.add(subscriber)
-        tasks = [
-            asyncio.create_task(self._send(subscriber)),
-            asyncio.create_task(self._keep_alive(subscriber)),
-        ]
+        tasks: list[asyncio.Task[None]] = []
         try:
+            await socket.prepare(request)
+            tasks = [
+                asyncio.create_task(self._send(subscriber)),
+                asyncio.create_task(self._keep_alive(subscriber)),
+            ]
             await self._receive(subscriber)
         finally:
             self._subscribers.discard(subscriber)

@@ -1,0 +1,209 @@
+"""
+Why a trader did or did not signal a symbol at a slot, from stored candles and the trader's own past.
+
+Decided here: the order of reasons (first what the market says, then the trader's circumstances), and that the plan explained is the
+stored one, which is what is screened. What the plan alone tells is ``sandbox/explain.py``; nothing here is screened or written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from app.errors import Kind, Refused
+from app.lifecycle import CompiledFilter, TermLike, check_own
+from app.preview import history
+from app.store import explain as store
+from app.store import history as history_store
+from app.store import market_read, slots
+from app.store.explain import ExplainedTrader, SlotState, StoredSignal
+from app.store.pool import Connection, Pool
+from sandbox.compute import OperatorError
+from sandbox.explain import Explanation, explain
+from sandbox.panel import TIMEFRAMES
+from sandbox.plan import Plan, PlanError, load_plan
+
+TERMS_KEPT = 256  # of filters explained lately: a page that explains bar after bar compiles once
+BARS_LOOKED_AT = 2  # the slot's, and the one before, which on_enter compares with
+
+
+@dataclass(frozen=True)
+class Explained:
+    """`reason` is None exactly if it matched; else the first reason in force, beginning with its kind and a colon."""
+
+    at: datetime
+    reason: str | None
+    explanation: Explanation | None
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What is on record about a trader's slot."""
+
+    slot: SlotState | None
+    is_late: bool
+    is_covered: bool
+    signals: Sequence[StoredSignal]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One trader, symbol and slot, with all that is known of them."""
+
+    trader: ExplainedTrader
+    plan: Plan
+    symbol: str
+    slot: datetime
+    explanation: Explanation
+    past: _Past
+
+
+class Explaining:
+    """
+    Args:
+        compile_filter: Compiles a filter, for the places of its terms; refuses one that does not compile.
+    """
+
+    def __init__(self, pool: Pool, compile_filter: Callable[[str], Awaitable[CompiledFilter]]) -> None:
+        self._pool = pool
+        self._compile = compile_filter
+        self._terms: OrderedDict[str, tuple[str, Sequence[TermLike]]] = OrderedDict()
+
+    async def explain(self, user_id: UUID, trader_id: UUID, symbol: str, at: datetime | None) -> Explained:
+        """
+        Explain the slot *at* (None: the newest one at which the trader is due) for one symbol.
+
+        Raises:
+            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed yet, UNAVAILABLE.
+        """
+        async with self._pool.connection() as connection:
+            trader = await _own_trader(connection, user_id, trader_id)
+            if not await market_read.symbol_exists(connection, symbol):
+                raise Refused(Kind.NOT_FOUND, f"The market has no {symbol}.")
+            newest = await slots.newest_closed(connection)
+        slot = _closed(at, newest)
+        try:
+            plan = load_plan(trader.plan)
+        except PlanError as error:
+            return Explained(
+                slot, f"plan refused: the stored plan is not valid ({error}); save the filter again", None
+            )
+        if at is None:
+            slot -= timedelta(seconds=slot.timestamp() % TIMEFRAMES[plan.trigger])
+        terms = await self._terms_of(trader.filter, plan)
+        async with self._pool.connection() as connection:
+            stretch = await history.load(connection, plan, bars=BARS_LOOKED_AT, until=slot, symbols=[symbol])
+            past = await _past(connection, trader_id, trader, symbol, slot)
+        try:
+            explanation = await asyncio.to_thread(
+                lambda: explain(plan, terms, stretch.panel(), history.milliseconds(slot), symbol)
+            )
+        except OperatorError as error:
+            return Explained(slot, f"evaluation failed: {error}", None)
+        return Explained(slot, _reason(_Case(trader, plan, symbol, slot, explanation, past)), explanation)
+
+    async def _terms_of(self, source: str, plan: Plan) -> Sequence[TermLike]:
+        """The terms of *source* where it compiles to *plan*; none where the stored plan is of something else."""
+        key = hashlib.sha256(source.encode()).hexdigest()
+        if key not in self._terms:
+            try:
+                compiled = await self._compile(source)
+            except Refused as refused:
+                if refused.kind is not Kind.FILTER_INVALID:
+                    raise
+                self._terms[key] = ("", ())
+            else:
+                self._terms[key] = (compiled.plan.hash, compiled.terms)
+            if len(self._terms) > TERMS_KEPT:
+                self._terms.popitem(last=False)
+        self._terms.move_to_end(key)
+        plan_hash, terms = self._terms[key]
+        return terms if plan_hash == plan.hash else ()
+
+
+async def _own_trader(connection: Connection, user_id: UUID, trader_id: UUID) -> ExplainedTrader:
+    trader = await store.find_trader(connection, trader_id)
+    check_own(None if trader is None else trader.user_id, user_id, trader_id)
+    assert trader is not None  # noqa: S101 check_own refuses None
+    return trader
+
+
+def _closed(at: datetime | None, newest: datetime | None) -> datetime:
+    if newest is None:
+        raise Refused(Kind.UNAVAILABLE, "The market has no closed candle yet; try again.")
+    if at is not None and at > newest:
+        raise Refused(
+            Kind.REQUEST_INVALID, f"at has not closed yet: the newest closed slot is {_text(newest)}."
+        )
+    return (newest if at is None else at).astimezone(UTC)
+
+
+async def _past(
+    connection: Connection, trader_id: UUID, trader: ExplainedTrader, symbol: str, slot: datetime
+) -> _Past:
+    passed_over = await history_store.unscreened(connection, slot, slot)
+    return _Past(
+        slot=await store.find_slot(connection, slot),
+        is_late=any(u.symbol == symbol for u in passed_over),
+        is_covered=await store.is_covered(connection, trader_id, slot),
+        signals=await store.signals_around(
+            connection, trader_id, symbol, slot, cooldown_s=trader.cooldown_s or 0
+        ),
+    )
+
+
+def _reason(case: _Case) -> str | None:
+    """The first reason why there is no signal; None when there is one."""
+    stored = next((s for s in case.past.signals if s.triggered_at == case.slot), None)
+    reason = next(_reasons_of_market(case), None)
+    if reason is None and (stored is None or stored.plan_hash != case.plan.hash):
+        reason = next(_reasons_of_circumstances(case), None)
+    if reason is not None and stored is not None:
+        reason += "; the signal stored for this bar is of another version of the filter"
+    return reason
+
+
+def _reasons_of_market(case: _Case) -> Iterator[str]:
+    trader, trigger, past = case.trader, case.plan.trigger, case.past
+    if trader.symbols is not None and case.symbol not in trader.symbols:
+        yield f"symbol not among the trader's: it screens {', '.join(trader.symbols[:10])}"
+    if case.slot.timestamp() % TIMEFRAMES[trigger]:
+        yield f"not due: {_text(case.slot)} is no multiple of {trigger}, the trader's trigger"
+    if past.slot is not None and past.slot.state == "outage":
+        yield f"outage: {past.slot.reason}"
+    if case.explanation.blame is not None:
+        yield case.explanation.blame
+    if past.is_late and trigger == "1m":
+        yield f"bar missing: the candle of {case.symbol} came after its slot had closed"
+    if trader.frequency == "on_enter" and case.explanation.matched_before:
+        yield "not entering: the condition was true on the bar before already"
+
+
+def _reasons_of_circumstances(case: _Case) -> Iterator[str]:
+    trader, past = case.trader, case.past
+    if not past.is_covered:
+        yield f"not covered: the condition was true, but {_uncovered(trader, case.slot)}"
+    earlier = next((s for s in past.signals if s.triggered_at < case.slot), None)
+    if trader.cooldown_s is not None and earlier is not None:
+        until = earlier.triggered_at + timedelta(seconds=trader.cooldown_s)
+        yield f"cooldown: since the signal of {_text(earlier.triggered_at)}, until {_text(until)}"
+
+
+def _uncovered(trader: ExplainedTrader, slot: datetime) -> str:
+    through = trader.screened_through
+    if trader.state in ("starting", "running", "stopping"):
+        if through is not None and slot > through:
+            return f"the trader has been screened only through {_text(through)} yet"
+        return "the trader did not run then"
+    if trader.state == "error":
+        return f"the trader is in error: {trader.last_error}"
+    return "the trader is stopped and did not run then"
+
+
+def _text(instant: datetime) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

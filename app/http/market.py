@@ -1,0 +1,46 @@
+"""
+What every signed-in user may read: who they are to us, the market's pairs and candles.
+"""
+
+from __future__ import annotations
+
+from app.errors import Kind, Refused
+from app.http import shapes
+from app.http.endpoints import Call
+from app.store import accounts, market_read, rate_limits
+from app.store.rate_limits import LIFECYCLE
+
+
+async def show_me(call: Call) -> shapes.Me:
+    """Your tier, and how much of your quota and of your lifecycle requests is left."""
+    async with call.service.pool.connection() as connection:
+        account = await accounts.find_account(connection, call.user_id)
+        left = await rate_limits.calls_left(connection, call.user_id, LIFECYCLE)
+    return shapes.Me(
+        user_id=call.user_id,
+        tier=account.tier,
+        running=account.running,
+        max_running=account.max_running,
+        rate=shapes.Rate(LIFECYCLE.max_calls, left.remaining, round(left.reset_after.total_seconds(), 3)),
+    )
+
+
+async def list_symbols(call: Call) -> shapes.PairList:
+    """Every pair of the market, and whether it trades now."""
+    async with call.service.pool.connection() as connection:
+        rows = await market_read.list_symbols(connection)
+    return shapes.PairList([shapes.Pair(p.symbol, p.base, p.quote, p.trading) for p in rows])
+
+
+async def list_candles(call: Call, query: shapes.CandleQuery) -> shapes.CandleList:
+    """The newest closed candles of a pair that opened before `until` (default: now), oldest first."""
+    symbol = query.symbol.upper()
+    async with call.service.pool.connection() as connection:
+        rows = await market_read.list_candles(
+            connection, symbol, query.timeframe, until=query.until, limit=query.limit
+        )
+        if not rows and not await market_read.symbol_exists(connection, symbol):
+            raise Refused(Kind.NOT_FOUND, f"The market has no {symbol}.")
+    return shapes.CandleList(
+        [shapes.Candle(c.open_time, c.open, c.high, c.low, c.close, c.volume) for c in rows]
+    )

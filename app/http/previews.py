@@ -1,0 +1,58 @@
+"""
+The endpoints that answer what a filter would do, or why it did what it did.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from app.explain import Explained
+from app.http import shapes
+from app.http.endpoints import Call
+from app.preview.answering import Preview
+from app.store.history import instant
+
+
+async def execute_filter(call: Call, body: shapes.FilterRun) -> Preview:
+    """
+    Run a filter over recent history without saving it: what live screening would have signalled, bar by bar.
+
+    Looks at the newest `bars` bars of the filter's trigger that close by `until` (default: now). Of more than 1000 hits the newest
+    are told. Runs on the machines that screen, below their own work, for at most 5 s.
+    """
+    return await call.service.previews.preview(
+        call.user_id, body.filter, bars=body.bars, symbols=body.symbols, until=body.until
+    )
+
+
+async def explain_trader(call: Call, trader_id: UUID, query: shapes.ExplainQuery) -> shapes.Explain:
+    """
+    Did a trader match a symbol at a slot, with the value of every term, and if not: the first reason.
+
+    `at` is the close of a bar (default: the newest at which the trader is due). `reason` begins with its kind: condition false, bar
+    missing, not enough history, cooldown, not entering, not due, outage, symbol not among the trader's, not covered.
+    """
+    symbol = query.symbol.upper()
+    explained = await call.service.explaining.explain(call.user_id, trader_id, symbol, query.at)
+    return _explain(trader_id, symbol, explained)
+
+
+def _explain(trader_id: UUID, symbol: str, explained: Explained) -> shapes.Explain:
+    found = explained.explanation
+    return shapes.Explain(
+        trader_id=trader_id,
+        symbol=symbol,
+        at=explained.at,
+        matched=explained.reason is None,
+        reason=explained.reason,
+        terms=[shapes.TermValue(term.text, term.line, term.value) for term in found.terms] if found else [],
+        values=found.values if found else {},
+        bars={
+            timeframe: shapes.Candle(
+                instant(bar.open_time_ms), bar.open, bar.high, bar.low, bar.close, bar.volume
+            )
+            for timeframe, bar in found.bars.items()
+        }
+        if found
+        else {},
+    )

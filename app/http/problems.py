@@ -1,0 +1,131 @@
+"""
+Every refusal as an RFC 9457 problem, whatever raised it.
+
+Decided here: which HTTP answer each foreign error becomes. The kinds and their status are ``app/errors.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+import psycopg
+import structlog
+from psycopg_pool import PoolClosed, PoolTimeout
+from starlette.responses import Response
+
+from app.errors import Kind, Refused
+
+TYPE_PREFIX = "https://vyx.dev/problems/"
+RETRY_SOON_S = 1
+
+_TITLES: dict[Kind, str] = {
+    Kind.UNAUTHORIZED: "Not signed in",
+    Kind.FORBIDDEN: "Not yours",
+    Kind.NOT_FOUND: "Not found",
+    Kind.FILTER_INVALID: "The filter does not compile",
+    Kind.REQUEST_INVALID: "Invalid request",
+    Kind.QUOTA_EXCEEDED: "Quota exceeded",
+    Kind.TRANSITION_NOT_ALLOWED: "Not possible in this state",
+    Kind.RATE_LIMITED: "Too many requests",
+    Kind.PAYLOAD_TOO_LARGE: "Payload too large",
+    Kind.UNAVAILABLE: "Unavailable for the moment",
+    Kind.TIMEOUT: "Took too long",
+}
+
+
+class Unauthorized(Refused):
+    """No, or no acceptable, token. *challenge* is what WWW-Authenticate adds to ``Bearer``."""
+
+    def __init__(self, detail: str, *, challenge: str = "") -> None:
+        super().__init__(Kind.UNAUTHORIZED, detail)
+        self.challenge = challenge
+
+
+def retry_after_s(seconds: float) -> int:
+    """Whole seconds for Retry-After, rounded up; at least 1."""
+    return max(1, math.ceil(seconds))
+
+
+def respond(refused: Refused) -> Response:
+    """The answer that says *refused*, with the headers its kind asks for."""
+    headers: dict[str, str] = {}
+    members = dict(refused.members)
+    if refused.kind in (Kind.RATE_LIMITED, Kind.UNAVAILABLE):
+        members["retry_after_s"] = retry_after_s(members.get("retry_after_s", RETRY_SOON_S))
+        headers["retry-after"] = str(members["retry_after_s"])
+    if isinstance(refused, Unauthorized):
+        headers["www-authenticate"] = f"Bearer {refused.challenge}".strip()
+    if refused.kind is Kind.PAYLOAD_TOO_LARGE:
+        headers["connection"] = "close"  # the rest of the body is not going to be read
+    if allow := members.pop("allow", None):
+        headers["allow"] = allow
+    return problem(
+        f"{TYPE_PREFIX}{refused.kind}",
+        _TITLES[refused.kind],
+        refused.status,
+        refused.detail,
+        members,
+        headers,
+    )
+
+
+def internal_error() -> Response:
+    """What is said when it is our fault; the log has the rest under the same request id."""
+    return problem("about:blank", "Internal error", 500, "This is our fault, and it has been logged.", {}, {})
+
+
+def problem(  # noqa: PLR0917 RFC 9457's own order
+    kind: str,
+    title: str,
+    status: int,
+    detail: str,
+    members: Mapping[str, object],
+    headers: Mapping[str, str],
+) -> Response:
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    body = {
+        "type": kind,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+        **members,
+    }
+    return Response(msgspec.json.encode(body), status, dict(headers), media_type="application/problem+json")
+
+
+_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed)
+
+
+def refusal_of(error: Exception) -> Refused | None:
+    """What a foreign error means to a client; None when it is a bug of ours."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, psycopg.errors.IntegrityError | psycopg.DataError):
+        return _refusal_of_value(error)
+    if isinstance(error, psycopg.errors.QueryCanceled | TimeoutError):
+        return Refused(Kind.TIMEOUT, "It took too long and was given up.")
+    if isinstance(error, _UNREACHABLE):
+        return Refused(Kind.UNAVAILABLE, "The database cannot be reached at the moment; try again.")
+    return None
+
+
+def _refusal_of_value(error: psycopg.Error) -> Refused | None:
+    """The schema refuses a value that the request's shape let through."""
+    constraint = error.diag.constraint_name or ""
+    if isinstance(error, psycopg.errors.ForeignKeyViolation) and constraint.endswith("user_id_fkey"):
+        return unknown_user()
+    if isinstance(error, psycopg.errors.CheckViolation):
+        return Refused(Kind.REQUEST_INVALID, f"Refused because {constraint.replace('_', ' ')}.")
+    if isinstance(error, psycopg.DataError):
+        return Refused(Kind.REQUEST_INVALID, f"A value cannot be stored: {error.diag.message_primary}.")
+    return None
+
+
+def unknown_user() -> Unauthorized:
+    return Unauthorized(
+        "The token is valid, but its user does not exist in this database (auth.users has no such row); sign up or sign in again.",
+        challenge='error="invalid_token", error_description="the user does not exist"',
+    )

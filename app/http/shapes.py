@@ -1,0 +1,327 @@
+"""
+What goes over the wire: the JSON of CONTRACT.md as types. OpenAPI, validation and encoding all follow from these.
+
+Requests refuse unknown fields. NUL is refused wherever text reaches Postgres, which cannot store it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from app.domain.health import Health
+from app.domain.lifecycle import TraderState
+
+BIGINT_MAX = 2**63 - 1
+COOLDOWN_S_MAX = 30 * 24 * 3600  # a month; what lasts longer is another trader
+FILTER_BYTES_MAX = 64 * 1024
+SYMBOLS_MAX = 2000  # more than the exchange lists
+
+Name = Annotated[str, Meta(min_length=1, max_length=120, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+Description = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*$")]
+Filter = Annotated[str, Meta(min_length=1, max_length=FILTER_BYTES_MAX, pattern=r"^[^\x00]*$")]
+Symbol = Annotated[str, Meta(min_length=1, max_length=40, pattern=r"^[^\s\x00]+$")]
+Symbols = Annotated[list[Symbol], Meta(min_length=1, max_length=SYMBOLS_MAX)]
+Instant = Annotated[datetime, Meta(tz=True)]
+Cursor = Annotated[str, Meta(min_length=1, max_length=200)]
+Timeframe = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"]
+
+
+class Cooldown(Struct, forbid_unknown_fields=True):
+    """After a signal a symbol is silent for this long, in market time."""
+
+    cooldown_s: Annotated[int, Meta(ge=1, le=COOLDOWN_S_MAX)]
+
+
+Frequency = Literal["every_bar", "on_enter"] | Cooldown
+
+
+class NewTrader(Struct, forbid_unknown_fields=True):
+    name: Name
+    filter: Filter
+    description: Description = ""
+    symbols: Symbols | None = None
+    frequency: Frequency = "every_bar"
+
+
+class TraderChange(Struct, forbid_unknown_fields=True):
+    """What is left out stays as it is; ``symbols: null`` means every pair."""
+
+    name: Name | UnsetType = UNSET
+    filter: Filter | UnsetType = UNSET
+    description: Description | UnsetType = UNSET
+    symbols: Symbols | UnsetType | None = UNSET
+    frequency: Frequency | UnsetType = UNSET
+
+
+class FilterRun(Struct, forbid_unknown_fields=True):
+    """A filter to run over its newest ``bars`` trigger bars that close by ``until`` (null: now)."""
+
+    filter: Filter
+    bars: Annotated[int, Meta(ge=1, le=1000)] = 200
+    symbols: Symbols | None = None
+    until: Instant | None = None
+
+
+class PlanSummary(Struct):
+    trigger: str | None = None
+    timeframes: list[str] = []
+    operators: list[str] = []
+    lookback_bars: int = 0
+    cost: float = 0
+    calls_each: bool = False
+
+
+class Diagnostic(Struct):
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+    hint: str | None
+
+
+class Trader(Struct, kw_only=True):
+    id: UUID
+    name: str
+    description: str
+    filter: str
+    symbols: list[str] | None
+    frequency: Frequency
+    state: TraderState
+    health: Health
+    plan: PlanSummary
+    created_at: datetime
+    updated_at: datetime
+    version: int
+    revision: int
+
+
+class SavedTrader(Trader, kw_only=True):
+    """A trader as it was just saved, with what its filter's author should know."""
+
+    warnings: list[Diagnostic]
+
+
+class Status(Struct, kw_only=True):
+    trader_id: UUID
+    state: TraderState
+    health: Health
+    reason: str | None
+    machine_id: str | None
+    started_at: datetime | None
+    stopped_at: datetime | None
+    last_error: str | None
+    error_count: int
+    retry_at: datetime | None
+    signal_count: int
+    last_signal_at: datetime | None
+    screened_through: datetime | None
+    lag_s: float
+    version: int
+
+
+class Signal(Struct, kw_only=True):
+    id: int
+    trader_id: UUID
+    symbol: str
+    timeframe: str
+    triggered_at: datetime
+    price: float
+    values: dict[str, Any]
+    screened_at: datetime
+    created_at: datetime
+    late: bool
+
+
+class TraderEvent(Struct, kw_only=True):
+    """A change of state, as the stream tells it."""
+
+    id: int
+    trader_id: UUID
+    from_state: TraderState = field(name="from")
+    state: TraderState
+    reason: str | None
+    version: int
+    at: datetime
+
+
+class CoverageRange(Struct, kw_only=True):
+    """Slots screened by one machine, from the first through the last."""
+
+    first: datetime = field(name="from")
+    through: datetime
+    machine_id: str
+    epoch: int
+
+
+class CoverageGap(Struct, kw_only=True):
+    first: datetime = field(name="from")
+    through: datetime
+    reason: str
+
+
+class Coverage(Struct, kw_only=True):
+    trader_id: UUID
+    ranges: list[CoverageRange]
+    gaps: list[CoverageGap]
+
+
+class Rate(Struct):
+    """Lifecycle calls: the limit in any 60 s, what is left, and when all of it is free again."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+class Me(Struct, kw_only=True):
+    user_id: UUID
+    tier: str
+    running: int
+    max_running: int | None
+    rate: Rate
+
+
+class Pair(Struct):
+    symbol: str
+    base: str
+    quote: str
+    trading: bool
+
+
+class Candle(Struct):
+    open_time: datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+class TermValue(Struct):
+    """A part of the signal, or a shown value: the filter's own text and line, and its value at the bar."""
+
+    text: str
+    line: int
+    value: float | bool | None
+
+
+class Explain(Struct, kw_only=True):
+    """``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the slot."""
+
+    trader_id: UUID
+    symbol: str
+    at: datetime
+    matched: bool
+    reason: str | None
+    terms: list[TermValue]
+    values: dict[str, float | bool | None]
+    bars: dict[str, Candle]
+
+
+class TraderList(Struct):
+    items: list[Trader]
+    next_cursor: str | None = None
+
+
+class StatusList(Struct):
+    items: list[Status]
+    next_cursor: str | None = None
+
+
+class SignalList(Struct):
+    items: list[Signal]
+    next_cursor: str | None = None
+
+
+class PairList(Struct):
+    items: list[Pair]
+    next_cursor: str | None = None
+
+
+class CandleList(Struct):
+    items: list[Candle]
+    next_cursor: str | None = None
+
+
+class PageQuery(Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    cursor: Cursor | None = None
+
+
+class SignalQuery(Struct, forbid_unknown_fields=True):
+    since: Instant | None = None
+    trader_id: UUID | None = None
+    cursor: Cursor | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class CandleQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    symbol: Symbol
+    timeframe: Timeframe
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 500
+    until: Instant | None = None
+
+
+class ExplainQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    symbol: Symbol
+    at: Instant | None = None
+
+
+class StreamQuery(Struct, forbid_unknown_fields=True):
+    cursor: str | None = None
+
+
+class Live(Struct):
+    status: Literal["live"] = "live"
+
+
+class Ready(Struct):
+    status: Literal["ready"] = "ready"
+
+
+class FeedSummary(Struct):
+    horizon: int | None
+    streams: int
+    poll_age_s: float | None
+
+
+class MarketSummary(Struct, kw_only=True):
+    source: str | None
+    speed: float | None
+    time: datetime | None
+    ended: bool
+
+
+class ServiceSummary(Struct, kw_only=True):
+    status: Literal["ok", "degraded"]
+    database: Literal["ok", "unreachable"]
+    draining: bool
+    feed: FeedSummary
+    machines_alive: int | None
+    newest_slot: datetime | None
+    lag_s: float | None
+    market: MarketSummary | None
+
+
+class Problem(Struct, kw_only=True):
+    """RFC 9457. ``type`` ends in the kind; further members depend on it and are written beside these."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = None
+    limit: int | UnsetType = UNSET
+    used: int | UnsetType = UNSET
+    tier: str | UnsetType = UNSET
+    state: TraderState | UnsetType = UNSET
+    retry_after_s: int | UnsetType = UNSET
+    diagnostics: list[Diagnostic] | UnsetType = UNSET
+    symbols: list[str] | UnsetType = UNSET

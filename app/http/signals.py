@@ -1,0 +1,57 @@
+"""
+Reading signals: the list. Following them live is ``stream.py``.
+"""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from app.http import pages, shapes
+from app.http.endpoints import Call
+from app.store import signals
+
+
+async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalList:
+    """Your signals in order of creation, newest last; `since` compares with `created_at`."""
+    async with call.service.pool.connection() as connection:
+        rows = await signals.list_signals(
+            connection,
+            call.user_id,
+            trader_id=query.trader_id,
+            since=query.since,
+            after=pages.read_signal_cursor(query.cursor),
+            limit=query.limit + 1,
+        )
+    page = rows[: query.limit]
+    more = len(rows) > query.limit
+    return shapes.SignalList(
+        [_signal(row) for row in page], pages.write_cursor(page[-1].created_at, page[-1].id) if more else None
+    )
+
+
+async def stream(call: Call, query: shapes.StreamQuery) -> Response:
+    """
+    Your signals and your traders' changes of state as they happen, as server-sent events.
+
+    Events: `signal`, `trader`, `reset` (the cursor could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or
+    `cursor`, resumes after that event on any replica.
+    """
+    assert call.caller is not None  # noqa: S101 the endpoint needs a user
+    if call.request.method == "HEAD":
+        return Response(media_type="text/event-stream")
+    return await call.service.streams.open(call.request, call.caller, query.cursor)
+
+
+def _signal(row: signals.Signal) -> shapes.Signal:
+    return shapes.Signal(
+        id=row.id,
+        trader_id=row.trader_id,
+        symbol=row.symbol,
+        timeframe=row.timeframe,
+        triggered_at=row.triggered_at,
+        price=row.price,
+        values=row.shown,
+        screened_at=row.screened_at,
+        created_at=row.created_at,
+        late=row.late,
+    )

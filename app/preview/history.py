@@ -1,0 +1,136 @@
+"""
+The candles that screening a plan over some bars of the past takes, read from the table: exactly those, and as live screening sees them.
+
+Decided here: how far back each timeframe reaches, and which symbols' candles are needed. A bar of the axis that none of the symbols
+read has (others do) is kept on the axis by a candle of ``AXIS_ROW``, a row of the panel that nobody can name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from app.preview.wire import Columns
+from app.store import history as store
+from app.store.history import SymbolCandles
+from app.store.pool import Connection
+from sandbox.evaluate import HISTORY_SLACK_BARS
+from sandbox.operators import OPERATORS
+from sandbox.panel import TIMEFRAMES, Panel
+from sandbox.plan import Plan
+
+AXIS_ROW = "\N{MIDDLE DOT}axis"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """
+    Candles of the past: ``symbols`` are a panel's rows, ``frames`` its columns by timeframe.
+
+    ``first`` is the close of the oldest trigger bar that is looked at; None when there is none.
+    """
+
+    symbols: list[str]
+    frames: dict[str, Columns]
+    first: datetime | None
+
+    def panel(self) -> Panel:
+        """A panel of these candles; takes some time, so call it where that hurts nobody."""
+        panel = Panel(self.symbols)
+        for timeframe, columns in self.frames.items():
+            panel.load(timeframe, *columns)
+        return panel
+
+
+def symbols_read(plan: Plan, symbols: Collection[str] | None) -> list[str] | None:
+    """Whose candles the plan's answers for *symbols* depend on: theirs and those it names; None (all) when it looks across the market."""
+    if symbols is None or any(OPERATORS[node.op].form == "market" for node in plan.nodes):
+        return None
+    named = {str(node.params["symbol"]) for node in plan.nodes if node.params.get("symbol")}
+    return sorted(named | set(symbols))
+
+
+async def load(
+    connection: Connection,
+    plan: Plan,
+    *,
+    bars: int,
+    until: datetime,
+    symbols: Collection[str] | None,
+    on_loaded: Callable[[str], None] = lambda _: None,
+) -> Stretch:
+    """
+    What it takes to screen *plan* at its newest *bars* trigger bars that close by *until*, for *symbols* (None: all).
+
+    Returns fewer bars where history begins later. *on_loaded* is called with each timeframe once it is read.
+    """
+    read = symbols_read(plan, symbols)
+    rows = await store.symbols_in_order(connection, read)
+    names = rows if read is None else [*rows, AXIS_ROW]
+    trigger_axis = await _axis(connection, plan.trigger, until, bars + plan.need[plan.trigger])
+    if not trigger_axis:
+        return Stretch(names, {}, None)
+    looked_at = trigger_axis[-bars:]
+    first = looked_at[0] + _length(plan.trigger)
+    frames: dict[str, Columns] = {}
+    for timeframe in plan.timeframes:
+        if timeframe == plan.trigger:
+            axis = trigger_axis
+        else:
+            axis = await _axis(connection, timeframe, first, plan.need[timeframe])
+            axis = axis or await _axis(connection, timeframe, until, 1)
+        last = until - _length(timeframe)
+        if axis and axis[0] <= last:
+            found = await store.read(connection, timeframe, axis[0], last, read)
+            whole = None if read is None else await _whole_axis(connection, timeframe, axis[0], last)
+            frames[timeframe] = await asyncio.to_thread(_columns, names, found, whole)
+        on_loaded(timeframe)
+    return Stretch(names, frames, first)
+
+
+async def _axis(connection: Connection, timeframe: str, until: datetime, bars: int) -> list[datetime]:
+    """Open times of the newest *bars* (and some more, as live screening keeps them) that close by *until*."""
+    return await store.axis(connection, timeframe, until - _length(timeframe), bars + HISTORY_SLACK_BARS)
+
+
+async def _whole_axis(
+    connection: Connection, timeframe: str, first: datetime, last: datetime
+) -> list[datetime]:
+    most = (last - first) // _length(timeframe) + 1
+    return [at for at in await store.axis(connection, timeframe, last, most) if at >= first]
+
+
+def _length(timeframe: str) -> timedelta:
+    return timedelta(seconds=TIMEFRAMES[timeframe])
+
+
+def _columns(
+    names: Sequence[str], found: Sequence[SymbolCandles], whole_axis: Sequence[datetime] | None
+) -> Columns:
+    """Symbol row, open time and the five fields of all candles, one behind the other."""
+    row_of = {name: row for row, name in enumerate(names)}
+    times = [candles.open_time() for candles in found]
+    rows = [np.full(len(t), row_of[candles.symbol]) for t, candles in zip(times, found, strict=True)]
+    fields = [list(candles.fields()) for candles in found]
+    if whole_axis is not None:
+        held = np.concatenate([np.empty(0, dtype=np.int64), *times])
+        kept = np.setdiff1d(np.array([milliseconds(at) for at in whole_axis], dtype=np.int64), held)
+        times.append(kept)
+        rows.append(np.full(len(kept), row_of[AXIS_ROW]))
+        fields.append([np.ones(len(kept))] * 5)
+    if not times:
+        return (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), *[np.empty(0)] * 5)
+    return (
+        np.concatenate(rows),
+        np.concatenate(times),
+        *(np.concatenate([own[at] for own in fields]) for at in range(5)),
+    )
+
+
+def milliseconds(at: datetime) -> int:
+    """An instant in milliseconds since 1970."""
+    return round(at.timestamp() * 1000)

@@ -1,0 +1,50 @@
+"""
+Users as far as the screener knows them: that they exist, their tier, and what they run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from app.store import queries
+from app.store.pool import Connection
+from app.store.rows import rows_of
+
+_QUERIES = queries.load("accounts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A user's tier; ``max_running`` None is unlimited; ``running`` counts what the quota counts."""
+
+    tier: str
+    max_running: int | None
+    running: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullQuota:
+    tier: str
+    limit: int
+    used: int
+
+
+async def user_exists(connection: Connection, user_id: UUID) -> bool:
+    row = await (await connection.execute(_QUERIES["user_exists"], {"user_id": user_id})).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def find_account(connection: Connection, user_id: UUID) -> Account:
+    async with connection.cursor(row_factory=rows_of(Account)) as cursor:
+        await cursor.execute(_QUERIES["find_account"], {"user_id": user_id})
+        account = await cursor.fetchone()
+    assert account is not None  # noqa: S101 tiers has a row for every tier an account may name, free included
+    return account
+
+
+async def full_quota(connection: Connection, user_id: UUID, trader_id: UUID) -> FullQuota | None:
+    """The quota of the user's tier that starting this trader of theirs would break; None when it would not."""
+    async with connection.cursor(row_factory=rows_of(FullQuota)) as cursor:
+        await cursor.execute(_QUERIES["full_quota"], {"user_id": user_id, "trader_id": trader_id})
+        return await cursor.fetchone()

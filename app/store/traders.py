@@ -1,0 +1,238 @@
+"""
+What users want screened (``public.traders``) and how it stands (``public.trader_state``).
+
+Everything here answers for one trader or one user; what machines do with trader_state is ``app/store/machines.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from app.domain.health import MarketFacts
+from app.domain.lifecycle import PASSING, TraderState
+from app.store import queries
+from app.store.pool import Connection
+from app.store.refusals import translated
+from app.store.rows import rows_of
+
+_TRADERS = queries.load("traders")
+_STATE = queries.load("trader_state")
+
+T = TypeVar("T")
+Frequency = str | dict[str, int]
+FIRST_ID = UUID(int=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanColumns:
+    """A compiled filter as it is stored: canonical JSON, its hash, and what people are told about it."""
+
+    plan: bytes
+    plan_hash: str
+    plan_summary: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trader:
+    id: UUID
+    user_id: UUID
+    name: str
+    description: str
+    filter: str
+    symbols: list[str] | None
+    frequency: Frequency
+    plan_summary: dict[str, Any]
+    revision: int
+    created_at: datetime
+    updated_at: datetime
+    state: str
+    version: int
+    last_error: str | None
+    is_owned: bool
+    screened_through: datetime | None
+    facts: MarketFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraderStatus:
+    trader_id: UUID
+    user_id: UUID
+    state: str
+    version: int
+    reason: str | None
+    last_error: str | None
+    error_count: int
+    retry_at: datetime | None
+    signal_count: int
+    last_signal_at: datetime | None
+    started_at: datetime | None
+    stopped_at: datetime | None
+    machine_id: str | None
+    screened_through: datetime | None
+    facts: MarketFacts
+
+    @property
+    def is_passing(self) -> bool:
+        return TraderState(self.state) in PASSING
+
+
+_FACTS = tuple(field.name for field in fields(MarketFacts))
+
+
+def _with_facts(make: Callable[..., T]) -> Callable[..., T]:
+    """Takes the market's columns out of a row: they belong to the same snapshot, not to the trader."""
+
+    def row(**columns: Any) -> T:
+        return make(facts=MarketFacts(**{name: columns.pop(name) for name in _FACTS}), **columns)
+
+    return row
+
+
+async def insert_trader(
+    connection: Connection,
+    user_id: UUID,
+    *,
+    name: str,
+    description: str,
+    filter: str,  # noqa: A002 the column's, and the user's, word
+    symbols: list[str] | None,
+    frequency: Frequency,
+    compiled: PlanColumns,
+) -> UUID:
+    """
+    Save a new trader; it is born stopped.
+
+    Raises:
+        psycopg.errors.ForeignKeyViolation: there is no such user.
+    """
+    parameters = {
+        "user_id": user_id,
+        "name": name,
+        "description": description,
+        "filter": filter,
+        "symbols": symbols,
+        "frequency": Jsonb(frequency),
+        **_plan_parameters(compiled),
+    }
+    row = await (await connection.execute(_TRADERS["insert_trader"], parameters)).fetchone()
+    assert row is not None  # noqa: S101 insert … returning
+    return UUID(str(row[0]))
+
+
+async def update_trader(
+    connection: Connection,
+    user_id: UUID,
+    trader_id: UUID,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    filter: str | None = None,  # noqa: A002 the column's, and the user's, word
+    compiled: PlanColumns | None = None,
+    frequency: Frequency | None = None,
+    set_symbols: bool = False,
+    symbols: list[str] | None = None,
+) -> bool:
+    """Change what is not None (symbols: what *set_symbols* says), in one statement; False when the user has no such trader."""
+    parameters = {
+        "user_id": user_id,
+        "trader_id": trader_id,
+        "name": name,
+        "description": description,
+        "filter": filter,
+        "frequency": None if frequency is None else Jsonb(frequency),
+        "set_symbols": set_symbols,
+        "symbols": symbols,
+        **_plan_parameters(compiled),
+    }
+    return (await connection.execute(_TRADERS["update_trader"], parameters)).rowcount == 1
+
+
+def _plan_parameters(compiled: PlanColumns | None) -> dict[str, object]:
+    return {
+        "plan": None if compiled is None else compiled.plan.decode(),
+        "plan_hash": None if compiled is None else compiled.plan_hash,
+        "plan_summary": None if compiled is None else Jsonb(compiled.plan_summary),
+    }
+
+
+async def delete_trader(connection: Connection, user_id: UUID, trader_id: UUID) -> bool:
+    """Remove a trader in any state, with its signals; False when the user has no such trader."""
+    parameters = {"user_id": user_id, "trader_id": trader_id}
+    return (await connection.execute(_TRADERS["delete_trader"], parameters)).rowcount == 1
+
+
+async def find_trader(connection: Connection, trader_id: UUID) -> Trader | None:
+    """The trader, whoever owns it."""
+    async with connection.cursor(row_factory=rows_of(_with_facts(Trader))) as cursor:
+        await cursor.execute(_TRADERS["find_trader"], {"trader_id": trader_id})
+        return await cursor.fetchone()
+
+
+async def list_traders(
+    connection: Connection, user_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Trader]:
+    """At most *limit* of the user's traders, newest first, after the one created at *after*."""
+    before_at, before_id = after or (None, None)
+    async with connection.cursor(row_factory=rows_of(_with_facts(Trader))) as cursor:
+        await cursor.execute(
+            _TRADERS["list_traders"],
+            {"user_id": user_id, "before_at": before_at, "before_id": before_id, "limit": limit},
+        )
+        return await cursor.fetchall()
+
+
+async def start_trader(
+    connection: Connection, trader_id: UUID, *, active_traders_max: int | None
+) -> TraderStatus:
+    """
+    Ask for a trader to run; one that is starting or running already is left alone.
+
+    Raises:
+        Refused: no such trader, the state does not allow it, or a quota is full.
+    """
+    return await _change(
+        connection, "start_trader", {"trader_id": trader_id, "active_traders_max": active_traders_max}
+    )
+
+
+async def stop_trader(connection: Connection, trader_id: UUID) -> TraderStatus:
+    """
+    Ask for a trader to stop; one that is stopping or stopped already is left alone.
+
+    Raises:
+        Refused: no such trader.
+    """
+    return await _change(connection, "stop_trader", {"trader_id": trader_id})
+
+
+async def _change(connection: Connection, query: str, parameters: dict[str, object]) -> TraderStatus:
+    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
+        with translated():
+            await cursor.execute(_STATE[query], parameters)
+        status = await cursor.fetchone()
+    assert status is not None  # noqa: S101 the functions return a row or raise
+    return status
+
+
+async def find_status(connection: Connection, trader_id: UUID) -> TraderStatus | None:
+    """The run state of a trader, whoever owns it."""
+    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
+        await cursor.execute(_STATE["find_status"], {"trader_id": trader_id})
+        return await cursor.fetchone()
+
+
+async def list_active(
+    connection: Connection, user_id: UUID, *, after_id: UUID = FIRST_ID, limit: int
+) -> list[TraderStatus]:
+    """At most *limit* of the user's starting and running traders with an id above *after_id*, by id."""
+    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
+        await cursor.execute(
+            _STATE["list_active"], {"user_id": user_id, "after_id": after_id, "limit": limit}
+        )
+        return await cursor.fetchall()

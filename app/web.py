@@ -1,0 +1,123 @@
+"""
+A web process: put together here, and only here.
+
+Connections: a pool (may be a transaction pooler) for requests, one direct connection for the feed reader. It starts without waiting
+for the database and becomes ready when it reaches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import structlog
+
+from app.coordination.hints import Hints
+from app.errors import CommandFailed
+from app.explain import Explaining
+from app.http.application import make_application
+from app.http.auth import KnownUsers, make_verifier
+from app.http.feed import Feed
+from app.http.limits import ReadLimit
+from app.http.metrics import Metrics
+from app.http.server import Server, listen, url_of
+from app.http.service import Service
+from app.http.stream import Streams
+from app.lifecycle import Compiler, Lifecycle
+from app.metrics_server import serve_metrics
+from app.preview.asking import PreviewAsking
+from app.settings import Settings
+from app.store import embedded
+from app.store.pool import make_pool
+from jobs.tasks import defer_preview
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: Compiler) -> None:
+    """
+    Serve HTTP until SIGTERM or SIGINT, then drain and return.
+
+    Args:
+        settings: Without a ``database_url`` the embedded cluster running in ``data_dir`` is used.
+        ready: Called once with the server's URL, as soon as /health/ready would answer 200.
+        compiler: Compiles filters when they are saved; called from threads.
+
+    Raises:
+        SettingInvalid: a port is taken.
+        CommandFailed: there is no database address and no embedded cluster runs.
+    """
+    async with make_service(settings, compiler) as service:
+        with (
+            serve_metrics(settings.host, settings.metrics_port, service.metrics.registry),
+            contextlib.closing(listen(settings.host, settings.port)) as listener,
+        ):
+            server = Server(make_application(service), drain_s=settings.drain_s, on_drain=service.drain)
+            url = url_of(listener)
+            announcing = asyncio.create_task(_announce(service, server, url, ready))
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                announcing.cancel()
+                await asyncio.gather(announcing, return_exceptions=True)
+            _log.info("web process ended", url=url)
+
+
+@contextlib.asynccontextmanager
+async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[Service]:
+    """Everything the handlers need, with the feed reader running; closed in the opposite order."""
+    database_url, direct_url = _addresses(settings)
+    metrics = Metrics()
+    pool = make_pool(database_url, max_size=settings.pool_max, name="vyx web")
+    await pool.open(wait=False)
+    hints = Hints(pool)
+    feed = Feed(direct_url, metrics)
+    verifier = make_verifier(settings)
+    lifecycle = Lifecycle(
+        pool,
+        hints,
+        compiler,
+        active_traders_max=settings.active_traders_max,
+        on_compiled=metrics.compile_duration.observe,
+    )
+    service = Service(
+        settings=settings,
+        pool=pool,
+        verifier=verifier,
+        users=KnownUsers(pool),
+        reads=ReadLimit(),
+        metrics=metrics,
+        feed=feed,
+        streams=Streams(feed, pool, metrics),
+        lifecycle=lifecycle,
+        previews=PreviewAsking(pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming),
+        explaining=Explaining(pool, lifecycle.compile),
+    )
+    reading = asyncio.create_task(feed.run())
+    try:
+        yield service
+    finally:
+        service.drain()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await hints.close()
+        await verifier.close()
+        await pool.close()
+
+
+async def _announce(service: Service, server: Server, url: str, ready: Callable[[str], None]) -> None:
+    await server.is_listening.wait()
+    await service.feed.has_horizon.wait()
+    _log.info("web process ready", url=url)
+    ready(url)
+
+
+def _addresses(settings: Settings) -> tuple[str, str]:
+    """Pooled and direct address of the database."""
+    url = settings.database_url or embedded.find(settings.data_dir)
+    if url is None:
+        raise CommandFailed(
+            f"DATABASE_URL is not set and no embedded database runs in {settings.data_dir}; start one with vyx up."
+        )
+    return url, settings.direct_database_url or url

@@ -1,0 +1,42 @@
+-- insert_trader --
+-- A new trader, born stopped.
+insert into public.traders (user_id, name, description, filter, symbols, frequency, plan, plan_hash, plan_summary)
+values (%(user_id)s, %(name)s, %(description)s, %(filter)s, %(symbols)s, %(frequency)s, %(plan)s, %(plan_hash)s, %(plan_summary)s)
+returning id;
+
+-- update_trader --
+-- Change what is given (null: leave as it is; symbols only when set_symbols, since null there means every pair).
+update public.traders t
+   set name         = coalesce(%(name)s, t.name),
+       description  = coalesce(%(description)s, t.description),
+       filter       = coalesce(%(filter)s, t.filter),
+       plan         = coalesce(%(plan)s, t.plan),
+       plan_hash    = coalesce(%(plan_hash)s, t.plan_hash),
+       plan_summary = coalesce(%(plan_summary)s, t.plan_summary),
+       frequency    = coalesce(%(frequency)s, t.frequency),
+       symbols      = case when %(set_symbols)s then %(symbols)s::text[] else t.symbols end
+ where t.id = %(trader_id)s and t.user_id = %(user_id)s
+returning t.id;
+
+-- delete_trader --
+-- Remove a trader in any state, with its signals and history; a machine that holds it notices at its next slot.
+delete from public.traders t where t.id = %(trader_id)s and t.user_id = %(user_id)s returning t.id;
+
+-- find_trader --
+-- One trader with its run state, whoever owns it.
+select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency, t.plan_summary, t.revision, t.created_at, t.updated_at,
+       s.state::text as state, s.version, s.last_error, s.owner is not null as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open
+  from public.traders t join public.trader_state s on s.trader_id = t.id cross join vyx.market_facts f
+ where t.id = %(trader_id)s;
+
+-- list_traders --
+-- A page of a user's traders, newest first, after (before_at, before_id) when given.
+select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency, t.plan_summary, t.revision, t.created_at, t.updated_at,
+       s.state::text as state, s.version, s.last_error, s.owner is not null as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open
+  from public.traders t join public.trader_state s on s.trader_id = t.id cross join vyx.market_facts f
+ where t.user_id = %(user_id)s
+   and (%(before_at)s::timestamptz is null or t.created_at < %(before_at)s or (t.created_at = %(before_at)s and t.id > %(before_id)s::uuid))
+ order by t.created_at desc, t.id
+ limit %(limit)s;
