@@ -122,6 +122,12 @@ class Screener:
         Raises:
             As :meth:`screen`.
         """
+        await self._take_over()
+        boot_id = self.boot_id
+        if boot_id is not None and not self._draining and await self.roster.recompile(boot_id):
+            await self._take_over()
+
+    async def _take_over(self) -> None:
         async with self._hand:
             boot_id = self.boot_id
             if boot_id is None or self._draining:

@@ -46,8 +46,8 @@ class FileMarket:
             (folder / f"{symbol}-1m-2024-07.csv").write_text("\n".join(lines) + "\n")
         self.candles = Candles.from_rows(rows)
 
-    def replay(self, plan, frequency="every_bar"):
-        """What the evaluator finds when all candles are there: [(symbol, slot number)] of the live slots, by slot."""
+    def replay(self, plan, frequency, first_slot):
+        """What the evaluator finds when all candles are there: [(symbol, slot number)] from *first_slot* on, by slot."""
         panel = Panel(SYMBOLS)
         for timeframe in plan.timeframes:
             bars = roll_up(self.candles, timeframe)
@@ -61,7 +61,7 @@ class FileMarket:
                 bars.close,
                 bars.volume,
             )
-        first, last = (world.ms(world.at(n)) for n in (self.first, self.last))
+        first, last = (world.ms(world.at(n)) for n in (first_slot, self.last))
         hits = evaluate_range(panel, plan, first, last, None, frequency)
         slots = ((hits.triggered_at_ms - world.ms(world.T0)) // 60_000).tolist()
         return sorted(zip(hits.symbols, slots, strict=True), key=lambda hit: (hit[1], hit[0]))
@@ -144,16 +144,21 @@ class Stage:
             (world.above_average(3, timeframe="5m"), "every_bar"),
             (world.above_average(8), "on_enter"),
         ]
-        self.expected = {
-            world.add_trader(connection, user, plan, frequency=frequency): market.replay(plan, frequency)
+        self.screens = {
+            world.add_trader(connection, user, plan, frequency=frequency): (plan, frequency)
             for plan, frequency in screens
         }
+
+    def expected(self, trader):
+        """What its signals ought to be. The ledger begins where the market stood when ingest asked, a slot or two after its start."""
+        first = world.call(self.connection, "select min(slot) from vyx.slots")[0]
+        return self.market.replay(*self.screens[trader], int((first - world.T0) / world.MINUTE))
 
     def is_over(self):
         """Whether every trader is accounted for to the end of the candles."""
         return all(
             world.status(self.connection, trader).through == world.at(self.market.last)
-            for trader in self.expected
+            for trader in self.screens
         )
 
 

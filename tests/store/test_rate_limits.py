@@ -41,21 +41,21 @@ def test_no_window_of_a_minute_holds_more_than_ten_calls_and_no_call_is_refused_
     """
     For any instants of asking: allowed exactly when fewer than ten were allowed in the 60 s before.
     """
-    user, at_ms = uuid4(), 0
+    user, now_ms = uuid4(), 0
     allowed: list[int] = []
     for gap_ms in gaps_ms:
-        at_ms += gap_ms
-        recent = [earlier for earlier in allowed if earlier > at_ms - WINDOW_MS]
+        now_ms += gap_ms
+        recent = [earlier for earlier in allowed if earlier > now_ms - WINDOW_MS]
 
-        answer = ask(user, at_ms / 1000)
+        is_allowed, remaining, retry_after_s, _ = ask(user, now_ms / 1000)
 
-        assert answer[0] == (len(recent) < CALLS)
-        if answer[0]:
-            allowed.append(at_ms)
-            recent.append(at_ms)
-        assert answer[1] == CALLS - len(recent)
-        if not answer[0]:
-            assert recent[-CALLS] + WINDOW_MS - at_ms == round(answer[2] * 1000)
+        assert is_allowed == (len(recent) < CALLS)
+        if is_allowed:
+            allowed.append(now_ms)
+            recent.append(now_ms)
+        else:
+            assert round(retry_after_s * 1000) == recent[-CALLS] + WINDOW_MS - now_ms
+        assert remaining == CALLS - len(recent)
 
 
 def test_a_call_at_the_instant_that_was_promised_is_allowed(ask):
