@@ -12,7 +12,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from app.errors import Kind, Refused
@@ -140,7 +140,7 @@ def _closed(at: datetime | None, newest: datetime | None) -> datetime:
         raise Refused(
             Kind.REQUEST_INVALID, f"at has not closed yet: the newest closed slot is {_text(newest)}."
         )
-    return newest if at is None else at.astimezone(newest.tzinfo)
+    return (newest if at is None else at).astimezone(UTC)
 
 
 async def _past(
@@ -206,4 +206,4 @@ def _uncovered(trader: ExplainedTrader, slot: datetime) -> str:
 
 
 def _text(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -7,9 +7,11 @@ can stand between any two of them. Market time is counted in minutes from ``T0``
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -206,6 +208,14 @@ def fail(
         "messages": [message] * len(held),
     }
     return connection.execute(ROSTER["fail_traders"], parameters).rowcount
+
+
+async def eventually(is_so: Callable[[], object], within_s: float = 15) -> None:
+    """Return as soon as it is so; fail when it is not within the time."""
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s"
+        await asyncio.sleep(0.01)
 
 
 # -- market ---------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -103,6 +103,6 @@ async def _end(connection: Connection, until: datetime | None) -> datetime:
     if until is not None and until > max(ledger.market_time, ledger.newest_closed):
         raise Refused(
             Kind.REQUEST_INVALID,
-            f"until lies in the future: the market's time is {ledger.market_time:%Y-%m-%dT%H:%M:%SZ}.",
+            f"until lies in the future: the market's time is {ledger.market_time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}.",
         )
     return ledger.newest_closed if until is None else min(until, ledger.newest_closed)

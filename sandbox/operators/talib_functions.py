@@ -34,7 +34,7 @@ SEED_WEIGHT = 1e-9
 """What may remain of the seed after the warm-up, relative to the seed."""
 REVERSALS_BARS = 256
 """Warm-up of trailing stops: they forget their start after two reversals, which this many bars nearly always hold."""
-CUMULATIVE_BLOCK_BARS = 1024
+CUMULATIVE_BLOCK_BARS = 2048
 """Running totals (OBV, A/D ...) start anew at each block; a long one makes the step a rare one."""
 CUMULATIVE_WARMUP_BARS = 256
 HILBERT_WARMUP_BARS = 512
