@@ -5,13 +5,17 @@ The repository itself keeps its promises: what is written where, that nothing is
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from app.cli import cli
 from app.store import queries
 
 ROOT = Path(__file__).parents[1]
@@ -273,6 +277,43 @@ def test_the_schema_file_is_current():
     assert done.stdout == (ROOT / "sql" / "schema.sql").read_text(encoding="utf-8"), (
         "vyx schema > sql/schema.sql"
     )
+
+
+def test_the_image_holds_every_file_the_service_reads(tmp_path):
+    """What the Dockerfile copies is enough to run: its folders, elsewhere, without the rest of the repository."""
+    copied = re.findall(
+        r"^COPY (\S+) /srv/vyx/(\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    allowed = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    for source, target in copied:
+        assert f"!{source}" in allowed
+        shutil.copytree(ROOT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
+    program = "import app.web, app.worker, app.up, jobs.tasks; from app import development; from app.store import migrations; print(len(development.DEMO_FILTERS), len(migrations.load_migrations()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(int(count) > 0 for count in done.stdout.split())
+
+
+def test_fly_runs_commands_that_exist_and_drains_before_it_kills():
+    fly = tomllib.loads((ROOT / "fly.toml").read_text(encoding="utf-8"))
+    commands = {command.name or command.callback.__name__ for command in cli.registered_commands}
+    assert {line.split()[0] for line in fly["processes"].values()} == {"web", "worker"}
+    assert commands >= {"web", "worker", fly["deploy"]["release_command"]}
+    assert fly["kill_signal"] == "SIGTERM"
+    assert float(fly["env"]["VYX_DRAIN_S"]) + 5 < fly["kill_timeout"]
+    image = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"VYX_PORT={fly['http_service']['internal_port']}" in image
+    named = {
+        name for part in ("metrics", "vm", "restart") for table in fly[part] for name in table["processes"]
+    }
+    assert named == fly["processes"].keys()
 
 
 BENCHES = sorted(p.name for p in (ROOT / "bench").glob("*.py") if "__main__" in p.read_text(encoding="utf-8"))
