@@ -24,6 +24,7 @@ from app.store import market_read, slots
 from app.store.explain import ExplainedTrader, SlotState, StoredSignal
 from app.store.pool import Connection, Pool
 from sandbox.compute import OperatorError
+from sandbox.each import EachRunner
 from sandbox.explain import Explanation, explain
 from sandbox.panel import TIMEFRAMES
 from sandbox.plan import Plan, PlanError, load_plan
@@ -67,10 +68,14 @@ class Explaining:
     """
     Args:
         compile_filter: Compiles a filter, for the places of its terms; refuses one that does not compile.
+        each: Runs the functions of filters that use `each`.
     """
 
-    def __init__(self, pool: Pool, compile_filter: Callable[[str], Awaitable[CompiledFilter]]) -> None:
+    def __init__(
+        self, pool: Pool, compile_filter: Callable[[str], Awaitable[CompiledFilter]], each: EachRunner
+    ) -> None:
         self._pool = pool
+        self._each = each
         self._compile = compile_filter
         self._terms: OrderedDict[str, tuple[str, Sequence[TermLike]]] = OrderedDict()
 
@@ -101,7 +106,7 @@ class Explaining:
             past = await _past(connection, trader_id, trader, symbol, slot)
         try:
             explanation = await asyncio.to_thread(
-                lambda: explain(plan, terms, stretch.panel(), history.milliseconds(slot), symbol)
+                lambda: explain(plan, terms, stretch.panel(), history.milliseconds(slot), symbol, self._each)
             )
         except OperatorError as error:
             return Explained(slot, f"evaluation failed: {error}", None)

@@ -31,6 +31,7 @@ from app.settings import Settings
 from app.store import embedded
 from app.store.pool import make_pool
 from jobs.tasks import defer_preview
+from sandbox.each import EachRunner
 
 _log = structlog.get_logger(__name__)
 
@@ -74,6 +75,7 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
     hints = Hints(pool)
     feed = Feed(direct_url, metrics)
     verifier = make_verifier(settings)
+    each = EachRunner()
     lifecycle = Lifecycle(
         pool,
         hints,
@@ -92,7 +94,7 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
         streams=Streams(feed, pool, metrics),
         lifecycle=lifecycle,
         previews=PreviewAsking(pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming),
-        explaining=Explaining(pool, lifecycle.compile),
+        explaining=Explaining(pool, lifecycle.compile, each),
     )
     reading = asyncio.create_task(feed.run())
     try:
@@ -103,6 +105,7 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
         await asyncio.gather(reading, return_exceptions=True)
         await hints.close()
         await verifier.close()
+        await asyncio.to_thread(each.close)
         await pool.close()
 
 

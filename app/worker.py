@@ -32,6 +32,7 @@ from app.store.pool import make_pool
 from jobs.runner import job_connections, run_jobs, run_previews
 from jobs.tasks import tick
 from sandbox.compile import Compiled, FilterCompiler
+from sandbox.each import EachRunner
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ class Worker:
         self._pool = make_pool(settings.database_url, max_size=settings.pool_max, name="vyx-worker")
         self._hints = Hints(self._pool)
         self._compiler = LazyCompiler()
+        self._each = EachRunner()
         self._previews = PreviewAnswering(self._pool, self._hints, EvaluatingProcess())
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
@@ -87,7 +89,9 @@ class Worker:
         )
 
     def _make_screener(self, trusted: Callable[[], bool]) -> Screener:
-        self._screener = Screener(self._pool, self._hints, self._metrics, trusted, self._compiler.compile)
+        self._screener = Screener(
+            self._pool, self._hints, self._metrics, trusted, self._compiler.compile, self._each
+        )
         return self._screener
 
     def _give_up(self, error: CommandFailed) -> None:
@@ -155,6 +159,7 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._previews.close()
         await asyncio.to_thread(self._compiler.close)
+        await asyncio.to_thread(self._each.close)
 
     async def _announce(self, on_ready: Callable[[], None]) -> None:
         await self._registered.wait()

@@ -10,6 +10,7 @@ import procrastinate
 import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
+from app.errors import Fenced, NotTrusted
 from app.store import candles, machines, previews, slots
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.panel import TIMEFRAMES
@@ -47,8 +48,11 @@ async def tick(context: procrastinate.JobContext, timestamp: int | None = None) 
 
 @app.task(name="screen", pass_context=True)
 async def screen(context: procrastinate.JobContext) -> None:
-    """Account for every slot this machine has not accounted for."""
-    await cast("Screener", context.additional_context["screener"]).screen()
+    """Account for every slot this machine has not accounted for. Losing the leases, or the trust in them, is the keeper's business."""
+    try:
+        await cast("Screener", context.additional_context["screener"]).screen()
+    except (Fenced, NotTrusted) as reason:
+        log.info("slot left for later", reason=str(reason))
 
 
 @app.periodic(cron="17 * * * *")

@@ -11,8 +11,6 @@ so that one compile tells all mistakes.
 """
 
 import ast
-import resource
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -31,10 +29,12 @@ from pydantic_monty import (
     ResourceLimits,
 )
 
+from sandbox.interpreter import limit_worker
 from sandbox.language import lint, runtime, typing_errors
+from sandbox.language.capture import captures
 from sandbox.language.checker import TypeChecker
 from sandbox.language.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic
-from sandbox.language.prelude import prelude
+from sandbox.language.prelude import functions_table, prelude
 from sandbox.language.record import Recorded, Term, plan_of, read_record
 from sandbox.language.rewrite import Rewritten, Source, Span, rewrite
 from sandbox.plan import Plan
@@ -115,8 +115,9 @@ class FilterCompiler:
         if isinstance(parsed, Diagnostic):
             return Compiled(None, [parsed])
         text, tree = parsed
-        findings = lint.lint(text, tree)
-        rewritten = rewrite(text, tree)
+        captured, mistakes = captures(text, tree)
+        findings = [*lint.lint(text, tree), *mistakes]
+        rewritten = rewrite(text, tree, captured)
         runs = not any(finding.fatal for finding in findings)
         attempt = _Attempt(rewritten, tree)
         try:
@@ -134,7 +135,9 @@ class FilterCompiler:
 
     def _attempt(self, attempt: "_Attempt", *, runs: bool) -> None:
         report = self._checker.check(attempt.rewritten.text)
-        attempt.typed = typing_errors.from_checker(report, attempt.rewritten, attempt.bound) if report else []
+        if report:
+            typed = typing_errors.from_checker(report, attempt.rewritten, attempt.bound)
+            attempt.typed = [item for item in typed if not _about_plain_values(item, attempt.rewritten)]
         if not runs:
             return
         with self._runs, self._pool.checkout() as session:
@@ -144,12 +147,7 @@ class FilterCompiler:
 
 
 def _limit_worker(pid: int | None) -> None:
-    """Bound a worker's address space and keep it from dumping core."""
-    if pid is None or sys.platform != "linux":
-        return
-    with suppress(ProcessLookupError):
-        resource.prlimit(pid, resource.RLIMIT_AS, (WORKER_BYTES_MAX, WORKER_BYTES_MAX))
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+    limit_worker(pid, WORKER_BYTES_MAX)
 
 
 def _crashed(*, timed_out: bool) -> Diagnostic:
@@ -157,6 +155,17 @@ def _crashed(*, timed_out: bool) -> Diagnostic:
         message = "The filter takes too long to read."
         return diagnostic(_START, "V304", message, "A filter runs once and describes one bar; keep it short.")
     return diagnostic(_START, "V307", "The interpreter gave up on the filter.", "Make it simpler.")
+
+
+def _about_plain_values(item: typing_errors.Suspicion, rewritten: Rewritten) -> bool:
+    """The checker takes what a function given to `each` sees for series, which it never is."""
+    finding = item.finding
+    return finding.code.startswith("V2") and any(
+        (place.line, place.column) <= (finding.line, finding.column)
+        and (finding.end_line, finding.end_column) <= (place.end_line, place.end_column)
+        for function in rewritten.functions
+        for place in function.places
+    )
 
 
 class _Attempt:
@@ -176,6 +185,8 @@ class _Attempt:
     def run(self, session: MontySession) -> None:
         """Run to the end around failing statements, and read the record."""
         rest: str | None = self.rewritten.text + "\nNone"
+        if self.rewritten.functions:
+            session.feed_run(functions_table(self.rewritten.functions))
         deadline = time.monotonic() + RUN_SECONDS_MAX
         while rest is not None and len(self.found) < FAILURES_MAX:
             rest = self._feed(session, rest)

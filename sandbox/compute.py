@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import talib
 
+from sandbox.each import EachRunner, each_values
 from sandbox.operators import OPERATORS, Operator, Params
 from sandbox.operators.model import Array
 from sandbox.panel import TIMEFRAMES, Frame, Panel
@@ -192,7 +193,8 @@ class Computation:
     """
     Values of calls on *panel* as seen at *instant_ms*, over as many bars as were asked for.
 
-    With `keep_streams`, the runs that reach the last closed bar are left open in `streams` (one handle for each symbol,
+    `each` runs the functions of `each`; without it a call of one fails. It is called for
+    `each_symbols` only (None: all), which must be all that anyone asks about. With `keep_streams`, the runs that reach the last closed bar are left open in `streams` (one handle for each symbol,
     None where the run has not begun), so that TA-Lib can carry them on by one bar.
 
     Spans are [start, end) positions on the axis of the call's timeframe; a start below 0 asks for bars before the
@@ -202,6 +204,8 @@ class Computation:
     panel: Panel
     instant_ms: int
     keep_streams: bool = False
+    each: EachRunner | None = None
+    each_symbols: frozenset[str] | None = None
     starts: dict[Call, int] = field(default_factory=dict)
     computed: int = 0
     streams: dict[Call, list[Any]] = field(default_factory=dict)
@@ -316,6 +320,8 @@ class Computation:
             return self._anchored(call, timeframe, start)
         first = start - operator.lookback(call.params)
         args = [self.values(ref, first, timeframe) for ref in call.args]
+        if operator.form == "each":
+            return (self._each(call, args),)
         if operator.form == "market":
             frame = self.panel.frame(timeframe)
             present = frame.present[:, first : self.end(timeframe)]
@@ -326,6 +332,18 @@ class Computation:
                 np.empty((1, 0), dtype=bool if operator.kind == "bool" else float) for _ in operator.outputs
             )
         return operator.compute([as_kind(a, operator.input_kind(i)) for i, a in enumerate(args)], call.params)
+
+    def _each(self, call: Call, args: Sequence[Array]) -> Array:
+        if self.each is None:
+            raise OperatorError(
+                "each() cannot be evaluated here: there is no interpreter to run its function"
+            )
+        names = self.panel.symbols
+        asked = args[0]
+        if self.each_symbols is not None and max(map(len, args)) == len(names):
+            chosen = np.array([[name in self.each_symbols] for name in names])
+            asked = np.logical_and(asked, chosen)
+        return each_values(self.each, call.params, [asked, *args[1:]], names)
 
     @staticmethod
     def _pointwise(call: Call, args: Sequence[Array]) -> tuple[Array, ...]:

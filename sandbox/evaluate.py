@@ -6,13 +6,15 @@ an operator's value is (`sandbox.compute`), and cooldowns, which need to know ea
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from sandbox.compute import Calls, Computation, OperatorError, Ref
+from sandbox.each import EachRunner
+from sandbox.operators import OPERATORS
 from sandbox.operators.model import Array
 from sandbox.panel import TIMEFRAMES, Bools, Floats, Ints, Panel
 from sandbox.plan import Plan
@@ -87,12 +89,17 @@ class _Board(msgspec.Struct):
 
 
 class Evaluator:
-    """All traders of one machine over one panel; equal expressions of all of them are computed once per slot."""
+    """
+    All traders of one machine over one panel; equal expressions of all of them are computed once per slot.
 
-    def __init__(self, panel: Panel) -> None:
+    *each* runs the functions of `each`; without it the traders that have one fail. Whoever made it closes it.
+    """
+
+    def __init__(self, panel: Panel, each: EachRunner | None = None) -> None:
         self.panel = panel
+        self._each = each
         self._calls = Calls()
-        self._standing = Standing(panel)
+        self._standing = Standing(panel, each)
         self._traders: dict[Any, _Trader] = {}
         self._boards = {timeframe: _Board() for timeframe in TIMEFRAMES}
         self._need: dict[str, Counter[int]] = {}
@@ -156,6 +163,8 @@ class Evaluator:
         traders only, is computed anew and leaves what is carried alone.
         """
         due = [timeframe for timeframe, seconds in TIMEFRAMES.items() if slot_ms % (seconds * 1000) == 0]
+        if self._each is not None:
+            self._each.begin()
         if keys is None and self._standing.can_advance(slot_ms):
             return self._carried(slot_ms, due)
         return self._anew(slot_ms, due, self._traders if keys is None else dict.fromkeys(keys))
@@ -232,7 +241,7 @@ class Evaluator:
         chosen = [
             self._traders[key] for key in keys if key in self._traders and self._traders[key].trigger in due
         ]
-        computation = Computation(self.panel, slot_ms)
+        computation = Computation(self.panel, slot_ms, each=self._each)
         alive = [trader for trader in chosen if self._bar_closes(trader.trigger, slot_ms)]
         for trader in alive:
             wanted = [
@@ -281,8 +290,9 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     plan: Plan,
     first_ms: int,
     last_ms: int,
-    symbols: Iterable[str] | None = None,
+    symbols: Collection[str] | None = None,
     frequency: Frequency = "every_bar",
+    each: EachRunner | None = None,
 ) -> RangeHits:
     """
     The matches of a plan at every slot of [*first_ms*, *last_ms*]: bit for bit what `Evaluator.evaluate` finds slot by slot.
@@ -294,7 +304,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     start, end = frame.bars_closed_at(first_ms - 1), frame.bars_closed_at(last_ms)
     on_enter = frequency == "on_enter"
     refs = Calls().add(plan)
-    computation = Computation(panel, last_ms)
+    computation = _asking(panel, plan, last_ms, symbols, each)
     first = start - 1 if on_enter else start
     wanted = [refs[node] for node in (plan.signal, *plan.show.values())]
     _want(computation, plan.trigger, wanted, bars=end - first)
@@ -319,7 +329,9 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     )
 
 
-def node_values(panel: Panel, plan: Plan, slot_ms: int, symbol: str) -> list[Value]:
+def node_values(
+    panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachRunner | None = None
+) -> list[Value]:
     """
     The value of every node of a plan for one symbol as seen at *slot_ms*: what `explain` tells. NaN is None.
 
@@ -328,7 +340,7 @@ def node_values(panel: Panel, plan: Plan, slot_ms: int, symbol: str) -> list[Val
         OperatorError: An operator failed.
     """
     row = panel.index[symbol]
-    computation = Computation(panel, slot_ms)
+    computation = _asking(panel, plan, slot_ms, [symbol], each)
     refs = Calls().add(plan)
     end = computation.end(plan.trigger)
     for ref in refs:
@@ -340,6 +352,17 @@ def node_values(panel: Panel, plan: Plan, slot_ms: int, symbol: str) -> list[Val
         seen = computation.values(ref, end - 1, plan.trigger)
         told.extend(_told(_at(seen, np.array([row]), np.array([0]))) if end else [None])
     return told
+
+
+def _asking(
+    panel: Panel, plan: Plan, instant_ms: int, symbols: Collection[str] | None, each: EachRunner | None
+) -> Computation:
+    """A computation of one plan for *symbols*; what the plan asks of each symbol alone need not be asked of the others."""
+    if each is not None:
+        each.begin()
+    across = any(OPERATORS[node.op].form == "market" for node in plan.nodes)
+    chosen = None if symbols is None or across else frozenset(symbols)
+    return Computation(panel, instant_ms, each=each, each_symbols=chosen)
 
 
 def _want(computation: Computation, trigger: str, refs: Iterable[Ref], bars: int) -> None:

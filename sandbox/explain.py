@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from sandbox.each import EachRunner
 from sandbox.evaluate import Value, node_values
 from sandbox.panel import Panel
 from sandbox.plan import Plan
@@ -61,7 +62,14 @@ class Explanation(msgspec.Struct, frozen=True):
     bars: dict[str, Bar]
 
 
-def explain(plan: Plan, terms: Sequence[TermLike], panel: Panel, slot_ms: int, symbol: str) -> Explanation:
+def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
+    plan: Plan,
+    terms: Sequence[TermLike],
+    panel: Panel,
+    slot_ms: int,
+    symbol: str,
+    each: EachRunner | None = None,
+) -> Explanation:
     """
     What a screen of *plan* at *slot_ms* sees of *symbol*.
 
@@ -82,8 +90,8 @@ def explain(plan: Plan, terms: Sequence[TermLike], panel: Panel, slot_ms: int, s
         blank = [TermValue(term.text, term.line, None) for term in known]
         blame = f"bar missing: no symbol has a {plan.trigger} bar that closed then"
         return Explanation(False, False, blame, blank, dict.fromkeys(plan.show), bars)
-    told = node_values(panel, plan, slot_ms, symbol)
-    before = end > 1 and _is_true(panel, plan, int(frame.open_time[end - 2]) + frame.step_ms, symbol)
+    told = node_values(panel, plan, slot_ms, symbol, each)
+    before = end > 1 and _is_true(panel, plan, int(frame.open_time[end - 2]) + frame.step_ms, symbol, each)
     reason: str | None = None
     if not frame.present[row, end - 1]:
         reason = f"bar missing: {symbol} has no {plan.trigger} candle of its own that closed then"
@@ -100,8 +108,8 @@ def explain(plan: Plan, terms: Sequence[TermLike], panel: Panel, slot_ms: int, s
     )
 
 
-def _is_true(panel: Panel, plan: Plan, instant_ms: int, symbol: str) -> bool:
-    return node_values(panel, plan, instant_ms, symbol)[plan.signal] is True
+def _is_true(panel: Panel, plan: Plan, instant_ms: int, symbol: str, each: EachRunner | None) -> bool:
+    return node_values(panel, plan, instant_ms, symbol, each)[plan.signal] is True
 
 
 def _bar(panel: Panel, timeframe: str, slot_ms: int, row: int) -> Bar | None:
@@ -162,5 +170,7 @@ def _name(plan: Plan, node: int) -> str:
     at = plan.nodes[node]
     while at.op == "shift":
         at = plan.nodes[at.args[0]]
+    if at.op == "each":
+        return f"each({at.params['name']})"
     told = ", ".join(str(value) for value in at.params.values() if value != "")
     return f"{at.op}({told})" if told else at.op

@@ -30,6 +30,8 @@ LOOKBACK_BARS_MAX = 5000
 """Most bars of one timeframe a plan may need: 600 symbols x 5000 bars x 41 bytes is 123 MB."""
 COST_MAX = 250_000
 """Bar steps for one symbol when nothing is cached: about 0.2 s for 400 symbols at 2 ns a step."""
+EACH_MAX = 4
+"""Calls of `each`: with 250 ms for each of them (`sandbox.each`) a trader takes a second of a slot at most."""
 ALIGN_SLACK_BARS = 4
 """Extra coarse bars behind a finer series: coarse bars that an outage left with few fine bars inside."""
 
@@ -396,6 +398,14 @@ def reach_of(nodes: Sequence[Node], timeframes: Sequence[str | None], wanted: Ma
     return reach
 
 
+def _node_cost(node: Node, operator: Operator, timeframe: str, bars: int) -> int:
+    """Bar steps for *bars* values; what `each` is given beside the current bar is read, not computed."""
+    behind = bars_behind(node, operator, timeframe)
+    if operator.form == "each":
+        return bars * operator.steps(node.params) + behind
+    return (bars + behind) * operator.steps(node.params)
+
+
 def _finish(graph: _Graph, order: Sequence[int], signal: int, show: dict[str, int]) -> Plan:
     """Renumber the nodes used and derive what follows from them."""
     position = {node: at for at, node in enumerate(order)}
@@ -421,11 +431,14 @@ def _finish(graph: _Graph, order: Sequence[int], signal: int, show: dict[str, in
         operator = OPERATORS[node.op]
         if node.op == "bars":
             need[own] = max(need.get(own, 0), reach[index] + 1)
-        cost += (reach[index] + 1 + bars_behind(node, operator, own)) * operator.steps(node.params)
+        cost += _node_cost(node, operator, own, reach[index] + 1)
         if reach[index] + 1 > LOOKBACK_BARS_MAX:
             raise PlanError(
                 f"needs {reach[index] + 1} bars of {own}, at most {LOOKBACK_BARS_MAX} are kept", None, "limit"
             )
+    calls = sum(node.op == "each" for node in nodes)
+    if calls > EACH_MAX:
+        raise PlanError(f"calls each() {calls} times, at most {EACH_MAX} are allowed", None, "limit")
     if cost > COST_MAX:
         raise PlanError(f"costs {cost} bar steps per symbol, at most {COST_MAX} are allowed", None, "limit")
     return Plan(
@@ -441,5 +454,5 @@ def _finish(graph: _Graph, order: Sequence[int], signal: int, show: dict[str, in
         need={timeframe: need[timeframe] for timeframe in used},
         lookback_bars=max(need.values()),
         cost=cost,
-        calls_each=any(n.op == "each" for n in nodes),
+        calls_each=calls > 0,
     )

@@ -34,6 +34,7 @@ from sandbox.compute import (
     is_own_field,
     run_start,
 )
+from sandbox.each import EachRunner
 from sandbox.operators.model import Array
 from sandbox.panel import TIMEFRAMES, Bools, Floats, Frame, Ints, Panel
 
@@ -668,8 +669,9 @@ class Standing:
     which calls could not be computed; `computed` counts calls worked on by the last `advance`.
     """
 
-    def __init__(self, panel: Panel) -> None:
+    def __init__(self, panel: Panel, each: EachRunner | None = None) -> None:
         self.panel = panel
+        self.each = each
         self.failed: dict[Call, OperatorError] = {}
         self.unknown: set[Call] = set()
         self.computed = 0
@@ -771,7 +773,7 @@ class Standing:
         """Compute everything anew as of *instant_ms*."""
         self._fresh = dict(self._calls)
         self.failed.clear()
-        event = Event(Computation(self.panel, instant_ms, keep_streams=True), frozenset())
+        event = Event(Computation(self.panel, instant_ms, keep_streams=True, each=self.each), frozenset())
         ends = {timeframe: self._closes(timeframe, event) for timeframe in +self._used}
         # Stacked pointwise steps read arguments as of now: right when no coarse bar closed after the finest one did.
         stacked = all(
@@ -799,7 +801,7 @@ class Standing:
 
     def _move(self, instant_ms: int, moving: frozenset[str]) -> None:
         """One event: old values into delays, what cannot be carried anew, then every moving group in order."""
-        event = Event(Computation(self.panel, instant_ms, keep_streams=True), moving)
+        event = Event(Computation(self.panel, instant_ms, keep_streams=True, each=self.each), moving)
         groups = self._by_level()
         active = [group for group in groups if group.timeframe in moving]
         moved = [group.moved() for group in active if isinstance(group, Delays)]
@@ -823,12 +825,12 @@ class Standing:
         """Compute calls from the candles and set what is kept of them, some at a time to bound the memory."""
         began = perf_counter()
         event.loaded.update(calls)
-        calls = sorted(
-            calls, key=lambda call: (call.timeframe or "", call.order)
-        )  # what shares arguments, together
+        # What shares arguments is computed together.
+        calls = sorted(calls, key=lambda call: (call.timeframe or "", call.order))
         for first in range(0, len(calls), LOADED_AT_ONCE):
             part = Event(
-                Computation(self.panel, event.computation.instant_ms, keep_streams=True), event.moving
+                Computation(self.panel, event.computation.instant_ms, keep_streams=True, each=self.each),
+                event.moving,
             )
             chunk = calls[first : first + LOADED_AT_ONCE]
             for call in chunk:
@@ -841,7 +843,17 @@ class Standing:
                     self._calls[call].load(call, part)
                 except OperatorError as error:
                     self.failed[call] = error
+        if self.failed:
+            self._fail_users()
         self.seconds["anew"] = self.seconds.get("anew", 0.0) + perf_counter() - began
+
+    def _fail_users(self) -> None:
+        """What uses a failed call has failed too: at its next bar it is not carried on, but computed anew."""
+        for call in self._calls:  # arguments first
+            if call not in self.failed:
+                cause = next((ref.call for ref in call.args if ref.call in self.failed), None)
+                if cause is not None:
+                    self.failed[call] = self.failed[cause]
 
     def compute_anew(self, call: Call, event: Event) -> None:
         """Compute one call in the middle of an event."""

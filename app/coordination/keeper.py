@@ -117,18 +117,28 @@ class Keeper:
         """Finish the slot in hand, give every lease back and end this boot; within a second when Postgres answers."""
         self._stopping.set()
         await self.holder.drain()
-        await self._cancel_tasks()
-        if self.boot_id is None:
-            return
-        connection = await connect_direct(self._direct_url, name=f"vyx-leave:{self._machine_id}")
+        tasks = (
+            self._cancel_tasks()
+        )  # waited for afterwards: ending a simulated exchange takes longer than a release may
         try:
-            released = await machines.leave(connection, self.boot_id)
-            await connection.execute("select pg_notify('vyx_lease', '')")
-            log.info("left", boot_id=self.boot_id, released=released)
-        except Fenced:
-            log.info("was already buried", boot_id=self.boot_id)
+            if self.boot_id is not None:
+                await self._give_back(self.boot_id)
         finally:
-            await connection.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _give_back(self, boot_id: int) -> None:
+        try:
+            connection = await connect_direct(self._direct_url, name=f"vyx-leave:{self._machine_id}")
+            try:
+                released = await machines.leave(connection, boot_id)
+                await connection.execute("select pg_notify('vyx_lease', '')")
+                log.info("left", boot_id=boot_id, released=released)
+            finally:
+                await connection.close()
+        except Fenced:
+            log.info("was already buried", boot_id=boot_id)
+        except (psycopg.Error, OSError) as error:
+            log.warning("leases not given back, others will reap them", boot_id=boot_id, reason=str(error))
 
     # -- connection and identity ----------------------------------------------------------------------------------------
 
@@ -155,16 +165,17 @@ class Keeper:
         )
 
     async def _disconnect(self) -> None:
-        await self._cancel_tasks()
+        await asyncio.gather(*self._cancel_tasks(), return_exceptions=True)
         if self._connection is not None:
             self._connection.pgconn.finish()  # close() would wait for a server that may be gone
             self._connection = None
 
-    async def _cancel_tasks(self) -> None:
+    def _cancel_tasks(self) -> list[asyncio.Task[None]]:
+        """Tell every task to end; the caller waits for them."""
         tasks, self._tasks = list(self._tasks.values()), {}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return tasks
 
     async def _bounded(self, cycle: Awaitable[bool]) -> bool:
         """A cycle on a dead link ends at once: psycopg would send a cancel request and wait 5 s more, so the socket goes first."""
@@ -198,20 +209,30 @@ class Keeper:
         began = time.monotonic()
         beat = await machines.beat(connection, self.boot_id, self.holder.owned)
         if not beat.ok:
+            if (
+                self._stopping.is_set()
+            ):  # leave() has ended this boot: a new one would be a machine that does nothing
+                return False
             log.warning("buried by another machine", boot_id=self.boot_id)
-            await self._cancel_tasks()
+            await asyncio.gather(*self._cancel_tasks(), return_exceptions=True)
             await self._register(connection)
             return True
         self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
         await machines.retry_due(connection)
-        for reaped in await machines.reap(connection, ttl_s=self._ttl_s, grace_s=GRACE_S):
-            log.warning("reaped", machine_id=reaped.machine_id, boot_id=reaped.boot_id, freed=reaped.freed)
-            self._metrics.lease_moves.labels("reaped").inc(reaped.freed)
+        await self._reap(connection)
         again = await self._share(connection, beat)
         await self._feed_market(connection)
         self._watch(beat)
         self._report(beat)
         return again
+
+    async def _reap(self, connection: Connection) -> None:
+        dead = await machines.reap(connection, ttl_s=self._ttl_s, grace_s=GRACE_S)
+        for reaped in dead:
+            log.warning("reaped", machine_id=reaped.machine_id, boot_id=reaped.boot_id, freed=reaped.freed)
+            self._metrics.lease_moves.labels("reaped").inc(reaped.freed)
+        if dead:  # everybody listens, this machine too: all claim at once instead of with their next beat
+            await connection.execute("select pg_notify('vyx_lease', '')")
 
     def _is_stuck(self) -> bool:
         busy_since = self.holder.busy_since

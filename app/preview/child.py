@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 
-from app.preview.evaluation import evaluate
+from app.preview.evaluation import each_runner, evaluate
 from app.preview.wire import Refused, answer_message, read_question
 
 NICE = 10  # a slot's evaluation gets nine tenths of a core that both want
@@ -31,6 +31,7 @@ def main() -> None:
     questions, answers = io.BufferedReader(io.FileIO(0)), sys.stdout.buffer
     answers.write(b"\n")  # ready: everything is imported
     answers.flush()
+    each = each_runner()
     while True:
         # the timer starts with the first byte of a question, so that an idle child lives on
         if not questions.peek(1):
@@ -40,7 +41,7 @@ def main() -> None:
         if message is None:
             return
         try:
-            answer = evaluate(*message)
+            answer = evaluate(*message, each)
         except MemoryError:
             answer = Refused("The filter needs more memory over this history than a preview may take.")
         answers.write(answer_message(answer))

@@ -11,16 +11,24 @@ import numpy as np
 
 from app.preview.wire import Answer, Columns, Found, Hit, Question, Refused
 from sandbox.compute import OperatorError
+from sandbox.each import EachRunner
 from sandbox.evaluate import RangeHits, evaluate_range
 from sandbox.panel import Bools, Panel
 from sandbox.plan import PlanError, load_plan
 
+EACH_S = 3.0  # for the functions of a filter: what live screening asks in many slots is asked here at once
 
-def evaluate(question: Question, frames: Sequence[Columns]) -> Answer:
+
+def each_runner() -> EachRunner:
+    """What a preview runs the functions of a filter with; whoever asks for it closes it, or ends."""
+    return EachRunner(node_seconds=EACH_S, slot_seconds=EACH_S)
+
+
+def evaluate(question: Question, frames: Sequence[Columns], each: EachRunner) -> Answer:
     """
     Exactly the matches that live screening would have found (or did) at each of the bars; what cannot be answered is refused.
 
-    The plan is validated here, wherever it has been before.
+    The plan is validated here, wherever it has been before. *each* runs the functions of a filter that uses `each`.
     """
     try:
         plan = load_plan(question.plan)
@@ -37,7 +45,7 @@ def evaluate(question: Question, frames: Sequence[Columns]) -> Answer:
     first_ms = int(axis.open_time[max(0, end - question.bars)]) + axis.step_ms
     began_at = time.perf_counter()
     try:
-        found = evaluate_range(panel, plan, first_ms, question.until_ms, question.matched)
+        found = evaluate_range(panel, plan, first_ms, question.until_ms, question.matched, each=each)
     except OperatorError as error:
         return Refused(f"The filter cannot be evaluated: {error}.")
     evaluated_ms = (time.perf_counter() - began_at) * 1000

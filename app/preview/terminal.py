@@ -59,7 +59,8 @@ async def show(url: str, plan: Plan, *, bars: int, symbols: Sequence[str] | None
         async with connection:
             question, frames = await _question(connection, plan, bars, symbols, on_step)
         on_step("evaluating")
-        answer = evaluation.evaluate(question, frames)
+        with evaluation.each_runner() as each:
+            answer = evaluation.evaluate(question, frames, each)
         if isinstance(answer, wire.Refused):
             raise CommandFailed(answer.problem)
         seen = _seen(answer, question, frames)

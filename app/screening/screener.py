@@ -32,6 +32,7 @@ from app.store import roster as roster_store
 from app.store.pool import Pool
 from app.store.screening import Match
 from sandbox.compile import Compiled
+from sandbox.each import EachRunner
 from sandbox.evaluate import Evaluator, Hits, Slot
 
 log = structlog.get_logger(__name__)
@@ -48,22 +49,24 @@ class Screener:
         hints: Wakes the feed readers after a commit.
         trusted: Whether this machine may still believe in its leases (the keeper's monotonic clock).
         compile_filter: Compiles a source, in a thread: for plans of an older version.
+        each: Runs the functions of filters that use `each`, in a thread.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what it is composed of, given once, by the composition
         self,
         pool: Pool,
         hints: Hints,
         metrics: WorkerMetrics,
         trusted: Callable[[], bool],
         compile_filter: Callable[[str], Compiled],
+        each: EachRunner,
     ) -> None:
         self._pool = pool
         self._hints = hints
         self._metrics = metrics
         self._trusted = trusted
         self._panel = PanelKeeper(pool)
-        self.evaluator = Evaluator(self._panel.panel)
+        self.evaluator = Evaluator(self._panel.panel, each)
         self.roster = Roster(pool, self.evaluator, compile_filter)
         self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
         self._is_awaited = False
@@ -78,7 +81,13 @@ class Screener:
         return len(self.roster.held)
 
     async def adopt(self, boot_id: int, screened_through: datetime) -> None:
-        """A new identity: nothing of an earlier one is held any more."""
+        """
+        A new identity: nothing of an earlier one is held any more.
+
+        A slot in hand for the old one is given up where it waits for trust: the new boot does not beat before this returns, so the
+        wait would last its full time, and others would reap the new boot meanwhile.
+        """
+        self.boot_id = None
         async with self._hand:
             self.roster.clear()
             self._panel.forget()
@@ -95,24 +104,33 @@ class Screener:
     async def release_surplus(self, surplus: int) -> int:
         """Give *surplus* traders back, between two slots; returns how many."""
         async with self._hand:
-            ids = list(self.roster.held)[:surplus]
-            if not ids or self.boot_id is None:
+            ids, boot_id = list(self.roster.held)[:surplus], self.boot_id
+            if not ids or boot_id is None:
                 return 0
-            async with screening.fenced(self._pool, self.boot_id) as connection:
-                released = await machines.release(connection, self.boot_id, ids)
+            async with screening.fenced(self._pool, boot_id) as connection:
+                released = await machines.release(connection, boot_id, ids)
             for trader_id in ids:
                 self.roster.drop(trader_id)
             return released
 
     async def sync(self) -> None:
-        """Take over what was claimed, changed or stopped, between two slots."""
+        """
+        Take over what was claimed, changed or stopped, between two slots.
+
+        What a trader missed before it came here is screened at once: the next slot may be a minute away.
+
+        Raises:
+            As :meth:`screen`.
+        """
         async with self._hand:
-            if self.boot_id is not None and not self._draining:
-                await self._sync(self.boot_id)
-        if self.boot_id is not None and not self._draining and await self.roster.recompile(self.boot_id):
+            boot_id = self.boot_id
+            if boot_id is None or self._draining:
+                return
+            await self._take_over(boot_id)
+        if await self.roster.recompile(boot_id):
             async with self._hand:
-                if not self._draining:
-                    await self._sync(self.boot_id)
+                if self.boot_id == boot_id and not self._draining:
+                    await self._take_over(boot_id)
 
     async def screen(self) -> int:
         """
@@ -133,42 +151,50 @@ class Screener:
         finally:
             self._is_awaited = False
         try:
-            return await self._screen_all()
-        finally:
-            self._hand.release()
-
-    async def _screen_all(self) -> int:
-        done = 0
-        self.busy_since = time.monotonic()
-        try:
-            await self._find_position()
-            while not self._draining and self.boot_id is not None and self.screened_through is not None:
-                async with self._pool.connection() as connection:
-                    due = await slots.next_closed(connection, self.screened_through, SLOTS_AT_ONCE)
-                if not due:
-                    await self._catch_up(self.boot_id)
-                    break
-                for slot, state in due:
-                    self.busy_since = time.monotonic()
-                    await self._account_for(self.boot_id, slot, state)
-                    done += 1
-                    if self._draining:
-                        break
+            boot_id = self.boot_id
+            if boot_id is None or self._draining:
+                return 0
+            await self._find_position(boot_id)
+            return await self._screen(boot_id)
         finally:
             self.busy_since = None
-        return done
+            self._hand.release()
 
-    async def _find_position(self) -> None:
+    async def _screen(self, boot_id: int) -> int:
+        done = 0
+        while True:
+            self.busy_since = time.monotonic()
+            async with self._pool.connection() as connection:
+                due = await slots.next_closed(connection, self._standing(), SLOTS_AT_ONCE)
+            if not due:
+                await self._catch_up(boot_id)
+                return done
+            for slot, state in due:
+                self.busy_since = time.monotonic()
+                await self._account_for(boot_id, slot, state)
+                done += 1
+                if self._draining:
+                    return done
+
+    async def _find_position(self, boot_id: int) -> None:
         """
         A connection that broke during a commit leaves open whether the slot was accounted for; only the row knows. What memory believes
         of traders may then be a slot behind: they are screened again there, which inserts nothing.
         """
-        if self.boot_id is None:
-            return
         async with self._pool.connection() as connection:
-            self.screened_through = await screening.position(connection, self.boot_id)
+            self.screened_through = await screening.position(connection, boot_id)
 
     # -- between slots ------------------------------------------------------------------------------------------------
+
+    async def _take_over(self, boot_id: int) -> None:
+        await self._sync(boot_id)
+        if all(held.in_step for held in self.roster.held.values()):
+            return
+        try:
+            await self._find_position(boot_id)
+            await self._catch_up(boot_id)
+        finally:
+            self.busy_since = None
 
     async def _sync(self, boot_id: int) -> None:
         change = await self.roster.sync(boot_id)
@@ -222,7 +248,7 @@ class Screener:
         self, boot_id: int, slot: datetime, state: str, traders: Sequence[Held], *, machine_too: bool
     ) -> None:
         """Evaluate *traders* at *slot* and commit the outcome; with *machine_too* the machine advances, else only these traders do."""
-        await self._until_trusted()
+        await self._until_trusted(boot_id)
         started = time.perf_counter()
         result: Slot | None = None
         if machine_too:
@@ -230,7 +256,10 @@ class Screener:
         if state == "complete" and traders:
             await self._panel.ensure(self.evaluator.needed(), slot, through=max(slot, self._standing()))
             slot_ms = int(slot.timestamp() * 1000)
-            result = await asyncio.to_thread(self.evaluator.evaluate, slot_ms, [h.trader_id for h in traders])
+            # None, not every name: only a slot of all traders carries values on from the slot before
+            everybody = machine_too and len(traders) == len(self.roster.held)
+            keys = None if everybody else [h.trader_id for h in traders]
+            result = await asyncio.to_thread(self.evaluator.evaluate, slot_ms, keys)
         outcome = _Outcome(
             slot,
             datetime.now(UTC),
@@ -238,7 +267,7 @@ class Screener:
             _matches(result, self.roster.held),
             _failures(result, self.roster.held),
         )
-        await self._until_trusted()
+        await self._until_trusted(boot_id)
         inserted = await self._commit(boot_id, outcome, machine_too=machine_too)
         if inserted or outcome.failures:
             self._hints.send("vyx_feed")
@@ -281,9 +310,11 @@ class Screener:
             log.warning("trader failed", trader_id=str(failure.trader_id), reason=failure.message)
         return inserted
 
-    async def _until_trusted(self) -> None:
-        """A late heartbeat only pauses the work; one that stays away ends it."""
+    async def _until_trusted(self, boot_id: int) -> None:
+        """A late heartbeat only pauses the work; one that stays away, or another identity, ends it."""
         for _ in range(TRUST_POLLS):
+            if self.boot_id != boot_id:
+                raise Fenced(f"boot {boot_id} is over")
             if self._trusted():
                 return
             await asyncio.sleep(TRUST_POLL_S)

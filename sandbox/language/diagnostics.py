@@ -89,6 +89,19 @@ CODES: dict[str, Code] = {
     ),
     "V225": Code("warning", "A part that is always true or always false", "rsi >= 0 and …", "leave it out"),
     "V230": Code("warning", "A name that is never used", "x = ta.rsi(close)", "use it, or leave it out"),
+    "V240": Code(
+        "error", "A function that cannot be given to each()", "each(make(3), close)", "each(f, close, bars=3)"
+    ),
+    "V241": Code(
+        "error",
+        "A series inside a function for each()",
+        "each(lambda c: c[-1] > high, close)",
+        "each(lambda c, h: c[-1] > h[-1], close, high)",
+    ),
+    "V242": Code(
+        "error", "A function for each() that is too long", "# more than 4096 bytes", "a shorter one"
+    ),
+    "V243": Code("warning", "each() on every symbol", "each(f, close)", "each(f, close, when=close > open)"),
     "V301": Code(
         "error", "The plan costs too much", "a thousand moving averages", "fewer, or shorter periods"
     ),

@@ -183,8 +183,8 @@ def lint(source: Source, tree: ast.Module) -> list[Finding]:
     return sorted(found, key=lambda item: (item.diagnostic.line, item.diagnostic.column))
 
 
-def bound_names(tree: ast.Module) -> set[str]:
-    """Every name the filter binds anywhere."""
+def bound_names(tree: ast.AST) -> set[str]:
+    """Every name bound anywhere in *tree*."""
     names: set[str] = set()
     for node in ast.walk(tree):
         match node:

@@ -8,15 +8,17 @@ the prelude itself needs is read through private names, which a filter cannot sp
 import ast
 import builtins
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
-from sandbox.language.rewrite import Source
+from sandbox.language.function import FUNCTION_BYTES_MAX
+from sandbox.language.rewrite import Capture, Source
 from sandbox.operators import OPERATORS, TIMEFRAMES_S, Operator
 from sandbox.plan import NAME_CHARS_MAX, SHOW_MAX
 
 _INSIDE = Path(__file__).with_name("inside.py")
-_OWN = ("json", "Series", "Bars", "Symbol")
-_HAND_WRITTEN = frozenset({"where"})
+_OWN = ("json", "Series", "Bars", "Symbol", "Function")
+HAND_WRITTEN = frozenset({"where", "each"})
 """Operators whose function in the prelude does more than record a node."""
 _TIMEFRAME_ALIASES = {
     "60m": "1h", "120m": "2h", "240m": "4h", "360m": "6h", "480m": "8h", "720m": "12h", "1440m": "1d", "24h": "1d",
@@ -41,6 +43,12 @@ def prelude() -> str:
     """The whole text, built once."""
     parts = [_protected(_INSIDE.read_text(encoding="utf-8")), _tables(), *_functions()]
     return "\n".join(parts)
+
+
+def functions_table(captures: Sequence[Capture]) -> str:
+    """What a run is told of the functions its filter gives to `each`."""
+    table = [None if c.is_refused else (c.name, c.text, c.least, c.most, c.is_condition) for c in captures]
+    return f"vyx_functions.extend({table!r})"
 
 
 def _protected(text: str) -> str:
@@ -80,7 +88,8 @@ def _tables() -> str:
         kinds = [operator.input_kind(i) for i in range(len(operator.inputs))]
         table[name] = (operator.inputs, kinds, specs, len(operator.outputs), operator.kind)
     lines = [f"vyx_operators[{name!r}] = {entry!r}" for name, entry in table.items()]
-    lines.append(f"vyx_limits.update({ {'show': SHOW_MAX, 'name': NAME_CHARS_MAX}!r})")
+    limits = {"show": SHOW_MAX, "name": NAME_CHARS_MAX, "function": FUNCTION_BYTES_MAX}
+    lines.append(f"vyx_limits.update({limits!r})")
     lines.append(f"vyx_timeframes.extend({list(TIMEFRAMES_S)!r})")
     lines.append(f"vyx_timeframe_aliases.update({_TIMEFRAME_ALIASES!r})")
     return "\n".join(lines)
@@ -97,7 +106,7 @@ def _functions() -> list[str]:
     ta = ["class TA:", "    pass"]
     free: list[str] = []
     for name, operator in OPERATORS.items():
-        if operator.internal or name in _HAND_WRITTEN:
+        if operator.internal or name in HAND_WRITTEN:
             continue
         call = f"vyx_call({name!r}, ({_tuple(operator.inputs)}), ({_tuple(p.name for p in operator.params)}))"
         if name.startswith("ta."):
@@ -115,6 +124,11 @@ _PUBLIC = (
     ("bars", "timeframe=vyx_missing", "vyx_bars(timeframe)"),
     ("symbol", "name=vyx_missing", "vyx_symbol(name)"),
     ("where", "condition=vyx_missing, yes=vyx_missing, no=vyx_missing", "vyx_where(condition, yes, no)"),
+    (
+        "each",
+        "fn=vyx_missing, *series, bars=1, when=vyx_missing",
+        "vyx_each(fn, series, bars, when)",
+    ),
     ("signal", "condition=vyx_missing", "vyx_signal_call(condition)"),
     ("show", "*args, **values", "vyx_show_call(args, values)"),
 )

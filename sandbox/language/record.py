@@ -156,6 +156,11 @@ def _refusal(
         if len(nodes) > NODES_MAX:
             most = f"The plan has {len(nodes)} parts; at most {NODES_MAX} are allowed."
             return diagnostic(_busiest(spans, [1] * len(nodes)), "V302", most, "Most of them come from here.")
+        if error.message.startswith("calls each"):
+            calls = [int(node.op == "each") for node in nodes]
+            return diagnostic(
+                _busiest(spans, calls), "V302", message, "Let one function do more, or ask less."
+            )
         costs = [_cost(node) for node in nodes]
         if error.message.startswith("costs"):
             return diagnostic(

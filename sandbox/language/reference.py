@@ -41,6 +41,7 @@ examples in [../filters](../filters).
 | `s[n]` | the value n bars ago, n from 0 to 1000, a plain number |
 | `signal(condition)` | what matches; exactly once |
 | `show(name=value, …)` | values reported with each match, at most 32 |
+| `each(fn, *series, bars=n, when=condition)` | plain Python for each symbol, for what no operator says |
 | `where(condition, yes, no)` | the same as `yes if condition else no` |
 | `min(a, b)` `max(a, b)` `abs(s)` `sum([…])` | at each bar |
 | `all([…])` `any([…])` | conditions combined |
@@ -50,6 +51,27 @@ Series of different timeframes can be combined: the result lives on the finest, 
 closed bar. A missing value (NaN) makes a comparison false. A bool in arithmetic counts as 0 or 1.
 
 `matype` is a number: {ma_types}; `ta.MA_Type.EMA` names one.
+"""
+
+_TAKEN_FROM_THE_TEXT = frozenset({"name", "source"})
+_EACH_EXAMPLE = """\
+```python
+m15 = bars("15m")
+
+
+def staircase(lows, closes):
+    \"\"\"How many of the last bars closed up without undercutting the low before.\"\"\"
+    steps = 0
+    for at in range(len(lows) - 1, 0, -1):
+        if lows[at] < lows[at - 1] or closes[at] <= closes[at - 1]:
+            break
+        steps += 1
+    return steps
+
+
+strong = m15.close > ta.ema(m15.close, 50)
+signal(each(staircase, m15.low, m15.close, bars=20, when=strong) >= 7)
+```
 """
 
 
@@ -94,8 +116,11 @@ def _entry(operator: Operator) -> Iterator[str]:
     outputs = "" if len(operator.outputs) == 1 else f" → {', '.join(operator.outputs)}"
     yield f"### `{operator.name}({signature_text(operator)})`{outputs}\n"
     yield f"{operator.doc}\n"
-    if operator.params:
-        yield f"{'; '.join(_parameter(param) for param in operator.params)}.\n"
+    told = [param for param in operator.params if param.name not in _TAKEN_FROM_THE_TEXT]
+    if told:
+        yield f"{'; '.join(_parameter(param) for param in told)}.\n"
+    if operator.name == "each":
+        yield _EACH_EXAMPLE
 
 
 def _parameter(param: Param) -> str:

@@ -16,8 +16,9 @@ the line ends are kept. Where edits meet at one position, outer constructs open 
 
 import ast
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 RESERVED_PREFIX = "vyx_"
 """Names of the prelude's own machinery begin like this; `lint` refuses them in a filter."""
@@ -67,6 +68,25 @@ class TermSite:
     name: str | None
     span: Span
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """
+    A function given to `each`: the text that defines it, apart from the `values` found when `each` is reached.
+
+    It takes *least* to *most* lists (-1: any number). A refused one has mistakes that were told already. *places*
+    are where its definitions stand in the filter: what runs there sees plain values.
+    """
+
+    name: str
+    text: str
+    values: tuple[str, ...]
+    least: int
+    most: int
+    is_condition: bool
+    is_refused: bool
+    places: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +159,7 @@ class Rewritten:
     source: Source
     statements: list[Span]
     terms: list[TermSite]
+    functions: list[Capture]
     _new: Source
     _pieces: list[tuple[int, int, int, bool]] = field(repr=False)
     """(start in the new text, start in the user's text, end in the user's text, copied unchanged), ascending."""
@@ -160,14 +181,18 @@ class Rewritten:
         return at, at + 1
 
 
-def rewrite(source: Source, tree: ast.Module) -> Rewritten:
+def rewrite(
+    source: Source, tree: ast.Module, captures: Mapping[int, Capture] = MappingProxyType({})
+) -> Rewritten:
     """
     Splice the prelude's calls into *source*, whose syntax tree is *tree*.
+
+    *captures* are the functions given to `each`, by the id of the argument's node.
 
     Expects what `lint` accepts: a tree of bounded depth, no reserved names. Returns text with the same lines.
     """
     terms = list(_find_terms(tree, source))
-    writer = _Writer(source, {id(node): index for index, (node, _) in enumerate(terms)})
+    writer = _Writer(source, {id(node): index for index, (node, _) in enumerate(terms)}, captures)
     writer.visit(tree)
     text, pieces = _splice(source.raw, writer.edits)
     return Rewritten(
@@ -175,6 +200,7 @@ def rewrite(source: Source, tree: ast.Module) -> Rewritten:
         source=source,
         statements=writer.statements,
         terms=[site for _, site in terms],
+        functions=writer.functions,
         _new=Source(text),
         _pieces=pieces,
     )
@@ -183,7 +209,7 @@ def rewrite(source: Source, tree: ast.Module) -> Rewritten:
 def rewrite_expression(text: str) -> str:
     """*text*, one expression, with the prelude's calls spliced in."""
     source = Source(text)
-    writer = _Writer(source, {})
+    writer = _Writer(source, {}, {})
     writer.visit(ast.parse(text, mode="eval"))
     return _splice(source.raw, writer.edits)[0]
 
@@ -286,9 +312,11 @@ def _conjuncts(
 class _Writer:
     """Collects the edits of one text."""
 
-    def __init__(self, source: Source, terms: dict[int, int]) -> None:
+    def __init__(self, source: Source, terms: dict[int, int], captures: Mapping[int, Capture]) -> None:
         self.source = source
         self.terms = terms
+        self.captures = captures
+        self.functions: list[Capture] = []
         self.edits: list[_Edit] = []
         self.statements: list[Span] = []
 
@@ -303,6 +331,8 @@ class _Writer:
                 unmarked |= {id(statement) for statement in node.body}  # Monty takes only plain ones there
             if id(node) in self.terms and isinstance(node, ast.expr):
                 self._wrap(node, f"vyx_term({self.terms[id(node)]}, (", "))", depth - 0.25)
+            if id(node) in self.captures and isinstance(node, ast.expr):
+                self._function(node, depth)
             if self._construct(node, depth):
                 pending += [(child, depth + 1) for child in reversed(list(_children(node)))]
 
@@ -344,6 +374,12 @@ class _Writer:
         text = f"vyx_at({len(self.statements)}); ".encode()
         self.edits.append(_Edit(start, start, text, depth - 0.5, True, start, end))
         self.statements.append(self.source.span_of(node))
+
+    def _function(self, node: ast.expr, depth: int) -> None:
+        capture = self.captures[id(node)]
+        values = "".join(f"{name!r}: ({name}), " for name in capture.values)
+        self._wrap(node, f"vyx_function({len(self.functions)}, (", f"), lambda: {{{values}}})", depth - 0.25)
+        self.functions.append(capture)
 
     def _truth(self, test: ast.expr, word: str, depth: int) -> None:
         self._wrap(test, "vyx_truth((", f"), '{word}')", depth + 0.5)

@@ -42,6 +42,8 @@ GLOBALS = (
     }
 )
 """Every name a filter finds defined."""
+LANGUAGE = FUNCTIONS | {"ta", "bars", "symbol", "signal", "show", "where"}
+"""Those of them that know series only."""
 
 SERIES_HINTS = {
     "shift": "s[1] is the value one bar ago.",
@@ -110,6 +112,7 @@ _SIGNATURES = {
     "symbol": ("name",),
     "signal": ("condition",),
     "show": ("name=value",),
+    "each": ("fn", "*series", "bars=1", "when=condition"),
 }
 
 
@@ -132,6 +135,8 @@ def arguments_hint(function: str) -> str:
 
 def signature_text(operator: Operator) -> str:
     """The arguments of an operator's function as people write them: inputs, then parameters with defaults."""
+    if operator.name in _SIGNATURES:
+        return ", ".join(_SIGNATURES[operator.name])
     params = [p.name if p.default is None else f"{p.name}={_default(p.default)}" for p in operator.params]
     return ", ".join([*operator.inputs, *params])
 
@@ -142,4 +147,6 @@ def _default(value: float | str) -> str:
 
 def _operator(function: str) -> Operator | None:
     operator = OPERATORS.get(function) or OPERATORS.get(f"ta.{function}")
+    if function in _SIGNATURES:
+        return None
     return None if operator is None or operator.internal else operator

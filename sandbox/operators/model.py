@@ -26,7 +26,7 @@ BLOCK_BARS = 128
 """Recursive functions share one run per block of this many bars of absolute time (see `Operator.form`)."""
 
 InputKind = Literal["float", "bool", "any"]
-Form = Literal["const", "bars", "pointwise", "shift", "window", "run", "session", "market"]
+Form = Literal["const", "bars", "pointwise", "shift", "window", "run", "session", "market", "each"]
 """
 How an operator is computed.
 
@@ -39,6 +39,7 @@ How an operator is computed.
   history is loaded; a symbol whose history is shorter is run from its first candle.
 * session: a run that starts at the UTC day's first bar.
 * market: from the values of all symbols at the same bar.
+* each: from a window, by the function that the plan carries (`sandbox.each`).
 """
 
 

@@ -50,7 +50,19 @@ create function vyx.machine_is_silent(boot bigint, ttl interval, grace interval,
       or (h.heartbeat_at < clock - grace and clock > server_start + interval '10 s' and not vyx.machine_is_locked(boot))))
 $$;
 
--- reap_v1: bury dead machines and free their traders. Skips a machine with an open fenced transaction.
+-- end_session: a hung process keeps its direct connection, and with it the ingest lock: nobody could feed the market until it wakes.
+-- Not our own session (tests hold several machines' locks), and a role that may not terminate another's is only told.
+create function vyx.end_session(boot bigint) returns void language plpgsql set search_path = '' as $$
+begin
+  perform pg_catalog.pg_terminate_backend(l.pid) from pg_catalog.pg_locks l
+    where l.locktype = 'advisory' and l.classid = 7100 and l.objid = boot::int::oid and l.objsubid = 2 and l.granted
+      and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
+      and l.pid <> pg_catalog.pg_backend_pid();
+exception when insufficient_privilege then
+  raise warning 'the session of machine boot % cannot be ended by %: if it hangs, it keeps the ingest lock', boot, current_user;
+end $$;
+
+-- reap_v1: bury dead machines, free their traders and end their sessions. Skips a machine with an open fenced transaction.
 create function vyx.reap_v1(ttl interval, grace interval, now timestamptz default null) returns table (dead bigint, dead_machine text, freed bigint)
 language plpgsql set search_path = '' as $$
 declare
@@ -66,6 +78,7 @@ begin
     get diagnostics freed = row_count;
     update public.trader_state s set state = 'stopped', reason = 'stop' where s.owner = dead and s.state = 'stopping';
     update vyx.machines m set state = 'dead', ended_at = clock where m.boot_id = dead;
+    perform vyx.end_session(dead);
     return next;
   end loop;
 end $$;

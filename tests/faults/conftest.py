@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -131,29 +132,31 @@ async def worker(dsn, market, tmp_path):
         one.end()
 
 
-@pytest.fixture
-def plans():
-    """Different depths and timeframes, and a trader that depends on the bar before."""
-    return [
-        (world.above_average(5), "every_bar"),
-        (world.above_average(20), "every_bar"),
-        (world.above_average(3, timeframe="5m"), "every_bar"),
-        (world.above_average(8), "on_enter"),
-    ]
+class Stage:
+    """Four traders, started before the market begins: different depths and timeframes, one that depends on the bar before."""
+
+    def __init__(self, connection: psycopg.Connection, market: FileMarket) -> None:
+        self.connection, self.market = connection, market
+        user = world.add_user(connection)
+        screens = [
+            (world.above_average(5), "every_bar"),
+            (world.above_average(20), "every_bar"),
+            (world.above_average(3, timeframe="5m"), "every_bar"),
+            (world.above_average(8), "on_enter"),
+        ]
+        self.expected = {
+            world.add_trader(connection, user, plan, frequency=frequency): market.replay(plan, frequency)
+            for plan, frequency in screens
+        }
+
+    def is_over(self):
+        """Whether every trader is accounted for to the end of the candles."""
+        return all(
+            world.status(self.connection, trader).through == world.at(self.market.last)
+            for trader in self.expected
+        )
 
 
 @pytest.fixture
-def traders(connection, plans):
-    """One running trader per plan, started before the market begins."""
-    user = world.add_user(connection)
-    return [world.add_trader(connection, user, plan, frequency=frequency) for plan, frequency in plans]
-
-
-@pytest.fixture
-def is_over(connection, market, traders):
-    """Whether every trader is accounted for to the end of the candles."""
-
-    def is_over():
-        return all(world.status(connection, t).through == world.at(market.last) for t in traders)
-
-    return is_over
+def stage(connection, market):
+    return Stage(connection, market)

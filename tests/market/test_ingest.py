@@ -57,7 +57,7 @@ class Feed:
         self.metrics = MarketMetrics(CollectorRegistry())
         self.woken = 0
 
-    async def wake(self, connection):
+    async def wake(self, _connection):
         self.woken += 1
 
     @asynccontextmanager
@@ -77,7 +77,7 @@ class Feed:
                 symbols_max=100,
                 min_quote_volume=0,
                 wake=self.wake,
-                on_progress=lambda done, total: None,
+                on_progress=lambda _done, _total: None,
             )
             task = asyncio.create_task(ingest.run())
             try:

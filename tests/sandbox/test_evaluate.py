@@ -39,7 +39,9 @@ def random_plan(seed, timeframes=("1m", "5m", "15m")):
     nodes += [bars(t) for t in timeframes] + [const(rng.choice([0, 1, 30, 50, 100, -0.5]))]
     kinds = ["float"] * (len(nodes) - 1) + ["const"]
     known = [
-        o for o in OPERATORS.values() if o.form not in {"const", "bars"} and o.name not in {"ta.mavp", "pow"}
+        o
+        for o in OPERATORS.values()
+        if o.form not in {"const", "bars", "each"} and o.name not in {"ta.mavp", "pow"}
     ]
     while len(nodes) < 30:
         operator = rng.choice(known)
@@ -438,7 +440,9 @@ def test_every_operator_is_carried_on_bit_for_bit(gaps, market, panel_of):
     end = int(candles.open_time[-1]) + MINUTE
     panel = panel_of(candles, until_ms=end - 160 * MINUTE)
     evaluator = Evaluator(panel)
-    plans = {o.name: plan_of(o, gaps=gaps) for o in OPERATORS.values() if o.form not in {"const", "bars"}}
+    plans = {
+        o.name: plan_of(o, gaps=gaps) for o in OPERATORS.values() if o.form not in {"const", "bars", "each"}
+    }
     for name, plan in plans.items():
         evaluator.put(name, plan, None, "every_bar")
     found = {name: [] for name in plans}

@@ -7,6 +7,7 @@ from app.coordination.hints import Hints
 from app.metrics import WorkerMetrics
 from app.screening.screener import Screener
 from app.store.pool import make_pool
+from sandbox.each import EachRunner
 from tests import world
 
 
@@ -26,9 +27,10 @@ async def pool(dsn):
 async def machine(pool, connection):
     """A function that makes a registered machine: (name, trusted, compile_filter) -> Screener. It claims nothing by itself."""
     hints = Hints(pool)
+    each = EachRunner()
 
     async def make(name="a", trusted=lambda: True, compile_filter=_compile_nothing):
-        screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted, compile_filter)
+        screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted, compile_filter, each)
         boot = world.register(connection, name)
         through = world.call(
             connection, "select screened_through from vyx.machines where boot_id = %(b)s", b=boot
@@ -37,4 +39,5 @@ async def machine(pool, connection):
         return screener
 
     yield make
+    each.close()
     await hints.close()

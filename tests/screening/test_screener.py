@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -269,6 +270,27 @@ async def test_surplus_traders_go_on_elsewhere_without_a_hole(connection, machin
     assert connection.execute("select count(*) from vyx.leases").fetchone() == (2,)
 
 
+async def test_what_a_trader_missed_is_screened_when_it_is_taken_over(connection, machine, market, user):
+    """
+    Not with the next slot, which may be a minute away.
+    """
+    trader = world.add_trader(connection, user, world.above(0))
+    a, b = await machine("a"), await machine("b")
+    world.claim(connection, a.boot_id)
+    world.close_slots(connection, 1, 2)
+    await a.screen()
+    world.close_slots(connection, 3, 4, 5)
+    await b.screen()
+    world.release(connection, a.boot_id)
+
+    world.claim(connection, b.boot_id)
+    await b.sync()
+
+    assert world.when(connection, trader) == matches(0, range(1, 6))
+    assert world.status(connection, trader).through == world.at(5)
+    assert b.busy_since is None
+
+
 async def test_a_trader_started_while_a_slot_is_open_begins_behind_it(connection, machine, market, user):
     """
     "From the next slot on": what was already being assembled at the start does not count.
@@ -463,9 +485,30 @@ async def test_a_machine_that_is_not_trusted_pauses_and_then_gives_up(
     assert world.when(connection, trader) == matches(0, [1])
 
 
+async def test_a_new_identity_does_not_wait_for_the_trust_of_the_old_one(connection, machine, market, user):
+    """
+    A machine that was buried while it hung has a slot in hand that nobody trusts: it is given up at once, not after five seconds.
+    """
+    world.add_trader(connection, user, world.above(0))
+    asked = asyncio.Event()
+    a = await machine(trusted=lambda: asked.set() or False)
+    world.claim(connection, a.boot_id)
+    world.close_slots(connection, 1)
+    in_hand = asyncio.create_task(a.screen())
+    await asked.wait()
+    world.bury(connection, a.boot_id)
+
+    async with asyncio.timeout(1):
+        await a.adopt(world.register(connection, "a"), world.at(1))
+
+    with pytest.raises(Fenced):
+        await in_hand
+    assert world.signals(connection) == []
+
+
 @pytest.mark.parametrize("breaks_at", [1, 2, 3, 4])
 async def test_a_commit_whose_answer_was_lost_does_not_stop_the_machine(
-    connection, machine, market, user, monkeypatch, breaks_at
+    connection, machine, market, monkeypatch, breaks_at
 ):
     """
     The connection breaks after one of its commits: what was committed counts, the next slots follow, nothing is there twice or missing.
@@ -482,7 +525,7 @@ async def test_a_commit_whose_answer_was_lost_does_not_stop_the_machine(
             raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     monkeypatch.setattr(screening, "fenced", breaking)
-    trader = world.add_trader(connection, user, world.above(0))
+    trader = world.add_trader(connection, world.add_user(connection), world.above(0))
     a = await machine()
     world.claim(connection, a.boot_id)
     world.close_slots(connection, 1, 2, 3)

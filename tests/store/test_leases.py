@@ -467,3 +467,19 @@ def test_the_ingest_lock_belongs_to_one_session(connection, other):
     """
     assert world.call(connection, world.MACHINES["try_ingest_lock"]) == (True,)
     assert world.call(other, world.MACHINES["try_ingest_lock"]) == (False,)
+
+
+def test_reaping_ends_the_session_of_a_machine_that_hangs(dsn, connection):
+    """
+    A stopped process keeps its connection and would keep the ingest lock: burying it frees both.
+    """
+    with psycopg.connect(dsn, autocommit=True) as hung:
+        boot = world.register(hung)
+        assert world.call(hung, world.MACHINES["try_ingest_lock"]) == (True,)
+        late = datetime.now(UTC) + timedelta(hours=1)
+
+        assert world.reap(connection, now=late) == [(boot, "a", 0)]
+
+        assert world.call(connection, "select pg_advisory_lock(7101, 1)") == ("",)
+        with pytest.raises(psycopg.OperationalError):
+            hung.execute("select 1")

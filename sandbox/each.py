@@ -1,0 +1,303 @@
+"""
+Running the functions that plans carry for `each`, in interpreter processes of their own.
+
+Decided here: what a function is given and may give back, its limits, and who is blamed when it strikes one. Not
+decided here: for which symbols and bars it is asked (`sandbox.compute`), what its text may say
+(`sandbox.language.function`).
+
+A value is a fact of its inputs: every call runs the function's definitions anew, in a session that knows one function
+only, so nothing is left behind for the next symbol, slot or tenant. Calls travel in batches; when a batch strikes a
+limit its calls are made one by one, so that a single call is blamed, by its symbol. An interpreter process that dies
+is replaced by the pool.
+"""
+
+import ast
+import functools
+import math
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from pydantic_monty import (
+    Monty,
+    MontyCrashedError,
+    MontyError,
+    MontyRuntimeError,
+    MontySession,
+    ResourceLimits,
+)
+
+from sandbox.interpreter import limit_worker
+from sandbox.operators.model import Array, Params
+from sandbox.panel import Floats
+
+CALL_SECONDS_MAX = 0.05
+NODE_SECONDS_MAX = 0.25
+"""All calls of one `each` in a slot; 400 symbols at 10 to 20 us take a thirtieth of it."""
+SLOT_SECONDS_MAX = 5.0
+"""All functions of all traders in a slot, so that they cannot keep a machine from the next one."""
+MEMORY_BYTES_MAX = 32_000_000
+RECURSION_MAX = 100
+REQUEST_SECONDS_MAX = 0.4
+"""The host's own deadline behind the sandbox's: after it the process is killed (arithmetic on huge integers)."""
+WORKER_BYTES_MAX = 1 << 30
+CHECKOUTS_PER_WORKER_MAX = 10_000
+BATCH_CALLS = 64
+"""Calls fed at once: 64 x 4 series x 500 bars x 16 bytes is 2 MB of a session's 32."""
+_TOLD_CHARS_MAX = 200
+
+_LIMITS: ResourceLimits = {
+    "max_feed_duration_secs": CALL_SECONDS_MAX,
+    "max_memory": MEMORY_BYTES_MAX,
+    "max_recursion_depth": RECURSION_MAX,
+}
+_STRUCK = {
+    "TimeoutError": f"takes longer than {CALL_SECONDS_MAX * 1000:g} ms",
+    "MemoryError": f"needs more than {MEMORY_BYTES_MAX // 10**6} MB",
+    "RecursionError": f"makes calls more than {RECURSION_MAX} deep",
+}
+_GIVES = "vyx gives "
+_HARNESS = f"""
+vyx_at = [0]
+def print(*args, **options):
+    pass
+def vyx_number(value):
+    if value is None:
+        return None
+    if not isinstance(value, (bool, int, float)):
+        raise TypeError({_GIVES!r} + "a " + type(value).__name__)
+    if isinstance(value, int) and abs(value) >= 10 ** 300:
+        raise TypeError({_GIVES!r} + "a number too large")
+    return float(value)
+def vyx_run(calls):
+    answers = []
+    for at in range(len(calls)):
+        vyx_at[0] = at
+        answers.append(vyx_number(vyx_make()(*calls[at])))
+    return answers
+"""
+_ONE_LINE = str.maketrans({"\n": " ", "\r": " ", "\t": " "})
+
+EachCall = tuple[str, Sequence[list[Any]]]
+"""The symbol, and one list for each series: numbers, booleans and None, oldest first."""
+
+
+class EachError(Exception):
+    """A function of the user's has failed; the message names it, the symbol and the limit."""
+
+
+class _LimitStruck(Exception):
+    """A batch struck a limit; the message says which."""
+
+
+class EachRunner:
+    """
+    Runs functions in at most *processes* interpreter processes, started when first needed.
+
+    Use it as a context manager, or `close` it. `run` may be called from any thread.
+
+    Args:
+        node_seconds: For all calls of one `run`.
+        slot_seconds: For all runs between two calls of `begin`.
+    """
+
+    def __init__(
+        self,
+        *,
+        processes: int = 1,
+        node_seconds: float = NODE_SECONDS_MAX,
+        slot_seconds: float = SLOT_SECONDS_MAX,
+    ) -> None:
+        self._processes = processes
+        self._node_seconds = node_seconds
+        self._slot_seconds = slot_seconds
+        self._lock = threading.Lock()
+        self._pool: Monty | None = None
+        self.spent_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the interpreter processes; the next run would start new ones."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.__exit__(None, None, None)
+
+    def begin(self) -> None:
+        """A new slot, or another piece of work with a time of its own."""
+        self.spent_s = 0.0
+
+    def run(self, source: str, name: str, calls: Iterable[EachCall]) -> list[float]:
+        """
+        The answers of the function *name*, defined by *source*, in the order of *calls*; NaN for None.
+
+        Raises:
+            EachError: The function raised, gave what is no number, or struck a limit; it names the symbol.
+        """
+        if self.spent_s >= self._slot_seconds:
+            raise EachError(f"the functions of all traders took {self._slot_seconds:g} s of this slot")
+        began = time.monotonic()
+        try:
+            text = _definition(source, name)
+            return list(self._answers(text, name, iter(calls), began + self._node_seconds))
+        finally:
+            self.spent_s += time.monotonic() - began
+
+    def _answers(self, text: str, name: str, calls: Iterator[EachCall], deadline: float) -> Iterator[float]:
+        while batch := list(islice(calls, BATCH_CALLS)):
+            if time.monotonic() > deadline:
+                raise self._too_slow(name)
+            try:
+                yield from self._fed(text, name, batch)
+            except _LimitStruck:
+                yield from self._one_by_one(text, name, batch)
+
+    def _one_by_one(self, text: str, name: str, batch: Sequence[EachCall]) -> Iterator[float]:
+        """Each call in a session of its own; the one that strikes a limit again is to blame."""
+        deadline = time.monotonic() + self._node_seconds
+        for call in batch:
+            if time.monotonic() > deadline:
+                raise self._too_slow(name)
+            try:
+                yield from self._fed(text, name, [call])
+            except _LimitStruck as struck:
+                raise EachError(f"{name} {struck} on {call[0]}") from struck
+
+    def _too_slow(self, name: str) -> EachError:
+        return EachError(
+            f"{name} takes longer than {self._node_seconds * 1000:g} ms for all symbols; call it on fewer, with when="
+        )
+
+    def _fed(self, text: str, name: str, batch: Sequence[EachCall]) -> list[float]:
+        """The answers of one session. Raises _LimitStruck, or EachError for what the function itself did."""
+        try:
+            with self._opened().checkout(limits=_LIMITS) as session:
+                limit_worker(session.worker_pid, WORKER_BYTES_MAX)
+                try:
+                    session.feed_run(text)
+                    given = [list(arguments) for _, arguments in batch]
+                    answers: object = session.feed_run("vyx_run(vyx_calls)", inputs={"vyx_calls": given})
+                except MontyRuntimeError as error:
+                    raise _failure(error, session, text, name, batch) from error
+        except MontyCrashedError as error:
+            raise _LimitStruck("is too much for the interpreter") from error
+        except MontyError as error:
+            raise EachError(f"{name} cannot be read: {_line(str(error))}") from error
+        return _checked(answers, name, batch)
+
+    def _opened(self) -> Monty:
+        with self._lock:
+            if self._pool is None:
+                self._pool = Monty(
+                    min_processes=0,
+                    max_processes=self._processes,
+                    request_timeout=REQUEST_SECONDS_MAX,
+                    max_checkouts_per_worker=CHECKOUTS_PER_WORKER_MAX,
+                )
+                self._pool.__enter__()
+            return self._pool
+
+
+def each_values(runner: EachRunner, params: Params, args: Sequence[Array], names: Sequence[str]) -> Floats:
+    """
+    The values of one `each`: shape (symbols or 1, bars), NaN where it was not called or gave None.
+
+    *args* are the condition and the series, shape (symbols or 1, bars + `bars` - 1); *names* the symbols.
+
+    Raises:
+        EachError: As `EachRunner.run`.
+    """
+    bars, rows = int(params["bars"]), max(len(arg) for arg in args)
+    asked = np.broadcast_to(args[0][:, bars - 1 :], (rows, args[0].shape[1] - bars + 1))
+    result = np.full(asked.shape, np.nan)
+    where = np.nonzero(asked)
+    if not len(where[0]):
+        return result
+    lists = [_lists(arg) for arg in args[1:]]
+    labels = names if rows == len(names) else ["the fixed symbol"] * rows
+    calls = (
+        (labels[row], [one[row if len(one) > 1 else 0][bar : bar + bars] for one in lists])
+        for row, bar in zip(where[0].tolist(), where[1].tolist(), strict=True)
+    )
+    result[where] = runner.run(str(params["source"]), str(params["name"]), calls)
+    return result
+
+
+def _lists(values: Array) -> list[list[Any]]:
+    """Rows as Python lists, None for NaN."""
+    plain: Any = values
+    if values.dtype != np.bool_:
+        missing = np.isnan(plain)
+        if missing.any():
+            plain = plain.astype(object)
+            plain[missing] = None
+    rows: list[list[Any]] = plain.tolist()
+    return rows
+
+
+@functools.lru_cache(maxsize=1024)
+def _definition(source: str, name: str) -> str:
+    """What a session is fed first: the harness, and *source* inside a function that makes the user's anew."""
+    tree = ast.parse("def vyx_make():\n    pass")
+    make = tree.body[0]
+    assert isinstance(make, ast.FunctionDef)  # noqa: S101 - just parsed
+    given = [
+        statement
+        for statement in ast.parse(source).body
+        if not (isinstance(statement, ast.ImportFrom) and statement.module == "__future__")
+    ]
+    make.body = [*given, ast.Return(ast.Name(name, ast.Load()))]
+    return _HARNESS + ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _failure(
+    error: MontyRuntimeError, session: MontySession, text: str, name: str, batch: Sequence[EachCall]
+) -> Exception:
+    """What an exception that ended a batch means."""
+    kind, _, message = error.display("type-msg").partition(": ")
+    if kind in _STRUCK:
+        return _LimitStruck(_STRUCK[kind])
+    try:
+        at: object = session.feed_run("vyx_at[0]")
+    except MontyError:
+        at = None
+    known = at if isinstance(at, int) and 0 <= at < len(batch) else None
+    symbol = batch[known][0] if known is not None else "a symbol"
+    if kind == "TypeError" and message.startswith(_GIVES):
+        what = _line(message.removeprefix(_GIVES))
+        return EachError(f"{name} gives {what} on {symbol}, not a number, True, False or None")
+    lines = text.split("\n")
+    at_line = next((f.line for f in reversed(error.traceback()) if 0 < f.line <= len(lines)), 0)
+    place = f", in `{_line(lines[at_line - 1].strip())}`" if at_line else ""
+    told = _line(f"{kind}: {message}" if message else kind)
+    return EachError(f"{name} fails on {symbol}: {told}{place}")
+
+
+def _checked(answers: object, name: str, batch: Sequence[EachCall]) -> list[float]:
+    """The answers as numbers, whatever the session said."""
+    if not isinstance(answers, list) or len(answers) != len(batch):
+        raise EachError(f"{name} gives no answers")
+    numbers = []
+    for answer, (symbol, _) in zip(answers, batch, strict=True):
+        number = math.nan if answer is None else answer
+        if not isinstance(number, float) or math.isinf(number):
+            raise EachError(f"{name} gives {_line(str(number))} on {symbol}, not a finite number")
+        numbers.append(number)
+    return numbers
+
+
+def _line(text: str) -> str:
+    """A text out of the sandbox as a message may quote it."""
+    cut = text[:_TOLD_CHARS_MAX].translate(_ONE_LINE)
+    return "".join(sign if sign.isprintable() else "?" for sign in cut)
