@@ -55,7 +55,7 @@ def pivot_operators() -> list[Operator]:
     """pivot_high and pivot_low."""
     told = (
         " The value is given on the bar that confirms it, `right` bars after the extreme, and NaN on all others, so it"
-        " never repaints; the latest one is valuewhen(p == p, p). NaN also where one of the bars is missing."
+        " never repaints; the latest price is valuewhen(p > 0, p). NaN also where one of the bars is missing."
     )
     return [
         _operator(
