@@ -319,19 +319,21 @@ class Computation:
         if operator.form in {"run", "session"}:
             return self._anchored(call, timeframe, start)
         first = start - operator.lookback(call.params)
-        args = [self.values(ref, first, timeframe) for ref in call.args]
         if operator.form == "each":
-            return (self._each(call, args),)
+            return (self._each(call, [self.values(ref, first, timeframe) for ref in call.args]),)
+        args = [
+            as_kind(self.values(ref, first, timeframe), operator.input_kind(at))
+            for at, ref in enumerate(call.args)
+        ]
         if operator.form == "market":
-            frame = self.panel.frame(timeframe)
-            present = frame.present[:, first : self.end(timeframe)]
-            args = [present, *[np.broadcast_to(arg, present.shape) for arg in args]]
+            present = self.panel.frame(timeframe).present[:, first : self.end(timeframe)]
+            args = [present, *(np.broadcast_to(arg, present.shape) for arg in args)]
         assert operator.compute is not None  # noqa: S101 - only leaves, shift and runs lack it
         if not args[0].shape[1]:
             return tuple(
                 np.empty((1, 0), dtype=bool if operator.kind == "bool" else float) for _ in operator.outputs
             )
-        return operator.compute([as_kind(a, operator.input_kind(i)) for i, a in enumerate(args)], call.params)
+        return operator.compute(args, call.params)
 
     def _each(self, call: Call, args: Sequence[Array]) -> Array:
         if self.each is None:

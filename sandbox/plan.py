@@ -6,7 +6,8 @@ follows from the graph alone: timeframes, trigger, how much history it needs, co
 wherever it comes from, so nothing downstream checks again. Not decided here: what operators do (`sandbox.operators`).
 
 Canonical form: equal nodes are one node; `a > b` is `b < a`; operands of symmetric operators are sorted; nested
-`and`/`or` are flattened; defaults are written out; constants are folded; nodes stand in the order in which a
+`and`/`or` are flattened; operators composed of others are replaced by them; defaults are written out; constants are
+folded; nodes stand in the order in which a
 depth-first walk from the condition, then from the shown values by name, finishes them.
 """
 
@@ -201,28 +202,38 @@ class _Graph:
 
     def add_given(self, index: int, node: Node, canonical: Sequence[int]) -> int:
         """Check a node as it was given and add its canonical form."""
-        operator = OPERATORS.get(node.op)
-        if operator is None:
-            raise PlanError(f"there is no operator {node.op!r}", index, "operator")
         for arg in node.args:
             if not 0 <= arg < index:
                 raise PlanError(
                     f"{node.op} refers to node {arg}, which does not come before it", index, "order"
                 )
+        args = tuple(canonical[arg] for arg in node.args)
+        return self._added(index, Node(node.op, args, node.params, node.out))
+
+    def _added(self, index: int, node: Node) -> int:
+        """The canonical form of a node whose arguments are canonical; *index* is the given node it comes from."""
+        operator = OPERATORS.get(node.op)
+        if operator is None:
+            raise PlanError(f"there is no operator {node.op!r}", index, "operator")
         _check_arity(index, node, operator)
         params = _checked_params(index, node.params, operator)
-        args = [canonical[arg] for arg in node.args]
-        for position, arg in enumerate(args):
+        for position, arg in enumerate(node.args):
             if operator.input_kind(position) == "bool" and not self.bools[arg]:
                 raise PlanError(f"{node.op} takes conditions, not numbers", index, "kind")
         if (
             operator.form not in {"const", "bars", "pointwise"}
-            and args
-            and all(self.timeframes[arg] is None for arg in args)
+            and node.args
+            and all(self.timeframes[arg] is None for arg in node.args)
             and node.op != "shift"
         ):
             raise PlanError(f"{node.op} of constants: it needs a series", index, "constant")
-        return self._simplified(index, Node(node.op, tuple(args), params, node.out), operator)
+        if operator.expand is not None:
+
+            def make(op: str, *args: int, out: int = 0, **given: ParamValue) -> int:
+                return self._added(index, Node(op, args, given, out))
+
+            return operator.expand(make, node.args, params)[node.out]
+        return self._simplified(index, Node(node.op, node.args, params, node.out), operator)
 
     def _simplified(self, index: int, node: Node, operator: Operator) -> int:
         op, args, nodes = node.op, node.args, self.nodes
@@ -439,6 +450,8 @@ def _finish(graph: _Graph, order: Sequence[int], signal: int, show: dict[str, in
     calls = sum(node.op == "each" for node in nodes)
     if calls > EACH_MAX:
         raise PlanError(f"calls each() {calls} times, at most {EACH_MAX} are allowed", None, "limit")
+    if len(nodes) > NODES_MAX:
+        raise PlanError(f"a plan has at most {NODES_MAX} nodes, this takes {len(nodes)}", None, "limit")
     if cost > COST_MAX:
         raise PlanError(f"costs {cost} bar steps per symbol, at most {COST_MAX} are allowed", None, "limit")
     return Plan(

@@ -275,6 +275,23 @@ class Pointwise(Group):
                 rows.floats[out[chunk]] = result
 
 
+class Across(Group):
+    """One operator that looks across the symbols: its calls are computed side by side, as bars would be."""
+
+    def step(self, event: Event) -> None:
+        rows, operator = self.standing.rows, self.calls[0].operator
+        frame, newest = event.frame(self.timeframe or "")
+        refs = self.calls[0].args
+        values = [
+            as_kind(rows.read(ref, self.arg_rows(at)), operator.input_kind(at)).T
+            for at, ref in enumerate(refs)
+        ]
+        present = np.broadcast_to(frame.present[:, newest : newest + 1], values[0].shape)
+        assert operator.compute is not None  # noqa: S101 - operators of this form are computed
+        (result,) = operator.compute([present, *values], self.calls[0].params)
+        rows.floats[self.out_rows()] = result.T
+
+
 class Logic(Group):
     """and, or, not on packed conditions."""
 
@@ -881,6 +898,8 @@ class Standing:
         kinds = tuple(ref.call.is_bool for ref in call.args)
         if operator.form == "pointwise":
             return (name, kinds, tuple(call.params.values())), Pointwise
+        if operator.form == "market":
+            return (name, kinds), Across
         if name in {"crossover", "crossunder"}:
             return (name, kinds), Crossings
         if name == "shift" and lookback <= DELAY_BARS_MAX:

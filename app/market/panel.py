@@ -41,6 +41,7 @@ class PanelKeeper:
         self._pool = pool
         self._row_of = np.zeros(0, dtype=np.int64)  # symbol_id → row; -1: not known
         self._loaded: set[str] = set()
+        self._corrections = 0
         self._complete: set[str] = set()  # frames that hold every bar there is, however short
         self.panel = Panel([])
         self.through: datetime | None = None
@@ -59,13 +60,20 @@ class PanelKeeper:
                 await self._load(timeframe, bars, slot)
 
     async def extend(self, slot: datetime) -> None:
-        """Append the bars that closed at *slot* to every loaded frame: one query."""
+        """Append the bars that closed at *slot* to every loaded frame; after a correction, let all be read again."""
         if self.through is not None and slot <= self.through:
             return
         closing = [
             timeframe for timeframe in TIMEFRAMES if timeframe in self._loaded and closes_at(timeframe, slot)
         ]
         async with self._pool.connection() as connection:
+            corrections = await candles.newest_correction(connection)
+            if (
+                corrections != self._corrections
+            ):  # rare: what is held may differ from the rows now, so it is read again
+                self._corrections = corrections
+                self.forget()
+                closing = []
             for timeframe in closing:
                 open_time = slot - timedelta(seconds=TIMEFRAMES[timeframe])
                 rows = await candles.read(connection, timeframe, open_time, open_time)

@@ -117,6 +117,12 @@ async def insert_late(connection: Connection, rows: Rows) -> int:
     return (await connection.execute(_SQL["record_late_candles"], columns(rows))).rowcount
 
 
+async def newest_correction(connection: Connection) -> int:
+    """The last recorded correction; 0 when there is none."""
+    row = await (await connection.execute(_SQL["newest_correction"])).fetchone()
+    return row[0] if row else 0
+
+
 async def roll_up(
     connection: Connection, timeframe: str, source: str, seconds: int, slots: Sequence[datetime]
 ) -> int:

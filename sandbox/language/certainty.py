@@ -25,13 +25,17 @@ _RANGES: dict[str, Interval] = {
     "ta.cmo": (-100.0, 100.0),
     "ta.bop": (-1.0, 1.0),
     "ta.correl": (-1.0, 1.0),
+    "rank": (1.0, inf),
+    "breadth": (0.0, 1.0),
     "bars": (0.0, inf),
     "barssince": (0.0, inf),
     "abs": (0.0, inf),
     "sign": (-1.0, 1.0),
     **dict.fromkeys(("ta.atr", "ta.natr", "ta.trange", "ta.stddev", "ta.var"), (0.0, inf)),
 }
-_KEEPS_RANGE = frozenset({"shift", "highest", "lowest", "ta.sma", "ta.wma", "ta.trima", "ta.max", "ta.min"})
+_KEEPS_RANGE = frozenset({
+    "shift", "highest", "lowest", "ta.sma", "ta.wma", "ta.trima", "ta.max", "ta.min", "pivot_high", "pivot_low",
+})  # fmt: skip
 """Functions whose result lies within the range of their first input."""
 _SLACK = 1e-6
 """Rounding may carry an oscillator this far (relative) out of its range."""

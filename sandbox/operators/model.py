@@ -26,7 +26,9 @@ BLOCK_BARS = 128
 """Recursive functions share one run per block of this many bars of absolute time (see `Operator.form`)."""
 
 InputKind = Literal["float", "bool", "any"]
-Form = Literal["const", "bars", "pointwise", "shift", "window", "run", "session", "market", "each"]
+Form = Literal[
+    "const", "bars", "pointwise", "shift", "window", "run", "session", "market", "composed", "each"
+]
 """
 How an operator is computed.
 
@@ -38,9 +40,16 @@ How an operator is computed.
   the run that starts `lookback + warmup` bars before the first bar of block *b*, whoever asks and however much
   history is loaded; a symbol whose history is shorter is run from its first candle.
 * session: a run that starts at the UTC day's first bar.
-* market: from the values of all symbols at the same bar.
+* market: from the values of all symbols at the same bar; `compute` is given which symbols have that bar, then the
+  series, all of shape (symbols, bars).
+* composed: of other operators. A plan holds those instead (`expand`), so what two filters have in common is one node
+  whatever they call it.
 * each: from a window, by the function that the plan carries (`sandbox.each`).
 """
+Make = Callable[..., int]
+"""`make(operator, *nodes, out=0, **params)`: one more node, as its number."""
+Expand = Callable[[Make, Sequence[int], Params], tuple[int, ...]]
+"""`expand(make, inputs, params)`: the nodes that are a composed operator's outputs."""
 
 
 def _no_bars(_params: Params) -> int:
@@ -96,6 +105,7 @@ class Operator:
     form: Form
     compute: Compute | None = None
     run: Run | None = None
+    expand: Expand | None = None
     stream: Any = None
     input_kinds: tuple[InputKind, ...] = ()
     variadic: bool = False

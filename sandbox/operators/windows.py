@@ -25,20 +25,18 @@ def _before(params: Params) -> int:
     return int(params["period"]) - 1
 
 
+def running_extreme(function: Any, values: Any, period: int) -> Any:
+    """Extreme of every whole window by doubling: log2(period) passes over the array; NaN in a window gives NaN."""
+    width = 1
+    while width < period:
+        step = min(width, period - width)
+        values = function(values[:, step:], values[:, :-step])
+        width += step
+    return values
+
+
 def _extreme(function: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
-    """Running extreme by doubling windows: log2(period) passes over the array; NaN in the window gives NaN."""
-
-    def compute(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
-        values: Any = args[0]
-        period, width = _period(params), 1
-        result = values
-        while width < period:
-            step = min(width, period - width)
-            result = function(result[:, step:], result[:, :-step])
-            width += step
-        return (result,)
-
-    return compute
+    return lambda args, params: (running_extreme(function, args[0], _period(params)),)
 
 
 def _cross(now: Any, before: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:

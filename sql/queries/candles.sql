@@ -40,6 +40,10 @@ select symbol_id, timeframe, open_time,
        jsonb_build_object('open', open, 'high', high, 'low', low, 'close', close, 'volume', volume), 'arrived after its slot had closed'
   from late;
 
+-- newest_correction --
+-- Rises when a candle changed or arrived late: panels that hold its bar read it again.
+select coalesce(max(correction_id), 0) from vyx.candle_corrections;
+
 -- last_candles --
 -- Per symbol the newest stored bar of a timeframe.
 select s.symbol_id, (select max(c.open_time) from vyx.candles c where c.timeframe = %(timeframe)s::vyx.timeframe and c.symbol_id = s.symbol_id)

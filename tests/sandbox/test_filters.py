@@ -32,6 +32,17 @@ def test_an_example_filter_compiles_without_a_word(compiler, path):
     assert len(ast.get_docstring(ast.parse(source))) > 60
 
 
+def test_the_table_of_examples_names_each_and_says_what_it_says():
+    rows = [
+        line for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines() if ".py) |" in line
+    ]
+
+    assert [row.split("](")[1].split(")")[0] for row in rows] == [path.name for path in FILTERS]
+    for row, path in zip(rows, FILTERS, strict=True):
+        text = " ".join(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).split())
+        assert text.startswith(row.split(" | ")[1].rstrip("."))
+
+
 def test_there_are_examples_enough():
     assert len(FILTERS) >= 18
     assert len(DEMOS) >= 3
