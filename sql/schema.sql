@@ -267,6 +267,19 @@ begin
   return claimed;
 end $$;
 
+CREATE FUNCTION vyx.end_session(boot bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  perform pg_catalog.pg_terminate_backend(l.pid) from pg_catalog.pg_locks l
+    where l.locktype = 'advisory' and l.classid = 7100 and l.objid = boot::int::oid and l.objsubid = 2 and l.granted
+      and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
+      and l.pid <> pg_catalog.pg_backend_pid();
+exception when insufficient_privilege then
+  raise warning 'the session of machine boot % cannot be ended by %: if it hangs, it keeps the ingest lock', boot, current_user;
+end $$;
+
 CREATE FUNCTION vyx.fence_v1(boot bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -465,6 +478,7 @@ begin
     get diagnostics freed = row_count;
     update public.trader_state s set state = 'stopped', reason = 'stop' where s.owner = dead and s.state = 'stopping';
     update vyx.machines m set state = 'dead', ended_at = clock where m.boot_id = dead;
+    perform vyx.end_session(dead);
     return next;
   end loop;
 end $$;

@@ -127,17 +127,6 @@ class Screener:
         if boot_id is not None and not self._draining and await self.roster.recompile(boot_id):
             await self._take_over()
 
-    async def _take_over(self) -> None:
-        async with self._hand:
-            boot_id = self.boot_id
-            if boot_id is None or self._draining:
-                return
-            await self._take_over(boot_id)
-        if await self.roster.recompile(boot_id):
-            async with self._hand:
-                if self.boot_id == boot_id and not self._draining:
-                    await self._take_over(boot_id)
-
     async def screen(self) -> int:
         """
         Account for every closed slot that this machine has not accounted for; returns how many there were.
@@ -192,15 +181,19 @@ class Screener:
 
     # -- between slots ------------------------------------------------------------------------------------------------
 
-    async def _take_over(self, boot_id: int) -> None:
-        await self._sync(boot_id)
-        if all(held.in_step for held in self.roster.held.values()):
-            return
-        try:
-            await self._find_position(boot_id)
-            await self._catch_up(boot_id)
-        finally:
-            self.busy_since = None
+    async def _take_over(self) -> None:
+        async with self._hand:
+            boot_id = self.boot_id
+            if boot_id is None or self._draining:
+                return
+            await self._sync(boot_id)
+            if all(held.in_step for held in self.roster.held.values()):
+                return
+            try:
+                await self._find_position(boot_id)
+                await self._catch_up(boot_id)
+            finally:
+                self.busy_since = None
 
     async def _sync(self, boot_id: int) -> None:
         change = await self.roster.sync(boot_id)
