@@ -83,7 +83,7 @@ def vyx_run(calls):
 _ONE_LINE = str.maketrans({"\n": " ", "\r": " ", "\t": " "})
 
 EachCall = tuple[str, Sequence[list[Any]]]
-"""The symbol, and one list for each series: numbers, booleans and None, oldest first."""
+"""The symbol, and one list for each series: numbers or booleans, oldest first."""
 
 
 class EachError(Exception):
@@ -213,18 +213,23 @@ def each_values(runner: EachRunner, params: Params, args: Sequence[Array], names
     """
     The values of one `each`: shape (symbols or 1, bars), NaN where it was not called or gave None.
 
+    It is called where the condition holds and every series has all its values: a symbol too young for the function is no
+    reason for it to fail.
+
     *args* are the condition and the series, shape (symbols or 1, bars + `bars` - 1); *names* the symbols.
 
     Raises:
         EachError: As `EachRunner.run`.
     """
     bars, rows = int(params["bars"]), max(len(arg) for arg in args)
-    asked = np.broadcast_to(args[0][:, bars - 1 :], (rows, args[0].shape[1] - bars + 1))
+    asked: Any = np.broadcast_to(args[0][:, bars - 1 :], (rows, args[0].shape[1] - bars + 1))
+    for arg in args[1:]:
+        asked = asked & _complete(arg, bars)
     result = np.full(asked.shape, np.nan)
     where = np.nonzero(asked)
     if not len(where[0]):
         return result
-    lists = [_lists(arg) for arg in args[1:]]
+    lists = [arg.tolist() for arg in args[1:]]
     labels = names if rows == len(names) else ["the fixed symbol"] * rows
     calls = (
         (labels[row], [one[row if len(one) > 1 else 0][bar : bar + bars] for one in lists])
@@ -234,16 +239,14 @@ def each_values(runner: EachRunner, params: Params, args: Sequence[Array], names
     return result
 
 
-def _lists(values: Array) -> list[list[Any]]:
-    """Rows as Python lists, None for NaN."""
-    plain: Any = values
-    if values.dtype != np.bool_:
-        missing = np.isnan(plain)
-        if missing.any():
-            plain = plain.astype(object)
-            plain[missing] = None
-    rows: list[list[Any]] = plain.tolist()
-    return rows
+def _complete(values: Array, bars: int) -> Array:
+    """Where the last *bars* values are all there: shape (symbols or 1, values - *bars* + 1)."""
+    if values.dtype == np.bool_:
+        return np.ones((1, 1), dtype=np.bool_)
+    missing: Any = np.isnan(values.astype(np.float64, copy=False))
+    before = np.concatenate([np.zeros((len(values), 1), dtype=np.int64), np.cumsum(missing, axis=1)], axis=1)
+    whole: Array = before[:, bars:] == before[:, :-bars]
+    return whole
 
 
 @functools.lru_cache(maxsize=1024)

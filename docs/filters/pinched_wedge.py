@@ -16,8 +16,6 @@ def slope(values):
 
 
 def leaves_a_wedge(highs, lows, closes):
-    if None in highs:
-        return False
     upper, lower = slope(highs[:-1]), slope(lows[:-1])
     if not upper < lower < 0:
         return False

@@ -13,8 +13,6 @@ APART = 8
 
 def neckline(highs, lows):
     """The highest high between the two lowest lows, when they make a double bottom; else None."""
-    if None in lows:
-        return None
     second = min(range(len(lows) - APART, len(lows)), key=lambda at: lows[at])
     if second < 2 * APART:
         return None

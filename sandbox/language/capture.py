@@ -13,6 +13,7 @@ import builtins
 import copy
 import symtable
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 from sandbox.language.diagnostics import Diagnostic, diagnostic
 from sandbox.language.function import FUNCTION_BYTES_MAX, unrepeatable
@@ -21,13 +22,19 @@ from sandbox.language.rewrite import Capture, Source
 from sandbox.language.typing_errors import unknown_name
 from sandbox.language.vocabulary import LANGUAGE
 
+CALLS_MAX = 16
+"""Calls of `each` in the text; a plan has a quarter of that, the others may stand in branches not taken."""
+READ_BYTES_MAX = 4 * FUNCTION_BYTES_MAX
+"""How much of the text is looked at for one function: comments and spaces do not count in the end."""
 _FUNCTION_HINT = (
     "Write each(f, series, …), where f is defined by `def f(…):` at top level, or a lambda in its place."
 )
 _SERIES_HINT = "Inside, values are plain numbers: compute the series outside and give it to each()."
+_SHORTER_HINT = "Say what you can with series, and leave to each() what is left."
 _PLAIN = frozenset(dir(builtins)) - UNAVAILABLE
 _Function = ast.FunctionDef | ast.Lambda
 _Definition = ast.FunctionDef | ast.Assign | ast.Import | ast.ImportFrom
+_Part = _Definition | ast.Lambda
 
 
 def captures(source: Source, tree: ast.Module) -> tuple[dict[int, Capture], list[Finding]]:
@@ -42,14 +49,19 @@ def captures(source: Source, tree: ast.Module) -> tuple[dict[int, Capture], list
     definitions = _definitions(tree)
     taken: dict[int, Capture] = {}
     found: list[Diagnostic] = []
-    for call, around in _calls(tree):
+    read: dict[int, tuple[str, frozenset[str]]] = {}
+    for number, (call, around) in enumerate(_calls(tree), 1):
+        if number > CALLS_MAX:
+            message = f"The filter calls each() in more than {CALLS_MAX} places."
+            found.append(diagnostic(source.span_of(call.func), "V302", message, "Let one function do more."))
+            break
         if not any(keyword.arg in {None, "when"} for keyword in call.keywords):
             message = "each() without `when` calls the function for every symbol, in every slot."
             hint = "Give it what must hold anyway: when=m15.volume > 2 * ta.sma(m15.volume, 20)."
             found.append(diagnostic(source.span_of(call.func), "V243", message, hint))
         if not call.args or isinstance(call.args[0], ast.Starred):
             continue
-        taking = _Taking(source, definitions, bound, around)
+        taking = _Taking(source, definitions, bound, around, read)
         capture = taking.take(call.args[0])
         found += taking.found
         if capture is not None:
@@ -109,7 +121,7 @@ def _bound_by(node: ast.AST) -> set[str]:
 
 
 class _Taking:
-    """One function on its way out of the filter."""
+    """One function on its way out of the filter; *read* keeps what was made of definitions, for the next one."""
 
     def __init__(
         self,
@@ -117,30 +129,39 @@ class _Taking:
         definitions: Mapping[str, _Definition],
         bound: set[str],
         around: frozenset[str],
+        read: dict[int, tuple[str, frozenset[str]]],
     ) -> None:
         self.found: list[Diagnostic] = []
         self._source = source
         self._definitions = definitions
         self._bound = bound
         self._around = around
+        self._read = read
 
     def take(self, given: ast.expr) -> Capture | None:
         """The capture of the function *given*; None where running the filter will tell what is wrong."""
         function, name = self._function(given)
         if function is None:
-            return Capture("", "", (), 0, -1, False, True, ()) if self.found else None
-        parts, values = self._parts(function, name)
-        places = tuple(self._source.span_of(part) for part in parts if isinstance(part, ast.expr | ast.stmt))
+            return _refused() if self.found else None
+        taken = self._parts(function, name)
+        if taken is None:
+            message = f"The function has more than {READ_BYTES_MAX} bytes with all it uses."
+            self._add(given, "V242", message, _SHORTER_HINT)
+            return _refused()
+        parts, values = taken
+        places = tuple(self._source.span_of(part) for part in parts)
         for part in parts:
             self._mistakes(part)
+        texts = [self._text(part)[0] for part in parts]
         if name is None:
             name = "fn"
             while name in values or name in {_name_of(part) for part in parts}:
                 name += "_"
-            parts[-1] = ast.Assign([ast.Name(name, ast.Store())], given)
-        text = "\n".join(ast.unparse(ast.fix_missing_locations(_plain(part))) for part in parts) + "\n"
+            texts[-1] = f"{name} = {texts[-1]}"
+        text = "\n".join(texts) + "\n"
         if len(text.encode()) > FUNCTION_BYTES_MAX:
-            self._add(given, "V242", *_too_long(len(text.encode())))
+            message = f"The function has {len(text.encode())} bytes with all it uses; at most {FUNCTION_BYTES_MAX} are allowed."
+            self._add(given, "V242", message, _SHORTER_HINT)
         least, most = _arguments(function)
         refused = bool(self.found)
         return Capture(
@@ -163,15 +184,24 @@ class _Taking:
         self._add(given, "V240", message, _FUNCTION_HINT)
         return None, None
 
-    def _parts(self, function: _Function, name: str | None) -> tuple[list[ast.AST], set[str]]:
-        """The definitions to take, the function's own last, and the names whose values are taken."""
-        own: ast.AST = function if name is None else self._definitions[name]
-        parts: dict[str, ast.AST] = {}
+    def _parts(self, function: _Function, name: str | None) -> tuple[list[_Part], set[str]] | None:
+        """
+        The definitions to take, the function's own last, and the names whose values are taken.
+
+        None when they are longer than anybody would read.
+        """
+        own: _Part = self._definitions[name] if name is not None else cast("ast.Lambda", function)
+        parts: dict[str, _Part] = {}
         values: set[str] = set()
-        pending = [(own, self._around if name is None else frozenset())]
+        pending = [(own, self._around if name is None else frozenset[str]())]
+        size = 0
         while pending:
             part, local = pending.pop()
-            for free in sorted(_free_names(part)):
+            start, end = self._source.range_of(part)
+            size += end - start
+            if size > READ_BYTES_MAX:
+                return None
+            for free in sorted(self._text(part)[1]):
                 if free == name or free in parts or free in values:
                     continue
                 definition = None if free in local else self._definitions.get(free)
@@ -182,21 +212,26 @@ class _Taking:
                     values.add(free)
                     if free in self._around and free not in local:
                         self._hidden(part, free)
-        imports = [part for part in parts.values() if isinstance(part, ast.Import | ast.ImportFrom)]
-        others = [part for part in parts.values() if not isinstance(part, ast.Import | ast.ImportFrom)]
-        in_order = sorted(others, key=lambda part: part.lineno)  # type: ignore[attr-defined]
-        return [*sorted(imports, key=ast.dump), *in_order, own], values
+        in_order = sorted(parts.values(), key=lambda part: (part.lineno, part.col_offset))
+        return [*in_order, own], values
 
-    def _hidden(self, part: ast.AST, name: str) -> None:
+    def _text(self, part: _Part) -> tuple[str, frozenset[str]]:
+        """The text of a definition without its annotations, and the names it finds outside itself."""
+        if id(part) not in self._read:
+            text = ast.unparse(_plain(part))
+            self._read[id(part)] = text, _free_names(text)
+        return self._read[id(part)]
+
+    def _hidden(self, part: _Part, name: str) -> None:
         node = next(n for n in ast.walk(part) if isinstance(n, ast.Name) and n.id == name)
         message = f"{name} is another one where each() is called."
         self._add(node, "V240", message, "Give one of them another name.")
 
-    def _mistakes(self, part: ast.AST) -> None:
+    def _mistakes(self, part: _Part) -> None:
         """What the text of *part* uses and a function given to `each` cannot."""
         for used, why in unrepeatable(part):
             self._add(used, "V240", f"A function given to each() cannot use this: {why}.", "")
-        foreign = _free_names(part) - self._bound
+        foreign = self._text(part)[1] - self._bound
         for node in ast.walk(part):
             if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load) or node.id not in foreign:
                 continue
@@ -210,9 +245,8 @@ class _Taking:
         self.found.append(diagnostic(self._source.span_of(node), code, message, hint))
 
 
-def _too_long(size: int) -> tuple[str, str]:
-    message = f"The function has {size} bytes with all it uses; at most {FUNCTION_BYTES_MAX} are allowed."
-    return message, "Say what you can with series, and leave to each() what is left."
+def _refused() -> Capture:
+    return Capture("", "", (), 0, -1, False, True, ())
 
 
 def _name_of(part: ast.AST) -> str:
@@ -222,9 +256,8 @@ def _name_of(part: ast.AST) -> str:
     return ""
 
 
-def _free_names(part: ast.AST) -> set[str]:
-    """The names that a definition or lambda finds outside itself."""
-    text = ast.unparse(ast.fix_missing_locations(_plain(part)))
+def _free_names(text: str) -> frozenset[str]:
+    """The names that a definition, or a lambda, finds outside itself."""
     free: set[str] = set()
     own: set[str] = set()
     tables = [symtable.symtable(text, "function", "exec")]
@@ -237,12 +270,12 @@ def _free_names(part: ast.AST) -> set[str]:
                 own.add(symbol.get_name())
             elif symbol.is_referenced() and (is_module or symbol.is_global()):
                 free.add(symbol.get_name())
-    return free - own
+    return frozenset(free - own)
 
 
-def _plain(part: ast.AST) -> ast.AST:
+def _plain(definition: _Part) -> _Part:
     """A copy without annotations, which say nothing to whoever runs it."""
-    part = copy.deepcopy(part)
+    part = copy.deepcopy(definition)
     for node in ast.walk(part):
         if isinstance(node, ast.arg):
             node.annotation = None

@@ -32,10 +32,11 @@ def each_operator() -> Operator:
         category="Your own function",
         doc=(
             "`fn` is a function defined at top level, or a lambda. For every symbol for which `when` is true it is "
-            "called with one list for each series: its last `bars` values, oldest first, numbers or True and False, "
-            "None where there is none. It gives a number, True or False (1 or 0), or None for no value (NaN); so does "
-            "`each` where `when` is not true. A function that returns only comparisons and the like, or says "
-            "`-> bool`, makes a condition. Without `when` it is called wherever every series has a value. It may use "
+            "called with one list for each series: its last `bars` values, oldest first, numbers or True and False. "
+            "It gives a number, True or False (1 or 0), or None for no value (NaN). Where `when` is not true, or one of "
+            "the values is missing (NaN: a symbol is too young), it is not called and there is no value; nz(s, 0) "
+            "fills gaps. A function that returns only comparisons and the like, or says `-> bool`, makes a condition. "
+            "Without `when` it is called wherever all values are there. It may use "
             "plain values, other functions and modules of the filter, but no series: those are given to it. It keeps "
             "nothing from call to call. A call takes at most 50 ms and 32 MB, all calls of one `each` in a slot "
             "250 ms; a function that needs more, raises, or gives anything else puts its trader into error. At most "

@@ -9,6 +9,7 @@ import pytest
 from app.preview import evaluation, history, wire
 from app.preview.answering import ask
 from app.store import history as store
+from sandbox.each import EachRunner
 from sandbox.evaluate import Evaluator
 from sandbox.operators import OPERATORS
 from sandbox.plan import build_plan
@@ -40,18 +41,36 @@ def plan_of(timeframe="1m", *, coarse=None, symbol=""):
 
 async def found(pool, plan, *, bars=ALL, until=LAST, symbols=None):
     async with pool.connection() as connection:
-        answer = evaluation.evaluate(
-            *await ask(connection, plan, bars=min(bars, 1000), until=until, symbols=symbols)
-        )
+        question = await ask(connection, plan, bars=min(bars, 1000), until=until, symbols=symbols)
+    with evaluation.each_runner() as each:
+        answer = evaluation.evaluate(*question, each)
     assert isinstance(answer, wire.Found), answer
     return answer
 
 
-async def live(pool, plan, symbols=None):
+def plan_with_each():
+    """close > the function's mean of five closes; the function fails where no symbol is: at a price of 1."""
+    source = "def mean(c):\n    assert c[-1] != 1\n    return sum(c) / len(c)\n"
+    nodes = [
+        close("1m"),
+        {"op": "eq", "args": [0, 0]},
+        {"op": "each", "args": [1, 0], "params": {"bars": 5, "name": "mean", "source": source}},
+        {"op": "gt", "args": [0, 2]},
+    ]
+    return build_plan(nodes, 3, {"average": 2})
+
+
+@pytest.fixture
+def each():
+    with EachRunner() as each:
+        yield each
+
+
+async def live(pool, plan, each, symbols=None):
     """What the machines' own evaluator finds slot by slot over everything that is stored, at the slots they screen."""
     async with pool.connection() as connection:
         stretch = await history.load(connection, plan, bars=1000, until=LAST, symbols=None)
-    evaluator = Evaluator(stretch.panel())
+    evaluator = Evaluator(stretch.panel(), each)
     evaluator.put("t", plan, None if symbols is None else frozenset(symbols), "every_bar")
     hits = []
     for minute in range(1, MINUTES + 1):
@@ -80,15 +99,16 @@ def told(answer):
         plan_of("5m"),
         plan_of("1m", coarse="15m"),
         plan_of("5m", coarse="15m", symbol="AAAUSDT"),
+        plan_with_each(),
     ],
-    ids=["1m", "5m", "1m and 15m", "5m and another symbol's 15m"],
+    ids=["1m", "5m", "1m and 15m", "5m and another symbol's 15m", "a function"],
 )
 @pytest.mark.parametrize("symbols", [None, ["BBBUSDT"], ["CCCUSDT", "DDDUSDT"]], ids=["all", "one", "two"])
-async def test_a_preview_finds_exactly_what_live_screening_would(pool, candles, plan, symbols):
+async def test_a_preview_finds_exactly_what_live_screening_would(pool, candles, each, plan, symbols):
     """Bit for bit, over holes, an outage and a late candle, whatever part of the market is read."""
     answer = await found(pool, plan, symbols=symbols)
 
-    expected = await live(pool, plan, symbols)
+    expected = await live(pool, plan, each, symbols)
     assert len(expected) > 2
     assert told(answer) == expected
     assert answer.hit_count == len(expected)

@@ -87,8 +87,6 @@ def climb(lows, closes):
     best = 0
     run = 0
     for at in range(1, len(lows)):
-        if lows[at] is None or lows[at - 1] is None:
-            return None
         run = run + 1 if lows[at] > lows[at - 1] and closes[at] > closes[at - 1] else 0
         best = max(best, run)
     return best + closes[-1] / 1000
@@ -113,8 +111,10 @@ def test_a_value_is_what_python_gives_for_the_last_bars(compiler, runner, candle
             if not (frame.present[row, at] and frame.field("close")[row, at] > frame.field("open")[row, at]):
                 continue
             window = [frame.field(field)[row, at - 8 : at + 1].tolist() for field in ("low", "close")]
-            value = own["climb"](*[[None if math.isnan(v) else v for v in values] for values in window])
-            if value is not None and value > 1:
+            if any(math.isnan(value) for values in window for value in values):
+                continue
+            value = own["climb"](*window)
+            if value > 1:
                 expected.append((int(frame.open_time[at]) + MINUTE, name, value))
     assert len(expected) > 50
     assert (
@@ -181,6 +181,19 @@ def test_one_symbol_alone_and_among_many_gets_the_same_value(compiler, runner, c
     assert own
     assert alone.triggered_at_ms.tolist() == whole.triggered_at_ms[own].tolist()
     assert alone.values["x"] == [whole.values["x"][at] for at in own]
+
+
+def test_a_symbol_too_young_for_the_function_is_not_asked(compiler, counting, candles, panel_of):
+    plan = plan_of(
+        compiler, "signal(each(lambda c: c[-1] > sum(c) / len(c), m1.close, bars=180, when=m1.close > 0))"
+    )
+    evaluator = Evaluator(panel_of(*candles), counting)
+    evaluator.put("t", plan, None, "every_bar")
+
+    slot = evaluator.evaluate(last_close(candles))
+
+    assert not slot.failed
+    assert counting.asked == [("fn", ["S0", "S1", "S2", "S3", "S4"])]  # S5 has 150 bars
 
 
 def test_only_symbols_that_pass_when_are_asked(compiler, counting, candles, panel_of):

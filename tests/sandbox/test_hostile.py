@@ -73,6 +73,26 @@ HOSTILE = {
     "nested json": "import json\njson.loads('[' * 10**6)",
     "type bomb": "def f(a):\n    return (a, a)\nx = f(1)\n" + "\n".join(["x = f(x)"] * 300),
     "union bomb": "x = 1\n" + "\n".join(f"if x == {n}: x = '{n}'\nelse: x = (x, {n})" for n in range(400)),
+    "each of itself": "x = []\nx.append(x)\nh = bars('1h').close\nsignal(each(lambda c: c[-1] in x, h, when=h > 1))",
+    "each of billion laughs": "a = [1] * 100\nb = [a] * 1000\nc = [b] * 1000\nh = bars('1h').close\n"
+    "signal(each(lambda v: v[-1] in c, h, when=h > 1))",
+    "each of a long function": "def f(c):\n"
+    + "    c[-1] + 1\n" * 4000
+    + "    return c[-1] > 1\nh = bars('1h').close\n"
+    + "each(f, h, when=h > 1)\n" * 500
+    + "signal(each(f, h, when=h > 1))",
+    "each of many functions": "h = bars('1h').close\n"
+    + "".join(f"def f{n}(c): return f{n + 1}(c)\n" for n in range(900))
+    + "f900 = lambda c: c[-1] > 1\n"
+    + "each(f0, h, when=h > 1)\n" * 500
+    + "signal(each(f0, h, when=h > 1))",
+    "each in each": "h = bars('1h').close\nx = "
+    + "each(lambda c: " * 100
+    + "1"
+    + ", h, when=h > 1)" * 100
+    + "\nsignal(h > 1)",
+    "each in a loop": "h = bars('1h').close\nfor n in range(10**6): x = each(lambda c: n, h, when=h > n)\nsignal(h > 1)",
+    "each with the prelude's names": "h = bars('1h').close\nsignal(each(lambda c: vyx_run(c) > 1, h, when=h > 1))",
     "attribute tricks": "().__class__.__bases__[0].__subclasses__()",
     "attribute tricks by name": "getattr((), '__class__')",
     "globals of a function": "getattr(lambda: 0, '__globals__')",
