@@ -9,6 +9,7 @@ nothing before the first of them. Counts and instants are written, no prices: th
 
 import argparse
 import ast
+import json
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -115,7 +116,9 @@ def page(titles: list[str], rows: list[tuple[str, ...]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dumps", type=Path, nargs="+", default=[SHARED_DUMPS / name for name in SETS])
-    boards = [Board.read(folder) for folder in parser.parse_args().dumps]
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    options = parser.parse_args()
+    boards = [Board.read(folder) for folder in options.dumps]
     rows = []
     with FilterCompiler() as compiler, EachRunner(node_seconds=120, slot_seconds=240) as each:
         for path in sorted(FILTERS.glob("*.py")):
@@ -128,6 +131,9 @@ def main() -> None:
             rows.append((link, headline(source), " ".join(plan.timeframes), span(plan), *found))
     (FILTERS / "README.md").write_text(page([board.title for board in boards], rows), encoding="utf-8")
     print(f"{len(rows)} filters on {len(boards)} sets of candles: {FILTERS / 'README.md'}")
+    if options.json:
+        silent = sum(all(cell == "0" for cell in row[-len(boards) :]) for row in rows)
+        print(json.dumps({"filters": len(rows), "sets": len(boards), "found_nothing": silent}))
 
 
 if __name__ == "__main__":
