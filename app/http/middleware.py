@@ -72,7 +72,9 @@ class Envelope:
         self._metrics.requests.labels(method=method, route=route, status=str(status)).inc()
         if not route.endswith("/stream"):
             self._metrics.request_duration.labels(method=method, route=route).observe(duration_s)
-        _log.info(
+        # health is asked every few seconds by whoever watches: only an answer that says no is news
+        say = _log.debug if route.startswith("/health") and status < 400 else _log.info
+        say(
             "request",
             method=method,
             route=route,
