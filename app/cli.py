@@ -86,10 +86,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a
 
 
 @cli.callback()
-def _options(
-    context: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False
-) -> None:
-    context.obj = debug
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    pass
 
 
 @cli.command()

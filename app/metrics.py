@@ -53,6 +53,9 @@ class WorkerMetrics:
         self.beat_failures = Counter(
             "vyx_beat_failures", "Heartbeats that could not be renewed.", registry=registry
         )
+        self.dead_letters = Gauge(
+            "vyx_dead_letters", "Jobs that failed for good and wait for vyx redeliver.", registry=registry
+        )
         self.job_bypasses = Counter(
             "vyx_job_bypasses",
             "Slots screened by the keeper because no job did within 15 s.",
@@ -60,7 +63,7 @@ class WorkerMetrics:
         )
         for state in STATES:
             self.traders_active.labels(state)
-        for reason in ("plan refused", "evaluation failed"):
+        for reason in ("plan refused", "filter refused", "evaluation failed"):
             self.trader_errors.labels(reason)
         for outcome in ("screened", "skipped"):
             self.slots_screened.labels(outcome)

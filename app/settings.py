@@ -53,6 +53,19 @@ class Settings:
     log_format: str
     history_bars: int
 
+    def addresses(self) -> tuple[str, str]:
+        """
+        The database's pooled and direct address.
+
+        Raises:
+            SettingInvalid: none is set, and nobody has filled in the embedded one's.
+        """
+        if self.database_url is None or self.direct_database_url is None:
+            raise SettingInvalid(
+                "DATABASE_URL is not set and no embedded database runs in the data directory; start `vyx up`, or set it."
+            )
+        return self.database_url, self.direct_database_url
+
     @property
     def is_file_market(self) -> bool:
         return self.market not in ("auto", "binance", "simulated")

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 
 from app.coordination.hints import Hints
-from app.errors import CommandFailed
 from app.explain import Explaining
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
@@ -28,7 +27,6 @@ from app.lifecycle import Compiler, Lifecycle
 from app.metrics_server import serve_metrics
 from app.preview.asking import PreviewAsking
 from app.settings import Settings
-from app.store import embedded
 from app.store.pool import make_pool
 from jobs.tasks import defer_preview
 from sandbox.each import EachRunner
@@ -41,13 +39,12 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: C
     Serve HTTP until SIGTERM or SIGINT, then drain and return.
 
     Args:
-        settings: Without a ``database_url`` the embedded cluster running in ``data_dir`` is used.
+        settings: With the database's addresses.
         ready: Called once with the server's URL, as soon as /health/ready would answer 200.
         compiler: Compiles filters when they are saved; called from threads.
 
     Raises:
-        SettingInvalid: a port is taken.
-        CommandFailed: there is no database address and no embedded cluster runs.
+        SettingInvalid: a port is taken, or there is no database address.
     """
     async with make_service(settings, compiler) as service:
         with (
@@ -68,7 +65,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: C
 @contextlib.asynccontextmanager
 async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[Service]:
     """Everything the handlers need, with the feed reader running; closed in the opposite order."""
-    database_url, direct_url = _addresses(settings)
+    database_url, direct_url = settings.addresses()
     metrics = Metrics()
     pool = make_pool(database_url, max_size=settings.pool_max, name="vyx web")
     await pool.open(wait=False)
@@ -114,13 +111,3 @@ async def _announce(service: Service, server: Server, url: str, ready: Callable[
     await service.feed.has_horizon.wait()
     _log.info("web process ready", url=url)
     ready(url)
-
-
-def _addresses(settings: Settings) -> tuple[str, str]:
-    """Pooled and direct address of the database."""
-    url = settings.database_url or embedded.find(settings.data_dir)
-    if url is None:
-        raise CommandFailed(
-            f"DATABASE_URL is not set and no embedded database runs in {settings.data_dir}; start one with vyx up."
-        )
-    return url, settings.direct_database_url or url

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from app.coordination.hints import Hints
 from app.coordination.keeper import Keeper
 from app.coordination.supervisor import supervise
-from app.errors import CommandFailed, SettingInvalid
+from app.errors import CommandFailed
 from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
 from app.metrics import WorkerMetrics
@@ -59,14 +59,11 @@ class Worker:
     """One worker process; :meth:`run` returns after a clean drain."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.database_url is None or settings.direct_database_url is None:
-            raise SettingInvalid(
-                "DATABASE_URL is not set and no embedded database runs in the data directory; start `vyx up`, or set it."
-            )
+        database_url, direct_url = settings.addresses()
         self._settings = settings
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
-        self._pool = make_pool(settings.database_url, max_size=settings.pool_max, name="vyx-worker")
+        self._pool = make_pool(database_url, max_size=settings.pool_max, name="vyx-worker")
         self._hints = Hints(self._pool)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
@@ -79,7 +76,7 @@ class Worker:
             settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
         )
         self._keeper = Keeper(
-            settings.direct_database_url,
+            direct_url,
             settings.machine_id,
             self._make_screener,
             self._metrics,
@@ -109,7 +106,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         await self._pool.open(wait=True, timeout=30)
-        direct_url = str(self._settings.direct_database_url)
+        _, direct_url = self._settings.addresses()
         with serve_metrics(self._settings.host, self._settings.metrics_port, self._registry):
             async with job_connections(direct_url):
                 tasks = [

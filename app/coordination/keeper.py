@@ -33,6 +33,7 @@ GRACE_S = 2.5  # lock gone and no heartbeat for this long: dead
 TRUST_MARGIN_S = 0.5
 CYCLE_TIMEOUT_S = 3.0  # a cycle that takes longer is a broken connection
 STUCK_AFTER_S = 30.0
+DEAD_LETTERS_EVERY_S = 30.0  # a number for an alert, not for a clock
 BYPASS_AFTER_S = 15.0  # a closed slot unscreened for this long: the jobs are not doing their work
 CLAIM_MAX = 1000  # leases moved in one statement
 SURPLUS_SLACK = 0.05  # a spread of ±5 % stays: moving it would cost more than it gives
@@ -94,6 +95,7 @@ class Keeper:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._unscreened_since: float | None = None
         self._stood_at: datetime | None = None
+        self._counted_at = -math.inf
         self._stopping = asyncio.Event()
         self.boot_id: int | None = None
         self.holder = holder_of(self.trusted)
@@ -110,6 +112,9 @@ class Keeper:
                 again = await self._bounded(self._cycle(connection))
                 if not again:
                     await self._wait(connection)
+        except (psycopg.Error, OSError):
+            self._metrics.beat_failures.inc()
+            raise
         finally:
             await self._disconnect()
 
@@ -117,9 +122,8 @@ class Keeper:
         """Finish the slot in hand, give every lease back and end this boot; within a second when Postgres answers."""
         self._stopping.set()
         await self.holder.drain()
-        tasks = (
-            self._cancel_tasks()
-        )  # waited for afterwards: ending a simulated exchange takes longer than a release may
+        # waited for afterwards: ending a simulated exchange takes longer than a release may
+        tasks = self._cancel_tasks()
         try:
             if self.boot_id is not None:
                 await self._give_back(self.boot_id)
@@ -209,9 +213,8 @@ class Keeper:
         began = time.monotonic()
         beat = await machines.beat(connection, self.boot_id, self.holder.owned)
         if not beat.ok:
-            if (
-                self._stopping.is_set()
-            ):  # leave() has ended this boot: a new one would be a machine that does nothing
+            # leave() has ended this boot: a new one would be a machine that does nothing
+            if self._stopping.is_set():
                 return False
             log.warning("buried by another machine", boot_id=self.boot_id)
             await asyncio.gather(*self._cancel_tasks(), return_exceptions=True)
@@ -224,7 +227,14 @@ class Keeper:
         await self._feed_market(connection)
         self._watch(beat)
         self._report(beat)
+        await self._count_dead_letters(connection)
         return again
+
+    async def _count_dead_letters(self, connection: Connection) -> None:
+        now = time.monotonic()
+        if now - self._counted_at >= DEAD_LETTERS_EVERY_S:
+            self._counted_at = now
+            self._metrics.dead_letters.set(await machines.dead_letters(connection))
 
     async def _reap(self, connection: Connection) -> None:
         dead = await machines.reap(connection, ttl_s=self._ttl_s, grace_s=GRACE_S)

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -125,7 +124,7 @@ class Ingest:
         async with self._pool.connection() as connection:
             ledger = await slots.newest_closed(connection)
         now_ms = await self._client.server_time()
-        through_ms = now_ms - now_ms % MINUTE_MS if ledger is None else _ms(ledger)
+        through_ms = now_ms - now_ms % MINUTE_MS if ledger is None else timeframes.epoch_ms(ledger)
         lacking = [
             request
             for timeframe in timeframes.TIMEFRAMES
@@ -150,7 +149,9 @@ class Ingest:
         for symbol, symbol_id in self._ids.items():
             have = stored.get(symbol_id)
             first = (
-                last_open - (self._history_bars - 1) * length_ms if have is None else _ms(have) + length_ms
+                last_open - (self._history_bars - 1) * length_ms
+                if have is None
+                else timeframes.epoch_ms(have) + length_ms
             )
             if first <= last_open and (have is None or timeframe != "1m"):
                 requests.append((symbol, timeframe, max(first, 0)))
@@ -260,7 +261,7 @@ class Ingest:
                 store = candle_store.insert if len(fresh) < COPY_FROM_ROWS else candle_store.copy
                 await store(connection, "1m", rows)
             for timeframe, source in ROLL_UP_FROM.items():
-                due = [_instant(slot) for slot in instants if timeframes.closes_at(slot, timeframe)]
+                due = [timeframes.instant(slot) for slot in instants if timeframes.closes_at(slot, timeframe)]
                 if due:
                     await candle_store.roll_up(
                         connection, timeframe, source, timeframes.TIMEFRAMES[timeframe], due
@@ -274,13 +275,15 @@ class Ingest:
 
     def _outcome(self, slot: int, taken: Mapping[int, Mapping[str, Candle]]) -> ClosedSlot:
         if not taken:  # the first slot of a ledger: its candles are history already
-            return ClosedSlot(_instant(slot), "complete", len(self._ids))
+            return ClosedSlot(timeframes.instant(slot), "complete", len(self._ids))
         present = taken.get(slot, {})
         if not present:
-            return ClosedSlot(_instant(slot), "outage", len(self._ids), sorted(self._ids), OUTAGE_REASON)
+            return ClosedSlot(
+                timeframes.instant(slot), "outage", len(self._ids), sorted(self._ids), OUTAGE_REASON
+            )
         missing = sorted(self._ids.keys() - present.keys())
         return ClosedSlot(
-            _instant(slot),
+            timeframes.instant(slot),
             "complete",
             len(self._ids),
             missing,
@@ -289,7 +292,10 @@ class Ingest:
 
     async def _keep_partitions(self, connection: Connection, instants: Sequence[int]) -> None:
         for month in sorted(
-            {_instant(slot).replace(day=1, hour=0, minute=0) for slot in (instants[0], instants[-1])}
+            {
+                timeframes.instant(slot).replace(day=1, hour=0, minute=0)
+                for slot in (instants[0], instants[-1])
+            }
         ):
             await screening.keep_signal_partition(connection, month)
 
@@ -324,11 +330,3 @@ class Ingest:
             for name in ("open_time", "open", "high", "low", "close", "volume", "quote_volume")
         }
         return {"symbol_id": ids[batch.symbol], "trade_count": batch.trades, **columns}
-
-
-def _ms(instant: datetime) -> int:
-    return timeframes.epoch_ms(instant)
-
-
-def _instant(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import structlog
 
+from app.domain import timeframes
 from app.store import candles, symbols
 from app.store.candles import Rows
 from app.store.pool import Pool
@@ -21,10 +22,6 @@ from sandbox.panel import TIMEFRAMES, Panel
 log = structlog.get_logger(__name__)
 SLACK_BARS = 64  # loaded beyond what is needed, so that a slightly deeper plan does not reload the frame
 TRIM_EVERY_BARS = 256  # how far a frame may outgrow its need before its oldest bars are dropped
-
-
-def closes_at(timeframe: str, slot: datetime) -> bool:
-    return int(slot.timestamp()) % TIMEFRAMES[timeframe] == 0
 
 
 class PanelKeeper:
@@ -63,14 +60,11 @@ class PanelKeeper:
         """Append the bars that closed at *slot* to every loaded frame; after a correction, let all be read again."""
         if self.through is not None and slot <= self.through:
             return
-        closing = [
-            timeframe for timeframe in TIMEFRAMES if timeframe in self._loaded and closes_at(timeframe, slot)
-        ]
+        closing = [name for name in timeframes.closing_at(timeframes.epoch_ms(slot)) if name in self._loaded]
         async with self._pool.connection() as connection:
             corrections = await candles.newest_correction(connection)
-            if (
-                corrections != self._corrections
-            ):  # rare: what is held may differ from the rows now, so it is read again
+            # rare: what is held may differ from the rows now, so it is read again
+            if corrections != self._corrections:
                 self._corrections = corrections
                 self.forget()
                 closing = []

@@ -20,6 +20,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from app.metrics import WorkerMetrics
 from app.store import machines
 from app.store import roster as store
 from app.store.pool import Pool
@@ -30,9 +31,8 @@ from sandbox.evaluate import Evaluator
 from sandbox.plan import PLAN_VERSION, Plan, PlanError, load_plan
 
 log = structlog.get_logger(__name__)
-PLANS_AT_ONCE = (
-    200  # loading them holds the event loop for 40 ms; a transaction open meanwhile is ended after 500 ms
-)
+# Loading so many holds the event loop for 40 ms; a transaction open meanwhile is ended after 500 ms.
+PLANS_AT_ONCE = 200
 RECOMPILE_S = 1.0  # compiling at a stretch; then what is ready is loaded
 
 
@@ -87,7 +87,14 @@ class Roster:
         compile_filter: Compiles a source; called in a thread, and only for plans of an older version.
     """
 
-    def __init__(self, pool: Pool, evaluator: Evaluator, compile_filter: Callable[[str], Compiled]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        evaluator: Evaluator,
+        compile_filter: Callable[[str], Compiled],
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._metrics = metrics
         self._pool = pool
         self._evaluator = evaluator
         self._compile = compile_filter
@@ -160,6 +167,7 @@ class Roster:
             if plan is None:
                 failure = Failure(entry.trader_id, entry.epoch, "filter refused", _refusal(compiled))
                 await store.fail(connection, boot_id, [failure])
+                self._metrics.trader_errors.labels(failure.reason).inc()
                 log.warning("filter no longer compiles", trader_id=str(entry.trader_id))
                 return
             await store.store_recompiled(
@@ -262,6 +270,7 @@ class Roster:
             if starting:
                 await store.mark_running(connection, boot_id, starting)
         for failure in failures:
+            self._metrics.trader_errors.labels(failure.reason).inc()
             log.warning("trader failed to load", trader_id=str(failure.trader_id), reason=failure.message)
 
 

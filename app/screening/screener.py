@@ -67,7 +67,7 @@ class Screener:
         self._trusted = trusted
         self._panel = PanelKeeper(pool)
         self.evaluator = Evaluator(self._panel.panel, each)
-        self.roster = Roster(pool, self.evaluator, compile_filter)
+        self.roster = Roster(pool, self.evaluator, compile_filter, metrics)
         self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
         self._is_awaited = False
         self._slots_since_trim = 0

@@ -93,5 +93,10 @@ async def live_boots(connection: Connection) -> list[int]:
     return [row[0] for row in await (await connection.execute(_SQL["live_boots"])).fetchall()]
 
 
+async def dead_letters(connection: Connection) -> int:
+    """How many jobs failed for good and were not redelivered."""
+    return int((await _row(connection, "dead_letters"))[0])
+
+
 async def cancel_jobs_of_the_dead(connection: Connection) -> None:
     await connection.execute(_SQL["cancel_jobs_of_the_dead"], {})

@@ -48,3 +48,7 @@ select boot_id from vyx.machines where state <> 'dead' order by boot_id;
 delete from procrastinate.procrastinate_jobs j
  where j.status = 'todo' and j.queue_name like 'm.%%'
    and not exists (select from vyx.machines m where m.state <> 'dead' and j.queue_name = 'm.' || m.boot_id);
+
+-- dead_letters --
+-- How many jobs failed for good.
+select count(*) from public.dead_letters;

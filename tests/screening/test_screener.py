@@ -400,6 +400,7 @@ async def test_a_plan_edited_by_hand_sends_its_trader_to_error_and_nobody_else(
     row = world.status(connection, edited)
     assert (row.state, row.reason, row.error_count) == ("error", "plan refused", 1)
     assert row.last_error.startswith("The stored plan is not valid: ")
+    assert a._metrics.trader_errors.labels("plan refused")._value.get() == 1
     assert world.when(connection, edited) == matches(0, [1])
     assert world.when(connection, intact) == matches(0, [1, 2])
 
