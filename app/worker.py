@@ -71,7 +71,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
-        self._boot_ended = asyncio.Event()
+        self._jobs_ended = asyncio.Event()
         self._feeder = Feeder(
             settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
         )
@@ -83,6 +83,7 @@ class Worker:
             ttl_s=settings.lease_ttl_s,
             on_ingest=self._feeder.run,
             on_registered=self._on_registered,
+            on_bypass=self._restart_jobs,
         )
 
     def _make_screener(self, trusted: Callable[[], bool]) -> Screener:
@@ -123,9 +124,13 @@ class Worker:
             raise self._fatal
 
     def _on_registered(self, _boot_id: int) -> None:
-        self._boot_ended.set()
-        self._boot_ended = asyncio.Event()
+        self._restart_jobs()
         self._registered.set()
+
+    def _restart_jobs(self) -> None:
+        """End the job worker in hand, hung or not; the supervisor starts the next."""
+        self._jobs_ended.set()
+        self._jobs_ended = asyncio.Event()
 
     async def _run_jobs(self) -> None:
         """Jobs follow the boot: a machine that was buried and came back has another queue. The supervisor calls again."""
@@ -133,7 +138,7 @@ class Worker:
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
         context: dict[str, Any] = {"pool": self._pool, "screener": self._screener}
-        await run_jobs(self._keeper.boot_id, context, self._boot_ended)
+        await run_jobs(self._keeper.boot_id, context, self._jobs_ended)
 
     async def _run_previews(self) -> None:
         """Apart from the other jobs: its own worker, one preview at a time."""
@@ -145,7 +150,7 @@ class Worker:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._keeper.leave()
                 self._registered.set()
-                self._boot_ended.set()
+                self._jobs_ended.set()
                 await self._feeder.close()
                 await self._hints.close()
                 await asyncio.gather(*tasks, return_exceptions=True)

@@ -71,6 +71,7 @@ class Keeper:
         holder_of: Makes the holder, given the question whether it may still believe in its leases.
         direct_url: A direct (or session-mode) connection.
         on_ingest: Called once when this machine becomes the feeder of market data; the awaitable ends with the connection.
+        on_bypass: Called when the jobs have not done their work: start their worker anew.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Keeper:
         ttl_s: float,
         on_ingest: Callable[[int], Awaitable[None]],
         on_registered: Callable[[int], None],
+        on_bypass: Callable[[], None],
     ) -> None:
         self._direct_url = direct_url
         self._machine_id = machine_id
@@ -90,6 +92,7 @@ class Keeper:
         self._ttl_s = ttl_s
         self._on_ingest = on_ingest
         self._on_registered = on_registered
+        self._on_bypass = on_bypass
         self._connection: Connection | None = None
         self._trusted_until = 0.0
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -296,6 +299,7 @@ class Keeper:
                 "no job has screened a closed slot for 15 s, screening it from the keeper",
                 newest_closed=beat.newest_closed.isoformat(),
             )
+            self._on_bypass()
             self._spawn("bypass", self._bypass)
 
     async def _bypass(self) -> None:
