@@ -97,9 +97,10 @@ def test_nothing_rolls_up_to_nothing():
     assert len(roll_up(Candles.empty("1m", ("BTCUSDT",)), "4h")) == 0
 
 
-def test_only_minutes_roll_up():
-    with pytest.raises(ValueError, match="starts from 1m candles, not 5m"):
-        roll_up(Candles.empty("5m"), "1h")
+@pytest.mark.parametrize(("own", "timeframe"), [("5m", "1m"), ("1h", "30m"), ("3m", "5m")])
+def test_only_whole_bars_roll_up(own, timeframe):
+    with pytest.raises(ValueError, match=f"{own} candles do not make up {timeframe} bars"):
+        roll_up(Candles.empty(own), timeframe)
 
 
 @st.composite
@@ -143,3 +144,20 @@ def slow_roll_up(rows, timeframe):
 @settings(max_examples=150, deadline=None)
 def test_the_roll_up_equals_its_rule_written_plainly(rows, timeframe):
     assert set(roll_up(Candles.from_rows(rows), timeframe).rows()) == slow_roll_up(rows, timeframe)
+
+
+@given(minutes(), st.sampled_from(["3m", "5m", "15m"]))
+@settings(max_examples=150, deadline=None)
+def test_a_roll_up_in_two_steps_equals_one_step(rows, between):
+    """The volumes drawn are multiples of a quarter, so that even the sums are exact."""
+    candles = Candles.from_rows(rows)
+
+    assert list(roll_up(roll_up(candles, between), "30m").rows()) == list(roll_up(candles, "30m").rows())
+
+
+def test_real_candles_roll_up_in_two_steps_to_the_same_prices(week):
+    straight, stepped = roll_up(week, "4h"), roll_up(roll_up(week, "5m"), "4h")
+
+    for name in ("symbol", "open_time", "open", "high", "low", "close", "trades"):
+        assert (getattr(stepped, name) == getattr(straight, name)).all(), name
+    np.testing.assert_allclose(stepped.volume, straight.volume, rtol=1e-12)
