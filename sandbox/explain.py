@@ -12,8 +12,10 @@ import msgspec
 
 from sandbox.each import EachRunner
 from sandbox.evaluate import Value, node_values
+from sandbox.operators import OPERATORS
 from sandbox.panel import Panel
 from sandbox.plan import Plan
+from sandbox.readiness import Readiness, readiness
 
 
 class TermLike(Protocol):
@@ -62,6 +64,20 @@ class Explanation(msgspec.Struct, frozen=True):
     bars: dict[str, Bar]
 
 
+class _Case(msgspec.Struct, frozen=True):
+    """One symbol at one slot, with the values of all nodes."""
+
+    plan: Plan
+    panel: Panel
+    slot_ms: int
+    row: int
+    told: Sequence[Value]
+    ready: Readiness
+
+    def is_short(self, node: int) -> bool:
+        return self.ready.is_short(node, self.row, self.slot_ms)
+
+
 def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
     plan: Plan,
     terms: Sequence[TermLike],
@@ -96,8 +112,7 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
     if not frame.present[row, end - 1]:
         reason = f"bar missing: {symbol} has no {plan.trigger} candle of its own that closed then"
     elif told[plan.signal] is not True:
-        held = {t: _bars_held(panel, t, slot_ms, row) for t in plan.timeframes}
-        reason = _false(plan, known, told, held)
+        reason = _false(_Case(plan, panel, slot_ms, row, told, readiness(plan, panel)), known)
     return Explanation(
         reason is None,
         before,
@@ -121,27 +136,59 @@ def _bar(panel: Panel, timeframe: str, slot_ms: int, row: int) -> Bar | None:
     return Bar(int(frame.open_time[end - 1]), *fields)
 
 
-def _bars_held(panel: Panel, timeframe: str, slot_ms: int, row: int) -> int:
-    """How many candles of its own the symbol has in the panel by then."""
+def _has_bar(panel: Panel, timeframe: str, slot_ms: int, row: int) -> bool:
     frame = panel.frame(timeframe)
-    return int(frame.present[row, : frame.bars_closed_at(slot_ms)].sum())
+    end = frame.bars_closed_at(slot_ms)
+    return end > 0 and bool(frame.present[row, end - 1])
 
 
-def _false(plan: Plan, terms: Sequence[TermLike], told: Sequence[Value], held: Mapping[str, int]) -> str:
+def _false(case: _Case, terms: Sequence[TermLike]) -> str:
     """Why the condition is false: the first conjunct that is, and what kept it from having a value."""
+    plan = case.plan
     place, blamed = "the signal", plan.signal
     for term in terms:
-        if plan.node_bools[term.node] and told[term.node] is not True and _is_conjunct(plan, term.node):
+        if plan.node_bools[term.node] and case.told[term.node] is not True and _is_conjunct(plan, term.node):
             place, blamed = f"line {term.line}: {term.text}", term.node
             break
-    blank = _without_value(plan, told, blamed)
+    kind, why = _missing(case, blamed) or ("condition false", "")
+    return f"{kind}: {place}: {why}" if why else f"{kind}: {place}"
+
+
+def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
+    """What a condition that is not true lacks: kind of reason and the words for it; None when it has all its numbers."""
+    if case.is_short(condition):
+        return _short(case, condition)
+    blank = _without_value(case.plan, case.told, condition)
     if blank is None:
-        return f"condition false: {place}"
-    timeframe = plan.node_timeframes[blank] or plan.trigger
-    name = _name(plan, blank)
-    if held[timeframe] < plan.need[timeframe]:
-        return f"not enough history: {place}: {name} has no value after {held[timeframe]} bars of {timeframe}"
-    return f"condition false: {place}: {name} has no value at this bar"
+        return None
+    if case.is_short(blank):
+        return _short(case, blank)
+    node, name = case.plan.nodes[blank], _name(case.plan, blank)
+    if node.op == "each" and case.told[node.args[0]] is not True:
+        return _missing(case, node.args[0]) or (
+            "condition false",
+            f"{name} was not called: its when= is false",
+        )
+    timeframe = case.plan.node_timeframes[blank] or case.plan.trigger
+    if OPERATORS[node.op].form == "market" and not _has_bar(case.panel, timeframe, case.slot_ms, case.row):
+        symbol = case.panel.symbols[case.row]
+        return "bar missing", f"{name} counts those with a {timeframe} candle of their own, {symbol} has none"
+    return "condition false", f"{name} has no value at this bar"
+
+
+def _short(case: _Case, node: int) -> tuple[str, str]:
+    """Too little history: of what, and whose; a symbol that the filter names may not be there at all."""
+    origin = case.ready.origin(node, case.row, case.slot_ms)
+    leaf = case.ready.source(origin, case.row)
+    symbol, timeframe = str(leaf.params["symbol"]), str(leaf.params["timeframe"])
+    if symbol and symbol not in case.panel.index:
+        return "symbol missing", f"the market has no {symbol}"
+    row = case.panel.index[symbol] if symbol else case.row
+    frame = case.panel.frame(timeframe)
+    held = int(frame.present[row, : frame.bars_closed_at(case.slot_ms)].sum())
+    lacks = "cannot be told" if case.plan.node_bools[origin] else "has no value"
+    whose = f" of {symbol}" if symbol else ""
+    return "not enough history", f"{_name(case.plan, origin)} {lacks} after {held} bars of {timeframe}{whose}"
 
 
 def _is_conjunct(plan: Plan, node: int) -> bool:
@@ -152,24 +199,40 @@ def _is_conjunct(plan: Plan, node: int) -> bool:
     return node in parts or (inner.op == "and" and all(arg in parts for arg in inner.args))
 
 
-def _without_value(plan: Plan, told: Sequence[Value], node: int) -> int | None:
-    """The first number without a value among those that a condition looks at directly; None when all have one."""
-    pending = [node]
+def _without_value(plan: Plan, told: Sequence[Value], condition: int) -> int | None:
+    """
+    The first number without a value among those that a condition looks at; None when all have one.
+
+    Where it has none because a number it is made of has none, that one: the function, not the sum that it is part of.
+    """
+    pending = [condition]
     while pending:
         at = pending.pop()
-        if not plan.node_bools[at]:
-            if told[at] is None:
-                return at
-            continue
-        pending += reversed(plan.nodes[at].args)
+        if plan.node_bools[at]:
+            pending += reversed(plan.nodes[at].args)
+        elif told[at] is None:
+            return _first_blank(plan, told, at)
     return None
+
+
+def _first_blank(plan: Plan, told: Sequence[Value], number: int) -> int:
+    while True:
+        node = plan.nodes[number]
+        args = node.args
+        if node.op == "where":
+            args = args[1:2] if told[args[0]] is True else args[2:]
+        blank = next((arg for arg in args if not plan.node_bools[arg] and told[arg] is None), None)
+        if blank is None:
+            return number
+        number = blank
 
 
 def _name(plan: Plan, node: int) -> str:
     """A node in a few words: its operator and constant parameters."""
     at = plan.nodes[node]
-    while at.op == "shift":
-        at = plan.nodes[at.args[0]]
+    if at.op == "shift":
+        ago = int(at.params["n"])
+        return f"{_name(plan, at.args[0])} {ago} bar{'s' if ago > 1 else ''} ago"
     if at.op == "each":
         return f"each({at.params['name']})"
     told = ", ".join(str(value) for value in at.params.values() if value != "")

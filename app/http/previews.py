@@ -30,7 +30,7 @@ async def explain_trader(call: Call, trader_id: UUID, query: shapes.ExplainQuery
     Did a trader match a symbol at a slot, with the value of every term, and if not: the first reason.
 
     `at` is the close of a bar (default: the newest at which the trader is due). `reason` begins with its kind: condition false, bar
-    missing, not enough history, cooldown, not entering, not due, outage, symbol not among the trader's, not covered.
+    missing, symbol missing, not enough history, cooldown, not entering, not due, outage, symbol not among the trader's, not covered.
     """
     symbol = query.symbol.upper()
     explained = await call.service.explaining.explain(call.user_id, trader_id, symbol, query.at)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from datetime import timedelta
 
 import numpy as np
@@ -11,9 +10,8 @@ from app.preview.answering import ask
 from app.store import history as store
 from sandbox.each import EachRunner
 from sandbox.evaluate import Evaluator
-from sandbox.operators import OPERATORS
 from sandbox.plan import build_plan
-from tests.preview.conftest import FIRST, LAST, LATE, MINUTES, OUTAGE
+from tests.preview.conftest import FIRST, LAST, LATE, MINUTES, OUTAGE, SYMBOLS
 
 ALL = 10_000
 
@@ -46,6 +44,16 @@ async def found(pool, plan, *, bars=ALL, until=LAST, symbols=None):
         answer = evaluation.evaluate(*question, each)
     assert isinstance(answer, wire.Found), answer
     return answer
+
+
+def plan_of_places():
+    """The two that gained most in three bars."""
+    nodes = [
+        close("1m"),
+        {"op": "ta.rocp", "args": [0], "params": {"timeperiod": 3}},
+        {"op": "top", "args": [1], "params": {"n": 2}},
+    ]
+    return build_plan(nodes, 2, {"average": 1})
 
 
 def plan_with_each():
@@ -100,8 +108,9 @@ def told(answer):
         plan_of("1m", coarse="15m"),
         plan_of("5m", coarse="15m", symbol="AAAUSDT"),
         plan_with_each(),
+        plan_of_places(),
     ],
-    ids=["1m", "5m", "1m and 15m", "5m and another symbol's 15m", "a function"],
+    ids=["1m", "5m", "1m and 15m", "5m and another symbol's 15m", "a function", "places"],
 )
 @pytest.mark.parametrize("symbols", [None, ["BBBUSDT"], ["CCCUSDT", "DDDUSDT"]], ids=["all", "one", "two"])
 async def test_a_preview_finds_exactly_what_live_screening_would(pool, candles, each, plan, symbols):
@@ -186,9 +195,11 @@ async def test_only_the_symbols_that_matter_are_read(pool, candles):
     assert stretch.symbols == ["AAAUSDT", "BBBUSDT", history.AXIS_ROW]
 
 
-def test_a_plan_across_the_market_reads_all_of_it(monkeypatch):
-    plan = plan_of()
-    across = dataclasses.replace(OPERATORS["ta.sma"], form="market")
-    monkeypatch.setitem(history.OPERATORS, "ta.sma", across)
+async def test_a_plan_across_the_market_reads_all_of_it(pool, candles):
+    plan = plan_of_places()
 
-    assert history.symbols_read(plan, ["BBBUSDT"]) is None
+    async with pool.connection() as connection:
+        stretch = await history.load(connection, plan, bars=5, until=LAST, symbols=["BBBUSDT"])
+
+    assert stretch.symbols == SYMBOLS
+    assert stretch.panel().frame("1m").present[:, -1].all()
