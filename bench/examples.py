@@ -1,10 +1,11 @@
 """
 What each example filter finds on real candles: writes docs/filters/README.md.
 
-    python bench/examples.py [--dumps DIR ...]
+    python bench/examples.py [--dumps PATH ...]
 
-Every bar of each dump set is screened by the evaluator that previews use, from 1m candles rolled up to all timeframes,
-nothing before the first of them. Counts and instants are written, no prices: the candles belong to their exchange.
+A set is a folder of 1m dump files, or an .npz of 5m candles (symbols, open_time, and open high low close volume as symbols x bars).
+Every bar of it is screened by the evaluator that previews use, its candles rolled up to all coarser timeframes, nothing
+before the first of them. Counts and instants are written, no prices: the candles belong to their exchange.
 """
 
 import argparse
@@ -21,32 +22,42 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from app.market.candles import Candles
 from app.market.dumps import read_dumps
+from app.market.errors import DumpInvalid
 from app.market.rollup import roll_up
 from bench.service import SHARED_DUMPS
 from sandbox.compile import FilterCompiler
 from sandbox.each import EachRunner
 from sandbox.evaluate import evaluate_range
+from sandbox.operators import FIELDS
 from sandbox.panel import TIMEFRAMES, Panel
-from sandbox.plan import Plan
+from sandbox.plan import Plan, build_plan
+from sandbox.readiness import readiness
 
 FILTERS = Path(__file__).resolve().parents[1] / "docs" / "filters"
-SETS = ("small-20pairs-36h-outage", "week-91pairs-two-outages")
+SETS = (
+    SHARED_DUMPS / "small-20pairs-36h-outage",
+    SHARED_DUMPS / "week-91pairs-two-outages",
+    SHARED_DUMPS.parent / "board-379pairs-5m-2024-07.npz",
+)
 HOUR_S, DAY_S = 3600, 86_400
+TOO_FINE, TOO_SHORT = "-", "too short"
 
 
 @dataclass
 class Board:
-    """One dump set as a panel, screened from its first to its last minute."""
+    """One set of candles as a panel, screened from its first to its last candle; `finest` is the timeframe they came in."""
 
     panel: Panel
+    finest: str
     first_ms: int
     last_ms: int
 
     @classmethod
-    def read(cls, folder: Path) -> "Board":
-        minutes = read_dumps(folder)
-        first_ms, last_ms = int(minutes.open_time.min()), int(minutes.open_time.max()) + 60_000
-        return cls(panel_of(minutes), first_ms, last_ms)
+    def read(cls, path: Path) -> "Board":
+        candles = read_columns(path) if path.suffix == ".npz" else read_dumps(path)
+        return cls(
+            panel_of(candles), candles.timeframe, int(candles.open_time.min()), int(candles.close_time.max())
+        )
 
     @property
     def title(self) -> str:
@@ -55,16 +66,27 @@ class Board:
         return f"{len(self.panel.symbols)} pairs, {hours:.0f} h from {began:%Y-%m-%d}"
 
     def found(self, plan: Plan, each: EachRunner) -> str:
-        """Entries, and the first pair and the instant of the latest."""
+        """Entries, and the first pair and the instant of the latest; why none could be, where none could."""
+        if TIMEFRAMES[plan.trigger] < TIMEFRAMES[self.finest]:
+            return TOO_FINE
         entering = evaluate_range(
             self.panel, plan, self.first_ms, self.last_ms, frequency="on_enter", each=each
         )
         times = entering.triggered_at_ms
         if not len(times):
-            return "0"
+            return "0" if self.reaches(plan) else TOO_SHORT
         latest = int(np.flatnonzero(times == times.max())[0])
         instant = datetime.fromtimestamp(int(times[latest]) / 1000, UTC)
         return f"{len(times):,}, latest {entering.symbols[latest]} {instant:%m-%d %H:%M}"
+
+    def reaches(self, plan: Plan) -> bool:
+        """Whether, at the end of the set, any symbol has candles enough for every number of the condition to have a value."""
+        condition = build_plan(plan.nodes, plan.signal, {})
+        ready = readiness(condition, self.panel)
+        return any(
+            not any(ready.is_short(node, row, self.last_ms) for node in range(len(condition.nodes)))
+            for row in range(len(self.panel.symbols))
+        )
 
 
 def headline(source: str) -> str:
@@ -73,28 +95,66 @@ def headline(source: str) -> str:
     return text.partition(". ")[0].rstrip(".") + "."
 
 
-def panel_of(minutes: Candles) -> Panel:
-    """All timeframes; a bar that began before the first minute is left out."""
-    panel = Panel(list(minutes.symbols))
-    first_ms = int(minutes.open_time.min())
-    for timeframe in TIMEFRAMES:
-        bars = roll_up(minutes, timeframe)
+def read_columns(path: Path) -> Candles:
+    """Candles stored as arrays (symbols x bars) with NaN where there is none; the timeframe is the step of their open times."""
+    with np.load(path) as held:
+        symbols, times = held["symbols"], held["open_time"]
+        row, column = np.nonzero(~np.isnan(held["close"]))
+        values = {name: held[name][row, column] for name in FIELDS}
+    step_s = int(np.diff(times).min()) // 1000
+    timeframe = next(name for name, seconds in TIMEFRAMES.items() if seconds == step_s)
+    # Not in the file, and no operator sees them.
+    unknown = {"quote_volume": values["volume"] * values["close"], "trades": np.zeros(len(row))}
+    columns = {"symbol": row, "open_time": times[column], **values, **unknown}
+    return Candles.of(timeframe, symbols.tolist(), columns).checked()
+
+
+def panel_of(candles: Candles) -> Panel:
+    """The candles' own timeframe and all coarser ones; a bar that began before the first candle is left out."""
+    panel = Panel(list(candles.symbols))
+    first_ms = int(candles.open_time.min())
+    own_s = TIMEFRAMES[candles.timeframe]
+    for timeframe in (name for name, seconds in TIMEFRAMES.items() if seconds % own_s == 0):
+        bars = roll_up(candles, timeframe)
         whole = bars.open_time >= first_ms
-        columns = (bars.symbol, bars.open_time, bars.open, bars.high, bars.low, bars.close, bars.volume)
+        columns = (bars.symbol, bars.open_time, *(getattr(bars, name) for name in FIELDS))
         panel.load(timeframe, *(column[whole] for column in columns))
     return panel
 
 
-def span(plan: Plan) -> str:
+def exact_s(plan: Plan) -> int:
     """The history that an exact answer takes."""
-    seconds = max(bars * TIMEFRAMES[timeframe] for timeframe, bars in plan.need.items())
+    return max(bars * TIMEFRAMES[timeframe] for timeframe, bars in plan.need.items())
+
+
+def least_s(plan: Plan) -> int:
+    """The history after which every number of the condition can have a value, of a market that begins at midnight."""
+    condition = build_plan(plan.nodes, plan.signal, {})
+    named = {str(node.params["symbol"]) for node in condition.nodes if node.op == "bars"}
+    panel = Panel(["X", *sorted(named - {""})])
+    for timeframe in condition.timeframes:
+        length_s = TIMEFRAMES[timeframe]
+        times = 1000 * length_s * np.arange((exact_s(plan) + DAY_S) // length_s)
+        rows = np.repeat(np.arange(len(panel.symbols)), len(times))
+        panel.load(timeframe, rows, np.tile(times, len(panel.symbols)), *[np.ones(len(rows))] * 5)
+    ready = readiness(condition, panel)
+    return max(
+        (int(first[0]) + 1) * TIMEFRAMES[timeframe]
+        for first, timeframe in zip(ready.first, condition.node_timeframes, strict=True)
+        if timeframe is not None
+    )
+
+
+def told(seconds: int) -> str:
     if seconds < 2 * HOUR_S:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / HOUR_S:.0f} h" if seconds < 2 * DAY_S else f"{seconds / DAY_S:.0f} d"
+    return (
+        f"{seconds / HOUR_S:.0f} h" if seconds < 2 * DAY_S else f"{seconds / DAY_S:.1f} d".replace(".0", "")
+    )
 
 
 def page(titles: list[str], rows: list[tuple[str, ...]]) -> str:
-    head = ("filter", "looks for", "timeframes", "history", *titles)
+    head = ("filter", "looks for", "timeframes", "history: first, exact", *titles)
     return "\n".join([
         "<!-- Generated by `python bench/examples.py`; do not edit. -->",
         "# Example filters",
@@ -102,9 +162,10 @@ def page(titles: list[str], rows: list[tuple[str, ...]]) -> str:
         "Each is a file of its own that compiles without a word and says in its first lines what it is for. To try one on",
         "the market that a running `vyx up` follows: `vyx preview docs/filters/supertrend_flip.py`.",
         "",
-        "The last columns count, on two sets of real candles, where the condition began to hold: what a trader of",
-        "frequency `on_enter` signals. *History* is what an exact answer takes; a filter that looks back further than the",
-        "candles reach has less to go on, down to nothing.",
+        f"The last columns count, on {len(titles)} sets of real candles, where the condition began to hold: what a trader of",
+        "frequency `on_enter` signals, and the latest of them. *History* is how much of it there has to be before every",
+        "number in the condition has a value, and before every value is exact: in between, averages that remember everything have",
+        f"less to go on. `{TOO_SHORT}`: the set ends before the numbers have values. `{TOO_FINE}`: its candles are coarser than the filter's.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
@@ -115,10 +176,18 @@ def page(titles: list[str], rows: list[tuple[str, ...]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dumps", type=Path, nargs="+", default=[SHARED_DUMPS / name for name in SETS])
+    parser.add_argument("--dumps", type=Path, nargs="+", default=SETS, metavar="PATH", help="sets of candles")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     options = parser.parse_args()
-    boards = [Board.read(folder) for folder in options.dumps]
+    missing = [path for path in options.dumps if not path.exists()]
+    if missing:
+        raise SystemExit(
+            f"There are no candles at {missing[0]}, which are not part of the repository: name some with --dumps."
+        )
+    try:
+        boards = [Board.read(path) for path in options.dumps]
+    except DumpInvalid as error:
+        raise SystemExit(str(error)) from error
     rows = []
     with FilterCompiler() as compiler, EachRunner(node_seconds=120, slot_seconds=240) as each:
         for path in sorted(FILTERS.glob("*.py")):
@@ -127,13 +196,17 @@ def main() -> None:
             if plan is None:
                 raise SystemExit(f"{path} does not compile; see `vyx check {path}`")
             found = [board.found(plan, each) for board in boards]
+            history = f"{told(least_s(plan))}, {told(exact_s(plan))}"
             link = f"[{path.stem}]({path.name})"
-            rows.append((link, headline(source), " ".join(plan.timeframes), span(plan), *found))
+            rows.append((link, headline(source), " ".join(plan.timeframes), history, *found))
     (FILTERS / "README.md").write_text(page([board.title for board in boards], rows), encoding="utf-8")
     print(f"{len(rows)} filters on {len(boards)} sets of candles: {FILTERS / 'README.md'}")
     if options.json:
-        silent = sum(all(cell == "0" for cell in row[-len(boards) :]) for row in rows)
-        print(json.dumps({"filters": len(rows), "sets": len(boards), "found_nothing": silent}))
+        cells = [row[-len(boards) :] for row in rows]
+        silent = sum(all(cell in {"0", TOO_FINE, TOO_SHORT} for cell in row) for row in cells)
+        short = sum(all(cell in {TOO_FINE, TOO_SHORT} for cell in row) for row in cells)
+        figures = {"filters": len(rows), "sets": len(boards), "found_nothing": silent, "too_short": short}
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

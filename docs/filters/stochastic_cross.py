@@ -1,11 +1,11 @@
 """
 Stochastic cross in the oversold zone, in the direction of the trend: %K crosses above %D below 20 on 30m while the
-daily close is above its 50-day average.
+4h close is above its 20-bar average.
 """
 
-m30, day = bars("30m"), bars("1d")
+m30, h4 = bars("30m"), bars("4h")
 
 k, d = ta.stoch(m30.high, m30.low, m30.close, fastk_period=14, slowk_period=3, slowd_period=3)
 
 show(k=k, d=d)
-signal(crossover(k, d) and max(k, d) < 20 and day.close > ta.sma(day.close, 50))
+signal(crossover(k, d) and max(k, d) < 20 and h4.close > ta.sma(h4.close, 20))

@@ -5,7 +5,7 @@ bars and now turns up through 45 with the close back above its 20-bar EMA. Buys 
 
 m15, h4 = bars("15m"), bars("4h")
 
-uptrend = h4.close > ta.ema(h4.close, 50) > ta.ema(h4.close, 200)
+uptrend = h4.close > ta.ema(h4.close, 9) > ta.ema(h4.close, 21)
 rsi = ta.rsi(m15.close, 14)
 dipped = barssince(rsi < 35) < 8
 turning = crossover(rsi, 45) and m15.close > ta.ema(m15.close, 20)
