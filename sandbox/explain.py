@@ -5,13 +5,17 @@ Decided here: which term is to blame, and in which words. Not decided here: what
 frequency, coverage), which the service knows. Pure: candles in, explanation out.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
+from sandbox import axes
 from sandbox.each import EachRunner
-from sandbox.evaluate import Value, node_values
+from sandbox.evaluate import Value, close_before, node_values
+from sandbox.frame import Frame
+from sandbox.operators import FIELDS
 from sandbox.panel import Panel
 from sandbox.plan import Plan
 
@@ -36,7 +40,7 @@ class TermValue(msgspec.Struct, frozen=True):
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A closed bar as the symbol's row of the panel has it: flat at the previous close where it had no candle of its own."""
+    """A bar as the symbol's row of the panel has it: flat at the previous close where it had no candle of its own."""
 
     open_time_ms: int
     open: float
@@ -51,7 +55,7 @@ class Explanation(msgspec.Struct, frozen=True):
     `matched` is the condition on a bar of the symbol's own, before any frequency; `blame` says why not, None when it matched.
 
     `matched_before` is the same condition on the trigger bar before, which on_enter compares with. `bars` holds the newest closed
-    bar of each timeframe, where the symbol has one.
+    bar of each timeframe, where the symbol has one, `forming` the bar in progress of those that the plan reads so.
     """
 
     matched: bool
@@ -60,6 +64,7 @@ class Explanation(msgspec.Struct, frozen=True):
     terms: list[TermValue]
     values: dict[str, Value]
     bars: dict[str, Bar]
+    forming: dict[str, Bar]
 
 
 def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
@@ -81,22 +86,24 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
         OperatorError: An operator failed.
     """
     row = panel.index[symbol]
-    frame = panel.frame(plan.trigger)
+    frame = panel.frame(plan.due_every)
     end = frame.bars_closed_at(slot_ms)
     closes = end > 0 and int(frame.open_time[end - 1]) + frame.step_ms == slot_ms
-    bars = {t: bar for t in plan.timeframes if (bar := _bar(panel, t, slot_ms, row)) is not None}
+    bars = _bars(plan.timeframes, panel, slot_ms, row)
+    forming = _bars([axes.forming_axis(timeframe) for timeframe in plan.forming], panel, slot_ms, row)
     known = [term for term in terms if 0 <= term.node < len(plan.nodes)]
     if not closes:
         blank = [TermValue(term.text, term.line, None) for term in known]
-        blame = f"bar missing: no symbol has a {plan.trigger} bar that closed then"
-        return Explanation(False, False, blame, blank, dict.fromkeys(plan.show), bars)
+        blame = f"bar missing: no symbol has a {plan.due_every} bar that closed then"
+        return Explanation(False, False, blame, blank, dict.fromkeys(plan.show), bars, forming)
     told = node_values(panel, plan, slot_ms, symbol, each)
-    before = end > 1 and _is_true(panel, plan, int(frame.open_time[end - 2]) + frame.step_ms, symbol, each)
+    before_ms = close_before(panel, plan.trigger, slot_ms)
+    before = before_ms is not None and _is_true(panel, plan, before_ms, symbol, each)
     reason: str | None = None
     if not frame.present[row, end - 1]:
-        reason = f"bar missing: {symbol} has no {plan.trigger} candle of its own that closed then"
+        reason = f"bar missing: {symbol} has no {plan.due_every} candle of its own that closed then"
     elif told[plan.signal] is not True:
-        held = {t: _bars_held(panel, t, slot_ms, row) for t in plan.timeframes}
+        held = {t: _bars_held(panel, t, slot_ms, row) for t in plan.need}
         reason = _false(plan, known, told, held)
     return Explanation(
         reason is None,
@@ -105,6 +112,7 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
         [TermValue(term.text, term.line, told[term.node]) for term in known],
         {name: told[node] for name, node in plan.show.items()},
         bars,
+        forming,
     )
 
 
@@ -112,13 +120,22 @@ def _is_true(panel: Panel, plan: Plan, instant_ms: int, symbol: str, each: EachR
     return node_values(panel, plan, instant_ms, symbol, each)[plan.signal] is True
 
 
-def _bar(panel: Panel, timeframe: str, slot_ms: int, row: int) -> Bar | None:
-    frame = panel.frame(timeframe)
-    end = frame.bars_closed_at(slot_ms)
-    if not end or frame.field("close")[row, end - 1] != frame.field("close")[row, end - 1]:
-        return None
-    fields = (float(frame.field(name)[row, end - 1]) for name in ("open", "high", "low", "close", "volume"))
-    return Bar(int(frame.open_time[end - 1]), *fields)
+def _bars(wanted: Iterable[str], panel: Panel, slot_ms: int, row: int) -> dict[str, Bar]:
+    """The newest bar of each axis, by its timeframe, where the symbol has one."""
+    found: dict[str, Bar] = {}
+    for axis in wanted:
+        timeframe = axes.timeframe_of(axis)
+        frame: Frame = panel.frame(timeframe)
+        if axes.is_forming(axis):
+            shown = panel.forming(timeframe, slot_ms)
+            if not shown.in_progress:
+                continue
+            frame = shown
+        end = frame.bars_closed_at(slot_ms)
+        values = [float(frame.field(name)[row, end - 1]) for name in FIELDS] if end else []
+        if values and not math.isnan(values[3]):
+            found[timeframe] = Bar(int(frame.open_time[end - 1]), *values)
+    return found
 
 
 def _bars_held(panel: Panel, timeframe: str, slot_ms: int, row: int) -> int:
@@ -137,7 +154,8 @@ def _false(plan: Plan, terms: Sequence[TermLike], told: Sequence[Value], held: M
     blank = _without_value(plan, told, blamed)
     if blank is None:
         return f"condition false: {place}"
-    timeframe = plan.node_timeframes[blank] or plan.trigger
+    axis = plan.node_axes[blank]
+    timeframe = plan.trigger if axis is None or axis == axes.NOW else axes.timeframe_of(axis)
     name = _name(plan, blank)
     if held[timeframe] < plan.need[timeframe]:
         return f"not enough history: {place}: {name} has no value after {held[timeframe]} bars of {timeframe}"
