@@ -25,6 +25,7 @@ from app.market.dumps import read_dumps
 from app.market.errors import DumpInvalid
 from app.market.rollup import roll_up
 from bench.service import SHARED_DUMPS
+from sandbox import axes
 from sandbox.compile import FilterCompiler
 from sandbox.each import EachRunner
 from sandbox.evaluate import evaluate_range
@@ -67,7 +68,7 @@ class Board:
 
     def found(self, plan: Plan, each: EachRunner) -> str:
         """Entries, and the first pair and the instant of the latest; why none could be, where none could."""
-        if TIMEFRAMES[plan.trigger] < TIMEFRAMES[self.finest]:
+        if min(TIMEFRAMES[timeframe] for timeframe in plan.need) < TIMEFRAMES[self.finest]:
             return TOO_FINE
         entering = evaluate_range(
             self.panel, plan, self.first_ms, self.last_ms, frequency="on_enter", each=each
@@ -82,9 +83,9 @@ class Board:
     def reaches(self, plan: Plan) -> bool:
         """Whether, at the end of the set, any symbol has candles enough for every number of the condition to have a value."""
         condition = build_plan(plan.nodes, plan.signal, {})
-        ready = readiness(condition, self.panel)
+        ready = readiness(condition, self.panel, self.last_ms)
         return any(
-            not any(ready.is_short(node, row, self.last_ms) for node in range(len(condition.nodes)))
+            not any(ready.is_short(node, row) for node in range(len(condition.nodes)))
             for row in range(len(self.panel.symbols))
         )
 
@@ -132,16 +133,17 @@ def least_s(plan: Plan) -> int:
     condition = build_plan(plan.nodes, plan.signal, {})
     named = {str(node.params["symbol"]) for node in condition.nodes if node.op == "bars"}
     panel = Panel(["X", *sorted(named - {""})])
-    for timeframe in condition.timeframes:
+    span_s = exact_s(plan) + DAY_S
+    for timeframe in condition.need:
         length_s = TIMEFRAMES[timeframe]
-        times = 1000 * length_s * np.arange((exact_s(plan) + DAY_S) // length_s)
+        times = 1000 * length_s * np.arange(span_s // length_s)
         rows = np.repeat(np.arange(len(panel.symbols)), len(times))
         panel.load(timeframe, rows, np.tile(times, len(panel.symbols)), *[np.ones(len(rows))] * 5)
-    ready = readiness(condition, panel)
+    ready = readiness(condition, panel, 1000 * span_s)
     return max(
-        (int(first[0]) + 1) * TIMEFRAMES[timeframe]
-        for first, timeframe in zip(ready.first, condition.node_timeframes, strict=True)
-        if timeframe is not None
+        (int(first[0]) + 1) * axes.length_s(axis)
+        for first, axis in zip(ready.first, condition.node_axes, strict=True)
+        if axis not in {None, axes.NOW}
     )
 
 

@@ -6,8 +6,9 @@ traders are due, and what is kept from one slot to the next (`sandbox.evaluate`)
 
 Rules that make a value a fact of its bar alone:
 
-* A screen at instant T sees the bars with close_time <= T of each timeframe. A coarser series is seen, from a finer
-  bar, as of its last bar closed at or before that bar's close.
+* A screen at instant T sees the bars with close_time <= T of each timeframe, and behind them the bar in progress where
+  it is asked for (`sandbox.axes`). A coarser series is seen, from a finer bar, as of its last bar closed at or before
+  that bar's close; from a bar in progress, and from the instant itself, as of T.
 * The run that gives a recursive function its value at a bar starts `lookback + warmup` bars before the first bar of
   the block (absolute bar number // `Operator.block`) that holds the bar. Warm-up is counted in bars that exist.
 * Only finite numbers reach a run. Where an input is NaN the output is NaN, and the run begins again behind it.
@@ -21,11 +22,14 @@ from typing import Any
 import numpy as np
 import talib
 
+from sandbox import axes
 from sandbox.each import EachRunner, each_values
+from sandbox.forming import FormingFrame
+from sandbox.frame import Frame
 from sandbox.operators import OPERATORS, Operator, Params
 from sandbox.operators.model import Array
-from sandbox.panel import TIMEFRAMES, Frame, Panel
-from sandbox.plan import Node, Plan
+from sandbox.panel import Panel
+from sandbox.plan import Node, Plan, leaf_axis
 
 DAY_MS = 86_400_000
 _InsufficientHistory: type[Exception] = talib.InsufficientHistory  # type: ignore[attr-defined]
@@ -40,15 +44,15 @@ class Call:
     """
     One operator applied to outputs of other calls: what equal nodes of all plans share.
 
-    `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes and
-    calls that need it; `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
+    `axis` is what `sandbox.axes` says, None for a constant. `order` grows with every call made, so that arguments have a
+    smaller one. `uses` counts the plan nodes and calls that need it; `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
     """
 
     order: int
     operator: Operator
     params: Params
     args: tuple["Ref", ...]
-    timeframe: str | None
+    axis: str | None
     is_bool: bool
     key: object
     refs: tuple["Ref", ...] = ()
@@ -95,7 +99,7 @@ class Calls:
 
     def add_before(self, ref: Ref, timeframe: str) -> Ref:
         """The value of *ref* one bar of *timeframe* before, as one use of its call."""
-        call = self._call(BEFORE, (ref,), {"n": 1}, timeframe=timeframe)
+        call = self._call(BEFORE, (ref,), {"n": 1}, axis=timeframe)
         call.uses += 1
         return call.refs[0]
 
@@ -103,11 +107,7 @@ class Calls:
         period = node.params.get("timeperiod")
         if node.op == "ta.bbands" and node.params["matype"] == 0:
             return self._band(args, node)
-        if (
-            args
-            and all(is_own_field(ref.call) for ref in args)
-            and len({ref.call.timeframe for ref in args}) == 1
-        ):
+        if args and all(is_own_field(ref.call) for ref in args) and len({ref.call.axis for ref in args}) == 1:
             if node.op in {"ta.max", "ta.min"}:
                 return self._made_of("highest" if node.op == "ta.max" else "lowest", args, period=period)
             if node.op == "ta.willr":
@@ -139,20 +139,19 @@ class Calls:
         return self._made_of("where", (self._made_of("eq", (top, bottom)), zero, value))
 
     def _call(
-        self, operator: Operator, args: tuple[Ref, ...], params: Params, *, timeframe: str | None = None
+        self, operator: Operator, args: tuple[Ref, ...], params: Params, *, axis: str | None = None
     ) -> Call:
         key = (
             operator.name,
-            timeframe,
+            axis,
             *(id(ref) for ref in args),
             *params.values(),
         )  # a live Ref keeps its id
         call = self._calls.get(key)
         if call is None:
-            known = [ref.call.timeframe for ref in args if ref.call.timeframe is not None]
             if operator.form == "bars":
-                known = [str(params["timeframe"])]
-            own = timeframe or min(known, key=TIMEFRAMES.__getitem__, default=None)
+                axis = leaf_axis(operator.name, params)
+            own = axis or axes.joined(ref.call.axis for ref in args)
             value_bools = [
                 ref.call.is_bool for at, ref in enumerate(args) if operator.input_kind(at) == "any"
             ]
@@ -197,8 +196,9 @@ class Computation:
     `each_symbols` only (None: all), which must be all that anyone asks about. With `keep_streams`, the runs that reach the last closed bar are left open in `streams` (one handle for each symbol,
     None where the run has not begun), so that TA-Lib can carry them on by one bar.
 
-    Spans are [start, end) positions on the axis of the call's timeframe; a start below 0 asks for bars before the
-    first one held, which are NaN (or false).
+    Spans are [start, end) positions on the call's axis (`NOW` has one, 0); a start below 0 asks for bars before the
+    first one held, which are NaN (or false). What bars in progress were at another instant is another computation:
+    values already computed stay valid when the panel is asked for that.
     """
 
     panel: Panel
@@ -212,11 +212,30 @@ class Computation:
     _ends: dict[str, int] = field(default_factory=dict)
     _values: dict[Call, tuple[Array, ...] | OperatorError] = field(default_factory=dict)
 
-    def end(self, timeframe: str) -> int:
-        """How many bars of the timeframe are closed."""
-        if timeframe not in self._ends:
-            self._ends[timeframe] = self.panel.frame(timeframe).bars_closed_at(self.instant_ms)
-        return self._ends[timeframe]
+    def frame(self, axis: str) -> Frame:
+        """The bars of an axis as of the instant; not of `NOW`."""
+        if axes.is_forming(axis):
+            return self.panel.forming(axes.timeframe_of(axis), self.instant_ms)
+        return self.panel.frame(axis)
+
+    def end(self, axis: str) -> int:
+        """How many bars of the axis may be seen."""
+        if axis not in self._ends:
+            self._ends[axis] = 1 if axis == axes.NOW else self.frame(axis).bars_closed_at(self.instant_ms)
+        return self._ends[axis]
+
+    def is_settled(self, axis: str) -> bool:
+        """Whether the last bar of the axis is closed, its values final."""
+        if axis == axes.NOW:
+            return False
+        frame = self.frame(axis)
+        return not (isinstance(frame, FormingFrame) and frame.in_progress)
+
+    def present(self, axis: str, first: int) -> Array:
+        """Which symbols have the bars [first, end) of the axis; at the instant itself, the minute that closes then."""
+        if axis == axes.NOW:
+            axis, first = "1m", self.end("1m") - 1
+        return self.frame(axis).present[:, first : self.end(axis)]
 
     def want(self, call: Call, start: int) -> None:
         """Ask for the bars from *start* to the last closed one, before `run`."""
@@ -240,22 +259,22 @@ class Computation:
                     stack.append(ref.call)
         ordered = sorted(pending, key=lambda call: call.order)
         for call in reversed(ordered):
-            if call.timeframe is None:
+            if call.axis is None:
                 continue
             behind = self._input_start(call)
             for ref in call.args:
-                if ref.call.timeframe is not None:
-                    self.want(ref.call, self.seen_from(call.timeframe, behind, ref.call.timeframe))
+                if ref.call.axis is not None:
+                    self.want(ref.call, self.seen_from(call.axis, behind, ref.call.axis))
         return ordered
 
     def _input_start(self, call: Call) -> int:
         """The first input bar that a call needs for its own span."""
-        assert call.timeframe is not None  # noqa: S101 - constants have no inputs
+        assert call.axis is not None  # noqa: S101 - constants have no inputs
         operator, start = call.operator, self.starts[call]
         if operator.form not in {"run", "session"}:
             return start - operator.lookback(call.params)
-        frame = self.panel.frame(call.timeframe)
-        first = max(0, min(start, self.end(call.timeframe) - 1))
+        frame = self.frame(call.axis)
+        first = max(0, min(start, self.end(call.axis) - 1))
         if not len(frame):
             return 0
         return run_start(frame, first, operator, call.params)
@@ -264,15 +283,17 @@ class Computation:
         """The coarse bar seen from the fine bar *start*."""
         if fine == coarse:
             return start
-        frame = self.panel.frame(fine)
+        if fine == axes.NOW:
+            return self.end(coarse) - 1
+        frame = self.frame(fine)
         if not len(frame):
             return 0
         closes = int(frame.open_time[min(max(start, 0), len(frame) - 1)]) + frame.step_ms
-        return self.panel.frame(coarse).bars_closed_at(closes) - 1
+        return self.frame(coarse).bars_closed_at(min(closes, self.instant_ms)) - 1
 
-    def values(self, ref: Ref, start: int, timeframe: str) -> Array:
+    def values(self, ref: Ref, start: int, axis: str) -> Array:
         """
-        The output over bars [start, last closed] of *timeframe*, which is the call's own or a finer one.
+        The output over bars [start, last one] of *axis*, which is the call's own, a finer one, or `NOW`.
 
         Shape (symbols or 1, bars). Raises OperatorError when computing it failed.
         """
@@ -281,14 +302,16 @@ class Computation:
         if isinstance(stored, OperatorError):
             raise stored
         array = stored[ref.out]
-        end = self.end(timeframe)
-        if call.timeframe is None:
+        end = self.end(axis)
+        if call.axis is None:
             return np.broadcast_to(array, (1, end - start))
-        if call.timeframe == timeframe:
+        if call.axis == axis:
             return _columns(array, max(0, self.starts[call]), start, end)
+        if axis == axes.NOW:
+            return array[:, -1:] if array.shape[1] else _blank(array, 1)
         first = max(start, 0)
-        frame, coarse = self.panel.frame(timeframe), self.panel.frame(call.timeframe)
-        closes = frame.open_time[first:end] + frame.step_ms
+        frame, coarse = self.frame(axis), self.frame(call.axis)
+        closes = np.minimum(frame.open_time[first:end] + frame.step_ms, self.instant_ms)
         column = np.searchsorted(coarse.open_time, closes - coarse.step_ms, side="right") - 1
         column -= max(0, self.starts[call])
         blank = _blank(array, 1)
@@ -300,33 +323,33 @@ class Computation:
         try:
             if form == "bars":
                 return (self._bars(call),)
-            if call.timeframe is None:
+            if call.axis is None:
                 return (constant_value(call.refs[0]),)
-            return self._by_form(call, call.timeframe)
+            return self._by_form(call, call.axis)
         except OperatorError as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever an operator raises fails its own traders only
             return OperatorError(f"{call.operator.name}: {error}")
 
-    def _by_form(self, call: Call, timeframe: str) -> tuple[Array, ...]:
+    def _by_form(self, call: Call, axis: str) -> tuple[Array, ...]:
         operator, start = call.operator, max(0, self.starts[call])
         if operator.form == "pointwise":
-            return self._pointwise(call, [self.values(ref, start, timeframe) for ref in call.args])
+            return self._pointwise(call, [self.values(ref, start, axis) for ref in call.args])
         if operator.form == "shift":
             n = int(call.params["n"])
-            shifted = self.values(call.args[0], start - n, timeframe)
+            shifted = self.values(call.args[0], start - n, axis)
             return (shifted[:, : shifted.shape[1] - n],)
         if operator.form in {"run", "session"}:
-            return self._anchored(call, timeframe, start)
+            return self._anchored(call, axis, start)
         first = start - operator.lookback(call.params)
         if operator.form == "each":
-            return (self._each(call, [self.values(ref, first, timeframe) for ref in call.args]),)
+            return (self._each(call, [self.values(ref, first, axis) for ref in call.args]),)
         args = [
-            as_kind(self.values(ref, first, timeframe), operator.input_kind(at))
+            as_kind(self.values(ref, first, axis), operator.input_kind(at))
             for at, ref in enumerate(call.args)
         ]
         if operator.form == "market":
-            present = self.panel.frame(timeframe).present[:, first : self.end(timeframe)]
+            present = self.present(axis, first)
             args = [present, *(np.broadcast_to(arg, present.shape) for arg in args)]
         assert operator.compute is not None  # noqa: S101 - only leaves, shift and runs lack it
         if not args[0].shape[1]:
@@ -353,33 +376,39 @@ class Computation:
         return call.operator.compute(args, call.params)
 
     def _bars(self, call: Call) -> Array:
-        assert call.timeframe is not None  # noqa: S101 - bars have a timeframe
-        values = self.panel.frame(call.timeframe).field(str(call.params["field"]))
-        values = values[:, max(0, self.starts[call]) : self.end(call.timeframe)]
+        assert call.axis is not None  # noqa: S101 - bars have an axis
+        values = self.frame(call.axis).field(str(call.params["field"]))
+        values = values[:, max(0, self.starts[call]) : self.end(call.axis)]
         symbol = str(call.params["symbol"])
-        if not symbol:
-            return values
-        row = self.panel.index.get(symbol)
-        return np.full((1, values.shape[1]), np.nan) if row is None else values[row : row + 1]
+        if symbol:
+            row = self.panel.index.get(symbol)
+            if row is None:
+                return np.full((1, values.shape[1]), np.nan)
+            values = values[row : row + 1]
+        return (
+            values.copy() if axes.is_forming(call.axis) else values
+        )  # its frame may be asked for another instant
 
-    def _anchored(self, call: Call, timeframe: str, start: int) -> tuple[Array, ...]:
+    def _anchored(self, call: Call, axis: str, start: int) -> tuple[Array, ...]:
         """Values from *start* on, block by block, each block by its own runs."""
-        frame, end = self.panel.frame(timeframe), self.end(timeframe)
+        frame, end = self.frame(axis), self.end(axis)
         origin = max(0, self._input_start(call))
-        inputs = [np.asarray(self.values(ref, origin, timeframe), dtype=np.float64) for ref in call.args]
+        inputs = [np.asarray(self.values(ref, origin, axis), dtype=np.float64) for ref in call.args]
         rows = max(len(values) for values in inputs)
         results = tuple(np.full((rows, end - start), np.nan) for _ in call.operator.outputs)
         for first, last in blocks(frame, start, end, call.operator):
             begin = max(0, run_start(frame, first, call.operator, call.params))
             pieces = [values[:, begin - origin : last - origin] for values in inputs]
-            open_streams = (
-                [None] * rows if self.keep_streams and last == end and call.operator.stream else None
-            )
-            _run_rows(
-                call, pieces, [result[:, first - start : last - start] for result in results], open_streams
-            )
-            if open_streams is not None:
-                self.streams[call] = open_streams
+            outputs = [result[:, first - start : last - start] for result in results]
+            if not (self.keep_streams and last == end and call.operator.stream):
+                _run_rows(call, pieces, outputs)
+                continue
+            self.streams[call] = [None] * rows
+            if self.is_settled(axis):
+                _run_rows(call, pieces, outputs, self.streams[call])
+            else:
+                _run_rows(call, pieces, outputs)
+                _open_streams(call, [piece[:, :-1] for piece in pieces], self.streams[call])
         return results
 
 
@@ -442,6 +471,12 @@ def _run_rows(
                 result[row, first - length + kept : end - length + kept] = output[first - begin :]
     for result in results:
         result[np.isinf(result)] = np.nan
+
+
+def _open_streams(call: Call, pieces: Sequence[Any], streams: list[Any]) -> None:
+    """Leave the runs over *pieces*, which end before the bar in progress, open in *streams*."""
+    if pieces[0].shape[1]:
+        _run_rows(call, pieces, [np.empty((len(streams), 1)) for _ in call.operator.outputs], streams)
 
 
 def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams: list[Any] | None) -> bool:

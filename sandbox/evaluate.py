@@ -6,17 +6,19 @@ an operator's value is (`sandbox.compute`), and cooldowns, which need to know ea
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
+from sandbox import axes
 from sandbox.compute import Calls, Computation, OperatorError, Ref
 from sandbox.each import EachRunner
+from sandbox.frame import TIMEFRAMES, Bools, Floats, Ints
 from sandbox.operators import OPERATORS
 from sandbox.operators.model import Array
-from sandbox.panel import TIMEFRAMES, Bools, Floats, Ints, Panel
+from sandbox.panel import Panel
 from sandbox.plan import Plan
 from sandbox.standing import Standing
 
@@ -28,10 +30,16 @@ HISTORY_SLACK_BARS = 64
 
 
 class Hits(msgspec.Struct, frozen=True):
-    """One trader's matches in one slot: symbols in panel order, the trigger bar's close, the shown values (NaN: None)."""
+    """
+    One trader's matches in one slot: symbols in panel order, the trigger bar's close, the shown values (NaN: None).
+
+    `forming` tells that the filter reads bars in progress. A symbol that goes on matching while the trigger's bar is in
+    progress is told at each slot: whoever stores signals keeps the first of each bar.
+    """
 
     key: Any
     timeframe: str
+    forming: bool
     symbols: list[str]
     prices: Floats
     values: dict[str, list[Value]]
@@ -55,10 +63,11 @@ class RangeHits(msgspec.Struct, frozen=True):
     """
     Matches of one plan over many bars, oldest first, then in panel order: parallel columns.
 
-    `triggered_at_ms` is the close time of the trigger bar; `bars` counts the trigger bars looked at.
+    `triggered_at_ms` is the slot, the close time of a bar of `due_every`; `bars` counts those bars looked at.
     """
 
     timeframe: str
+    due_every: str
     bars: int
     triggered_at_ms: Ints
     symbols: list[str]
@@ -66,22 +75,38 @@ class RangeHits(msgspec.Struct, frozen=True):
     values: dict[str, list[Value]]
 
 
+_When = tuple[str, str, bool]
+"""Trigger, how often traders are due, and whether they read bars in progress."""
+
+
 class _Trader(msgspec.Struct, eq=False):
-    """What screening needs of a trader; `before` is the condition one trigger bar ago, for `on_enter`."""
+    """
+    What screening needs of a trader.
+
+    `enters` says that its frequency is `on_enter`; `before` is then the condition one trigger bar ago, where that is a
+    value of its own (of what a bar in progress was it is none).
+    """
 
     key: Any
-    trigger: str
+    when: _When
     nodes: int
     need: dict[str, int]
     refs: tuple[Ref, ...]
     signal: Ref
+    enters: bool
     before: Ref | None
     show: tuple[tuple[str, Ref], ...]
     symbols: frozenset[str] | None
 
+    @property
+    def view(self) -> str:
+        """The axis on whose last bar its values are read."""
+        trigger, _, forming = self.when
+        return axes.NOW if forming else trigger
+
 
 class _Board(msgspec.Struct):
-    """The traders of one trigger timeframe, and their rows as arrays (made anew when the traders change)."""
+    """The traders that are due together, and their rows as arrays (made anew when the traders change)."""
 
     traders: dict[Any, _Trader] = {}
     nodes: int = 0
@@ -101,7 +126,8 @@ class Evaluator:
         self._calls = Calls()
         self._standing = Standing(panel, each)
         self._traders: dict[Any, _Trader] = {}
-        self._boards = {timeframe: _Board() for timeframe in TIMEFRAMES}
+        self._boards: dict[_When, _Board] = {}
+        self._entered = _Entered(panel, each)
         self._need: dict[str, Counter[int]] = {}
 
     def __len__(self) -> int:
@@ -121,15 +147,16 @@ class Evaluator:
         """
         refs = self._calls.add(plan)
         signal = refs[plan.signal]
-        before = self._calls.add_before(signal, plan.trigger) if frequency == "on_enter" else None
+        enters, when = frequency == "on_enter", (plan.trigger, plan.due_every, bool(plan.forming))
+        before = self._calls.add_before(signal, plan.trigger) if enters and not plan.forming else None
         show = tuple((name, refs[node]) for name, node in plan.show.items())
         if before is not None:
             refs = (*refs, before)
         self._standing.add(ref.call for ref in refs)
         self.drop(key)
-        trader = _Trader(key, plan.trigger, len(plan.nodes), plan.need, refs, signal, before, show, symbols)
+        trader = _Trader(key, when, len(plan.nodes), plan.need, refs, signal, enters, before, show, symbols)
         self._traders[key] = trader
-        board = self._boards[plan.trigger]
+        board = self._boards.setdefault(when, _Board())
         board.traders[key] = trader
         board.nodes += trader.nodes
         board.rows = None
@@ -141,7 +168,8 @@ class Evaluator:
         trader = self._traders.pop(key, None)
         if trader is None:
             return
-        board = self._boards[trader.trigger]
+        self._entered.forget(key)
+        board = self._boards[trader.when]
         del board.traders[key]
         board.nodes -= trader.nodes
         board.rows = None
@@ -162,27 +190,27 @@ class Evaluator:
         in order for all traders are cheapest: values are carried on from one to the next. An earlier slot, or some
         traders only, is computed anew and leaves what is carried alone.
         """
-        due = [timeframe for timeframe, seconds in TIMEFRAMES.items() if slot_ms % (seconds * 1000) == 0]
+        due = [when for when in self._boards if slot_ms % (TIMEFRAMES[when[1]] * 1000) == 0]
         if self._each is not None:
             self._each.begin()
         if keys is None and self._standing.can_advance(slot_ms):
             return self._carried(slot_ms, due)
         return self._anew(slot_ms, due, self._traders if keys is None else dict.fromkeys(keys))
 
-    def _carried(self, slot_ms: int, due: list[str]) -> Slot:
+    def _carried(self, slot_ms: int, due: list[_When]) -> Slot:
         self._standing.advance(slot_ms)
         hits: list[Hits] = []
         failed: dict[Any, str] = {}
         asked = 0
-        for timeframe in due:
-            board = self._boards[timeframe]
-            if not board.traders or not self._bar_closes(timeframe, slot_ms):
+        for when in due:
+            board = self._boards[when]
+            if not board.traders or not self._bar_closes(when, slot_ms):
                 continue
             asked += board.nodes
             if self._standing.failed:
                 failed |= self._failures(board)
-            hits.extend(found for found in self._matches(timeframe, slot_ms) if found.key not in failed)
-        evaluated = sum(len(self._boards[timeframe].traders) for timeframe in due)
+            hits.extend(found for found in self._matches(when, slot_ms, failed) if found.key not in failed)
+        evaluated = sum(len(self._boards[when].traders) for when in due)
         return Slot(hits, failed, evaluated, asked, self._standing.computed)
 
     def _failures(self, board: _Board) -> dict[Any, str]:
@@ -194,11 +222,11 @@ class Evaluator:
             if ref.call in failed
         }
 
-    def _matches(self, timeframe: str, slot_ms: int) -> Iterable[Hits]:
-        """Hits of one trigger timeframe from the standing rows."""
-        rows, frame = self._standing.rows, self.panel.frame(timeframe)
+    def _matches(self, when: _When, slot_ms: int, failed: dict[Any, str]) -> Iterator[Hits]:
+        """Hits of traders that are due together, from the standing rows; those that fail on the way are noted."""
+        rows, frame = self._standing.rows, self.panel.frame(when[1])
         newest = frame.bars_closed_at(slot_ms) - 1
-        traders, signals, befores, masks = self._rows_of(self._boards[timeframe])
+        traders, signals, befores, masks = self._rows_of(self._boards[when])
         matched = rows.bits[signals] & rows.packed(frame.present[:, newest : newest + 1].T)
         entering = befores >= 0
         matched[entering] &= ~rows.bits[befores[entering]]
@@ -207,14 +235,24 @@ class Evaluator:
         symbols, prices = self.panel.symbols, frame.field("close")[:, newest]
         unsure = []
         for at, own in zip(found.tolist(), rows.unpacked(matched[found]), strict=True):
-            trader, where = traders[at], np.flatnonzero(own)
+            trader = traders[at]
             if trader.before is not None and trader.before.call in self._standing.unknown:
                 unsure.append(trader.key)
                 continue
-            values = {name: _told(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
-            yield Hits(trader.key, timeframe, [symbols[row] for row in where.tolist()], prices[where], values)
+            if trader.enters and trader.before is None:
+                try:
+                    own &= self._entered.at(trader, slot_ms)  # noqa: PLW2901 - a row of its own
+                except OperatorError as error:
+                    failed[trader.key] = str(error)
+            where = np.flatnonzero(own)
+            if len(where):
+                values = {name: _told(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
+                names = [symbols[row] for row in where.tolist()]
+                yield Hits(trader.key, when[0], when[2], names, prices[where], values)
         if unsure:
-            yield from self._anew(slot_ms, [timeframe], unsure).hits
+            anew = self._anew(slot_ms, [when], unsure)
+            failed |= anew.failed
+            yield from anew.hits
 
     def _rows_of(self, board: _Board) -> tuple[list[_Trader], Ints, Ints, Any]:
         width = self._standing.rows.bits.shape[1]
@@ -231,31 +269,31 @@ class Evaluator:
         names = self.panel.symbols
         return np.array([[True] * len(names) if k is None else [name in k for name in names] for k in kinds])
 
-    def _bar_closes(self, timeframe: str, slot_ms: int) -> bool:
-        frame = self.panel.frame(timeframe)
+    def _bar_closes(self, when: _When, slot_ms: int) -> bool:
+        frame = self.panel.frame(when[1])
         closed = frame.bars_closed_at(slot_ms)
         return closed > 0 and int(frame.open_time[closed - 1]) + frame.step_ms == slot_ms
 
-    def _anew(self, slot_ms: int, due: list[str], keys: Iterable[Any]) -> Slot:
+    def _anew(self, slot_ms: int, due: list[_When], keys: Iterable[Any]) -> Slot:
         """The slot from the candles alone, nothing carried."""
         chosen = [
-            self._traders[key] for key in keys if key in self._traders and self._traders[key].trigger in due
+            self._traders[key] for key in keys if key in self._traders and self._traders[key].when in due
         ]
         computation = Computation(self.panel, slot_ms, each=self._each)
-        alive = [trader for trader in chosen if self._bar_closes(trader.trigger, slot_ms)]
+        alive = [trader for trader in chosen if self._bar_closes(trader.when, slot_ms)]
         for trader in alive:
             wanted = [
                 trader.signal,
                 *(ref for _, ref in trader.show),
                 *([trader.before] if trader.before else []),
             ]
-            _want(computation, trader.trigger, wanted, bars=1)
+            _want(computation, trader.view, wanted, bars=1)
         computation.run()
         hits: list[Hits] = []
         failed: dict[Any, str] = {}
         for trader in alive:
             try:
-                found = self._hits(computation, trader)
+                found = self._hits(computation, trader, slot_ms)
             except OperatorError as error:
                 failed[trader.key] = str(error)
                 continue
@@ -264,25 +302,67 @@ class Evaluator:
         asked = sum(trader.nodes for trader in alive)
         return Slot(hits, failed, len(chosen), asked, computation.computed)
 
-    def _hits(self, computation: Computation, trader: _Trader) -> Hits | None:
-        trigger = trader.trigger
-        frame, newest = self.panel.frame(trigger), computation.end(trigger) - 1
-        condition: Any = computation.values(trader.signal, newest, trigger)
+    def _hits(self, computation: Computation, trader: _Trader, slot_ms: int) -> Hits | None:
+        (trigger, due_every, forming), view = trader.when, trader.view
+        frame, newest = self.panel.frame(due_every), computation.end(due_every) - 1
+        last = computation.end(view) - 1
+        condition: Any = computation.values(trader.signal, last, view)
         matched = condition[:, 0] & frame.present[:, newest]
         if trader.before is not None:
-            before: Any = computation.values(trader.before, newest, trigger)
+            before: Any = computation.values(trader.before, last, view)
             matched &= ~before[:, 0]
+        elif trader.enters and matched.any():
+            matched &= self._entered.at(trader, slot_ms)
         if trader.symbols is not None:
             matched &= self._chosen([trader.symbols])[0]
         rows = np.flatnonzero(matched)
         if not len(rows):
             return None
-        shown = {name: computation.values(ref, newest, trigger) for name, ref in trader.show}
+        shown = {name: computation.values(ref, last, view) for name, ref in trader.show}
         values = {name: _told(_at(column, rows, np.zeros_like(rows))) for name, column in shown.items()}
-        names = self.panel.symbols
-        return Hits(
-            trader.key, trigger, [names[row] for row in rows], frame.field("close")[rows, newest], values
-        )
+        names = [self.panel.symbols[row] for row in rows]
+        return Hits(trader.key, trigger, forming, names, frame.field("close")[rows, newest], values)
+
+
+class _Entered:
+    """
+    For traders on bars in progress: where the condition did not hold when the trigger's bar before closed.
+
+    Asked only about traders that match, and kept while that bar stays the one before, since most go on matching.
+    """
+
+    def __init__(self, panel: Panel, each: EachRunner | None) -> None:
+        self._panel = panel
+        self._each = each
+        self._kept: dict[Any, tuple[tuple[int, ...], Bools]] = {}
+
+    def at(self, trader: _Trader, slot_ms: int) -> Bools:
+        """Shape (symbols,). Raises OperatorError when computing it failed."""
+        panel, trigger = self._panel, trader.when[0]
+        before_ms = close_before(panel, trigger, slot_ms)
+        if before_ms is None:
+            return np.ones(len(panel.symbols), dtype=np.bool_)
+        known = (before_ms, len(panel.symbols), *(panel.frame(timeframe).epoch for timeframe in trader.need))
+        kept = self._kept.get(trader.key)
+        if kept is None or kept[0] != known:
+            computation = Computation(panel, before_ms, each=self._each)
+            _want(computation, axes.NOW, [trader.signal], bars=1)
+            computation.run()
+            held: Any = computation.values(trader.signal, 0, axes.NOW)[:, 0]
+            kept = self._kept[trader.key] = known, np.broadcast_to(~held, len(panel.symbols))
+        return kept[1]
+
+    def forget(self, key: Any) -> None:
+        """A trader is gone, or another one now."""
+        self._kept.pop(key, None)
+
+
+def close_before(panel: Panel, timeframe: str, slot_ms: int) -> int | None:
+    """When the bar before the one that *slot_ms* is in, or closes, had closed; None when there is none."""
+    frame = panel.frame(timeframe)
+    began_ms = (slot_ms - 1) // frame.step_ms * frame.step_ms
+    closed = frame.bars_closed_at(began_ms)
+    return int(frame.open_time[closed - 1]) + frame.step_ms if closed else None
 
 
 def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
@@ -297,9 +377,13 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     """
     The matches of a plan at every slot of [*first_ms*, *last_ms*]: bit for bit what `Evaluator.evaluate` finds slot by slot.
 
+    Of a bar in progress only the first match of a symbol is told, as only that becomes a signal.
+
     Raises:
         OperatorError: An operator failed.
     """
+    if plan.forming:
+        return _slot_by_slot(panel, plan, (first_ms, last_ms), symbols, frequency, each)
     frame = panel.frame(plan.trigger)
     start, end = frame.bars_closed_at(first_ms - 1), frame.bars_closed_at(last_ms)
     on_enter = frequency == "on_enter"
@@ -310,7 +394,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     _want(computation, plan.trigger, wanted, bars=end - first)
     computation.run()
     condition: Any = computation.values(refs[plan.signal], first, plan.trigger)
-    matched = (_entered(condition) if on_enter else condition) & frame.present[:, start:end]
+    matched = (_holds_newly(condition) if on_enter else condition) & frame.present[:, start:end]
     if symbols is not None:
         chosen = frozenset(symbols)
         matched = matched & np.array([[name in chosen] for name in panel.symbols])
@@ -321,11 +405,58 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     }
     return RangeHits(
         plan.trigger,
+        plan.due_every,
         end - start,
         frame.open_time[start + columns] + frame.step_ms,
         [panel.symbols[row] for row in rows],
         frame.field("close")[rows, start + columns],
         values,
+    )
+
+
+def _slot_by_slot(  # noqa: PLR0917 - as given
+    panel: Panel,
+    plan: Plan,
+    span_ms: tuple[int, int],
+    symbols: Collection[str] | None,
+    frequency: Frequency,
+    each: EachRunner | None,
+) -> RangeHits:
+    """What a bar in progress was is no candle: every slot is a screen of its own, by what screens live."""
+    frame = panel.frame(plan.due_every)
+    start, end = frame.bars_closed_at(span_ms[0] - 1), frame.bars_closed_at(span_ms[1])
+    slots = (frame.open_time[start:end] + frame.step_ms).tolist()
+    evaluator = Evaluator(panel, each)
+    evaluator.put("", plan, None if symbols is None else frozenset(symbols), frequency)
+    length_ms = TIMEFRAMES[plan.trigger] * 1000
+    told: set[tuple[str, int]] = set()
+    found: list[tuple[int, str, float, list[Value]]] = []
+    for slot_ms in slots:
+        slot = evaluator.evaluate(slot_ms)
+        if slot.failed:
+            raise OperatorError(slot.failed[""])
+        for hits in slot.hits:
+            for at, symbol in enumerate(hits.symbols):
+                bar = symbol, -(-slot_ms // length_ms)
+                if bar not in told:
+                    told.add(bar)
+                    found.append(
+                        (
+                            slot_ms,
+                            symbol,
+                            float(hits.prices[at]),
+                            [hits.values[name][at] for name in plan.show],
+                        )
+                    )
+    times, names, prices, shown = zip(*found, strict=True) if found else ((), (), (), ())
+    return RangeHits(
+        plan.trigger,
+        plan.due_every,
+        len(slots),
+        np.array(times, dtype=np.int64),
+        list(names),
+        np.array(prices, dtype=np.float64),
+        {name: [values[at] for values in shown] for at, name in enumerate(plan.show)},
     )
 
 
@@ -342,14 +473,15 @@ def node_values(
     row = panel.index[symbol]
     computation = _asking(panel, plan, slot_ms, [symbol], each)
     refs = Calls().add(plan)
-    end = computation.end(plan.trigger)
+    view = axes.NOW if plan.forming else plan.trigger
+    end = computation.end(view)
     for ref in refs:
-        if ref.call.timeframe is not None:
-            computation.want(ref.call, computation.end(ref.call.timeframe) - 1)
+        if ref.call.axis is not None:
+            computation.want(ref.call, computation.end(ref.call.axis) - 1)
     computation.run()
     told: list[Value] = []
     for ref in refs:
-        seen = computation.values(ref, end - 1, plan.trigger)
+        seen = computation.values(ref, end - 1, view)
         told.extend(_told(_at(seen, np.array([row]), np.array([0]))) if end else [None])
     return told
 
@@ -365,15 +497,15 @@ def _asking(
     return Computation(panel, instant_ms, each=each, each_symbols=chosen)
 
 
-def _want(computation: Computation, trigger: str, refs: Iterable[Ref], bars: int) -> None:
-    """Ask for what is seen over the last *bars* trigger bars."""
-    first = computation.end(trigger) - bars
+def _want(computation: Computation, view: str, refs: Iterable[Ref], bars: int) -> None:
+    """Ask for what is seen over the last *bars* bars of an axis."""
+    first = computation.end(view) - bars
     for ref in refs:
-        if ref.call.timeframe is not None:
-            computation.want(ref.call, computation.seen_from(trigger, first, ref.call.timeframe))
+        if ref.call.axis is not None:
+            computation.want(ref.call, computation.seen_from(view, first, ref.call.axis))
 
 
-def _entered(condition: Any) -> Any:
+def _holds_newly(condition: Any) -> Any:
     """True now, not true on the bar before; one column shorter."""
     return condition[:, 1:] & ~condition[:, :-1]
 

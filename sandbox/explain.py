@@ -5,14 +5,17 @@ Decided here: which term is to blame, and in which words. Not decided here: what
 frequency, coverage), which the service knows. Pure: candles in, explanation out.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
+from sandbox import axes
 from sandbox.each import EachRunner
-from sandbox.evaluate import Value, node_values
-from sandbox.operators import OPERATORS
+from sandbox.evaluate import Value, close_before, node_values
+from sandbox.frame import Frame
+from sandbox.operators import FIELDS, OPERATORS
 from sandbox.panel import Panel
 from sandbox.plan import Plan
 from sandbox.readiness import Readiness, readiness
@@ -38,7 +41,7 @@ class TermValue(msgspec.Struct, frozen=True):
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A closed bar as the symbol's row of the panel has it: flat at the previous close where it had no candle of its own."""
+    """A bar as the symbol's row of the panel has it: flat at the previous close where it had no candle of its own."""
 
     open_time_ms: int
     open: float
@@ -53,7 +56,7 @@ class Explanation(msgspec.Struct, frozen=True):
     `matched` is the condition on a bar of the symbol's own, before any frequency; `blame` says why not, None when it matched.
 
     `matched_before` is the same condition on the trigger bar before, which on_enter compares with. `bars` holds the newest closed
-    bar of each timeframe, where the symbol has one.
+    bar of each timeframe, where the symbol has one, `forming` the bar in progress of those that the plan reads so.
     """
 
     matched: bool
@@ -62,6 +65,7 @@ class Explanation(msgspec.Struct, frozen=True):
     terms: list[TermValue]
     values: dict[str, Value]
     bars: dict[str, Bar]
+    forming: dict[str, Bar]
 
 
 class _Case(msgspec.Struct, frozen=True):
@@ -69,13 +73,12 @@ class _Case(msgspec.Struct, frozen=True):
 
     plan: Plan
     panel: Panel
-    slot_ms: int
     row: int
     told: Sequence[Value]
     ready: Readiness
 
     def is_short(self, node: int) -> bool:
-        return self.ready.is_short(node, self.row, self.slot_ms)
+        return self.ready.is_short(node, self.row)
 
 
 def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
@@ -97,22 +100,24 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
         OperatorError: An operator failed.
     """
     row = panel.index[symbol]
-    frame = panel.frame(plan.trigger)
+    frame = panel.frame(plan.due_every)
     end = frame.bars_closed_at(slot_ms)
     closes = end > 0 and int(frame.open_time[end - 1]) + frame.step_ms == slot_ms
-    bars = {t: bar for t in plan.timeframes if (bar := _bar(panel, t, slot_ms, row)) is not None}
+    bars = _bars(plan.timeframes, panel, slot_ms, row)
+    forming = _bars([axes.forming_axis(timeframe) for timeframe in plan.forming], panel, slot_ms, row)
     known = [term for term in terms if 0 <= term.node < len(plan.nodes)]
     if not closes:
         blank = [TermValue(term.text, term.line, None) for term in known]
-        blame = f"bar missing: no symbol has a {plan.trigger} bar that closed then"
-        return Explanation(False, False, blame, blank, dict.fromkeys(plan.show), bars)
+        blame = f"bar missing: no symbol has a {plan.due_every} bar that closed then"
+        return Explanation(False, False, blame, blank, dict.fromkeys(plan.show), bars, forming)
     told = node_values(panel, plan, slot_ms, symbol, each)
-    before = end > 1 and _is_true(panel, plan, int(frame.open_time[end - 2]) + frame.step_ms, symbol, each)
+    before_ms = close_before(panel, plan.trigger, slot_ms)
+    before = before_ms is not None and _is_true(panel, plan, before_ms, symbol, each)
     reason: str | None = None
     if not frame.present[row, end - 1]:
-        reason = f"bar missing: {symbol} has no {plan.trigger} candle of its own that closed then"
+        reason = f"bar missing: {symbol} has no {plan.due_every} candle of its own that closed then"
     elif told[plan.signal] is not True:
-        reason = _false(_Case(plan, panel, slot_ms, row, told, readiness(plan, panel)), known)
+        reason = _false(_Case(plan, panel, row, told, readiness(plan, panel, slot_ms)), known)
     return Explanation(
         reason is None,
         before,
@@ -120,6 +125,7 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
         [TermValue(term.text, term.line, told[term.node]) for term in known],
         {name: told[node] for name, node in plan.show.items()},
         bars,
+        forming,
     )
 
 
@@ -127,19 +133,22 @@ def _is_true(panel: Panel, plan: Plan, instant_ms: int, symbol: str, each: EachR
     return node_values(panel, plan, instant_ms, symbol, each)[plan.signal] is True
 
 
-def _bar(panel: Panel, timeframe: str, slot_ms: int, row: int) -> Bar | None:
-    frame = panel.frame(timeframe)
-    end = frame.bars_closed_at(slot_ms)
-    if not end or frame.field("close")[row, end - 1] != frame.field("close")[row, end - 1]:
-        return None
-    fields = (float(frame.field(name)[row, end - 1]) for name in ("open", "high", "low", "close", "volume"))
-    return Bar(int(frame.open_time[end - 1]), *fields)
-
-
-def _has_bar(panel: Panel, timeframe: str, slot_ms: int, row: int) -> bool:
-    frame = panel.frame(timeframe)
-    end = frame.bars_closed_at(slot_ms)
-    return end > 0 and bool(frame.present[row, end - 1])
+def _bars(wanted: Iterable[str], panel: Panel, slot_ms: int, row: int) -> dict[str, Bar]:
+    """The newest bar of each axis, by its timeframe, where the symbol has one."""
+    found: dict[str, Bar] = {}
+    for axis in wanted:
+        timeframe = axes.timeframe_of(axis)
+        frame: Frame = panel.frame(timeframe)
+        if axes.is_forming(axis):
+            shown = panel.forming(timeframe, slot_ms)
+            if not shown.in_progress:
+                continue
+            frame = shown
+        end = frame.bars_closed_at(slot_ms)
+        values = [float(frame.field(name)[row, end - 1]) for name in FIELDS] if end else []
+        if values and not math.isnan(values[3]):
+            found[timeframe] = Bar(int(frame.open_time[end - 1]), *values)
+    return found
 
 
 def _false(case: _Case, terms: Sequence[TermLike]) -> str:
@@ -169,23 +178,26 @@ def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
             "condition false",
             f"{name} was not called: its when= is false",
         )
-    timeframe = case.plan.node_timeframes[blank] or case.plan.trigger
-    if OPERATORS[node.op].form == "market" and not _has_bar(case.panel, timeframe, case.slot_ms, case.row):
-        symbol = case.panel.symbols[case.row]
+    axis = case.plan.node_axes[blank]
+    if OPERATORS[node.op].form == "market" and axis is not None and not case.ready.has_bar(axis, case.row):
+        symbol, timeframe = (
+            case.panel.symbols[case.row],
+            "1m" if axis == axes.NOW else axes.timeframe_of(axis),
+        )
         return "bar missing", f"{name} counts those with a {timeframe} candle of their own, {symbol} has none"
     return "condition false", f"{name} has no value at this bar"
 
 
 def _short(case: _Case, node: int) -> tuple[str, str]:
     """Too little history: of what, and whose; a symbol that the filter names may not be there at all."""
-    origin = case.ready.origin(node, case.row, case.slot_ms)
+    origin = case.ready.origin(node, case.row)
     leaf = case.ready.source(origin, case.row)
     symbol, timeframe = str(leaf.params["symbol"]), str(leaf.params["timeframe"])
     if symbol and symbol not in case.panel.index:
         return "symbol missing", f"the market has no {symbol}"
     row = case.panel.index[symbol] if symbol else case.row
     frame = case.panel.frame(timeframe)
-    held = int(frame.present[row, : frame.bars_closed_at(case.slot_ms)].sum())
+    held = int(frame.present[row, : frame.bars_closed_at(case.ready.instant_ms)].sum())
     lacks = "cannot be told" if case.plan.node_bools[origin] else "has no value"
     whose = f" of {symbol}" if symbol else ""
     return "not enough history", f"{_name(case.plan, origin)} {lacks} after {held} bars of {timeframe}{whose}"

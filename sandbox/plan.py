@@ -13,12 +13,13 @@ depth-first walk from the condition, then from the shown values by name, finishe
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from sandbox import axes
 from sandbox.operators import OPERATORS, TIMEFRAMES_S, Operator, Param
 from sandbox.operators.model import Params, ParamValue
 
@@ -44,7 +45,8 @@ class PlanError(ValueError):
     """
     A plan is refused. `node` is the index of the offending node as given (None: the plan as a whole).
 
-    `code` is one of format, operator, arity, params, kind, order, constant, timeframe, limit.
+    `code` is one of format, operator, arity, params, kind, order, constant, forming, or a limit: size, shown, nodes,
+    calls, cost, lookback.
     """
 
     def __init__(self, message: str, node: int | None, code: str) -> None:
@@ -74,18 +76,23 @@ class Plan(msgspec.Struct, frozen=True):
     """
     A validated, canonical plan. Only version, nodes, signal and show are its content; the rest follows from them.
 
-    `node_timeframes[i]` is None for constants, `node_bools[i]` tells bool from float. `need` is the number of bars of
-    each timeframe that an exact answer takes, `lookback_bars` the largest of them. `cost` is in bar steps per symbol.
+    `node_axes[i]` is None for constants, `node_bools[i]` tells bool from float. `timeframes` are those whose bars it
+    reads, `trigger` the finest of them, `forming` those whose bar in progress it reads. It is due whenever a bar of
+    `due_every` closes: the trigger's, or each minute where the trigger's is read while in progress. `need` is the number
+    of bars of each timeframe that an exact answer takes (1m ones too, of which bars in progress are made),
+    `lookback_bars` the largest of them. `cost` is in bar steps per symbol.
     """
 
     version: int
     nodes: tuple[Node, ...]
     signal: int
     show: dict[str, int]
-    node_timeframes: tuple[str | None, ...]
+    node_axes: tuple[str | None, ...]
     node_bools: tuple[bool, ...]
     trigger: str
     timeframes: tuple[str, ...]
+    forming: tuple[str, ...]
+    due_every: str
     operators: tuple[str, ...]
     need: dict[str, int]
     lookback_bars: int
@@ -107,6 +114,8 @@ class Plan(msgspec.Struct, frozen=True):
         return {
             "trigger": self.trigger,
             "timeframes": list(self.timeframes),
+            "forming": list(self.forming),
+            "due_every": self.due_every,
             "operators": list(self.operators),
             "lookback_bars": self.lookback_bars,
             "cost": self.cost,
@@ -140,7 +149,7 @@ def build_plan_and_map(
         canonical.append(graph.add_given(index, node, canonical))
     if not graph.bools[canonical[signal]]:
         raise PlanError("the condition is a number; compare it with something", signal, "kind")
-    if graph.timeframes[canonical[signal]] is None:
+    if graph.axes[canonical[signal]] is None:
         raise PlanError("the condition is constant: it depends on no candle", signal, "constant")
     order = graph.order_from([canonical[signal], *(canonical[show[name]] for name in sorted(show))])
     position = {node: at for at, node in enumerate(order)}
@@ -160,7 +169,7 @@ def load_plan(source: bytes | str | Mapping[str, Any]) -> Plan:
     try:
         if isinstance(source, bytes | str):
             if len(source) > PLAN_BYTES_MAX:
-                raise PlanError(f"a plan has at most {PLAN_BYTES_MAX} bytes", None, "limit")
+                raise PlanError(f"a plan has at most {PLAN_BYTES_MAX} bytes", None, "size")
             document = msgspec.json.decode(source, type=_Document)
         else:
             document = msgspec.convert(source, type=_Document)
@@ -175,9 +184,9 @@ def _checked_shape(
     nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]
 ) -> list[Node]:
     if len(nodes) > NODES_MAX:
-        raise PlanError(f"a plan has at most {NODES_MAX} nodes, this has {len(nodes)}", None, "limit")
+        raise PlanError(f"has {len(nodes)} parts; at most {NODES_MAX} are allowed", None, "nodes")
     if len(show) > SHOW_MAX:
-        raise PlanError(f"at most {SHOW_MAX} values can be shown", None, "limit")
+        raise PlanError(f"at most {SHOW_MAX} values can be shown", None, "shown")
     for name in show:
         if not name.isidentifier() or len(name) > NAME_CHARS_MAX:
             raise PlanError(f"{name[:NAME_CHARS_MAX]!r} is no name for a shown value", None, "format")
@@ -196,7 +205,7 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.digests: list[bytes] = []
-        self.timeframes: list[str | None] = []
+        self.axes: list[str | None] = []
         self.bools: list[bool] = []
         self._index: dict[bytes, int] = {}
 
@@ -223,10 +232,17 @@ class _Graph:
         if (
             operator.form not in {"const", "bars", "pointwise"}
             and node.args
-            and all(self.timeframes[arg] is None for arg in node.args)
+            and all(self.axes[arg] is None for arg in node.args)
             and node.op != "shift"
         ):
             raise PlanError(f"{node.op} of constants: it needs a series", index, "constant")
+        if _looks_back(operator, params) and axes.joined(self.axes[arg] for arg in node.args) == axes.NOW:
+            raise PlanError(
+                f"what a bar in progress mixed with bars that are not coarser was before is not known, and "
+                f"{_name(operator)} looks back on it",
+                index,
+                "forming",
+            )
         if operator.expand is not None:
 
             def make(op: str, *args: int, out: int = 0, **given: ParamValue) -> int:
@@ -237,6 +253,8 @@ class _Graph:
 
     def _simplified(self, index: int, node: Node, operator: Operator) -> int:
         op, args, nodes = node.op, node.args, self.nodes
+        if op == "forming" and not axes.is_forming(leaf_axis(op, node.params)):
+            node = Node("bars", (), node.params)
         if op in _MIRRORED:
             return self._intern(Node(_MIRRORED[op], args[::-1]))
         if op == "shift":
@@ -261,7 +279,7 @@ class _Graph:
             n += int(inner.params["n"])
             series = inner.args[0]
             if n > (OPERATORS["shift"].params[0].high or 0):
-                raise PlanError(f"[{n}] looks too far back", index, "limit")
+                raise PlanError(f"[{n}] looks too far back", index, "lookback")
         return self._intern(Node("shift", (series,), {"n": n}))
 
     def _folded(self, index: int, node: Node, operator: Operator) -> int:
@@ -284,15 +302,14 @@ class _Graph:
         self._index[digest] = len(self.nodes)
         self.nodes.append(node)
         self.digests.append(digest)
-        self.timeframes.append(self._timeframe(node))
+        self.axes.append(self._axis(node))
         self.bools.append(self._is_bool(node))
         return len(self.nodes) - 1
 
-    def _timeframe(self, node: Node) -> str | None:
-        if node.op == "bars":
-            return str(node.params["timeframe"])
-        known = [t for arg in node.args if (t := self.timeframes[arg]) is not None]
-        return min(known, key=TIMEFRAMES_S.__getitem__, default=None)
+    def _axis(self, node: Node) -> str | None:
+        if OPERATORS[node.op].form == "bars":
+            return leaf_axis(node.op, node.params)
+        return axes.joined(self.axes[arg] for arg in node.args)
 
     def _is_bool(self, node: Node) -> bool:
         operator = OPERATORS[node.op]
@@ -315,6 +332,22 @@ class _Graph:
                     stack.append((node, True))
                     stack.extend((arg, False) for arg in reversed(self.nodes[node].args) if arg not in done)
         return order
+
+
+def leaf_axis(op: str, params: Params) -> str:
+    """The axis of a candle field: of the closed bars, or of those and the one in progress."""
+    timeframe = str(params["timeframe"])
+    return axes.forming_axis(timeframe) if op == "forming" else timeframe
+
+
+def _looks_back(operator: Operator, params: Params) -> bool:
+    if operator.form in {"run", "session"}:
+        return True
+    return operator.form != "composed" and operator.lookback(params) > 0
+
+
+def _name(operator: Operator) -> str:
+    return "s[n]" if operator.name == "shift" else operator.name
 
 
 def _check_arity(index: int, node: Node, operator: Operator) -> None:
@@ -372,24 +405,24 @@ def _checked_value(index: int, operator: str, param: Param, value: ParamValue) -
     return value
 
 
-def bars_behind(node: Node, operator: Operator, timeframe: str) -> int:
-    """How many bars before the first one wanted a node must see of its inputs, on its own timeframe."""
+def bars_behind(node: Node, operator: Operator, axis: str) -> int:
+    """How many bars before the first one wanted a node must see of its inputs, on its own axis."""
     params: Params = node.params
     if operator.form == "run":
         return operator.block - 1 + operator.lookback(params) + operator.warmup(params)
     if operator.form == "session":
-        return TIMEFRAMES_S["1d"] // TIMEFRAMES_S[timeframe] - 1 + operator.lookback(params)
+        return TIMEFRAMES_S["1d"] // axes.length_s(axis) - 1 + operator.lookback(params)
     return operator.lookback(params)
 
 
 def coarser_bars(bars: int, fine: str, coarse: str) -> int:
     """How many bars before the current one of *coarse* can be seen from *bars* before the current one of *fine*."""
-    if fine == coarse:
+    if fine == coarse or axes.NOW in {fine, coarse}:
         return bars
-    return -(-bars * TIMEFRAMES_S[fine] // TIMEFRAMES_S[coarse]) + ALIGN_SLACK_BARS
+    return -(-bars * axes.length_s(fine) // axes.length_s(coarse)) + ALIGN_SLACK_BARS
 
 
-def reach_of(nodes: Sequence[Node], timeframes: Sequence[str | None], wanted: Mapping[int, int]) -> list[int]:
+def reach_of(nodes: Sequence[Node], node_axes: Sequence[str | None], wanted: Mapping[int, int]) -> list[int]:
     """
     For each node how many bars before its current one are read, when *wanted* (node -> bars before) is asked for.
 
@@ -399,19 +432,19 @@ def reach_of(nodes: Sequence[Node], timeframes: Sequence[str | None], wanted: Ma
     for node, bars in wanted.items():
         reach[node] = max(reach[node], bars)
     for index in range(len(nodes) - 1, -1, -1):
-        own = timeframes[index]
+        own = node_axes[index]
         if reach[index] < 0 or own is None:
             continue
         behind = reach[index] + bars_behind(nodes[index], OPERATORS[nodes[index].op], own)
         for arg in nodes[index].args:
-            of = timeframes[arg]
+            of = node_axes[arg]
             reach[arg] = max(reach[arg], 0 if of is None else coarser_bars(behind, own, of))
     return reach
 
 
-def _node_cost(node: Node, operator: Operator, timeframe: str, bars: int) -> int:
+def _node_cost(node: Node, operator: Operator, axis: str, bars: int) -> int:
     """Bar steps for *bars* values; what `each` is given beside the current bar is read, not computed."""
-    behind = bars_behind(node, operator, timeframe)
+    behind = bars_behind(node, operator, axis)
     if operator.form == "each":
         return bars * operator.steps(node.params) + behind
     return (bars + behind) * operator.steps(node.params)
@@ -424,48 +457,74 @@ def _finish(graph: _Graph, order: Sequence[int], signal: int, show: dict[str, in
         Node(n.op, tuple(position[arg] for arg in n.args), dict(sorted(n.params.items())), n.out)
         for n in (graph.nodes[at] for at in order)
     )
-    timeframes = tuple(graph.timeframes[at] for at in order)
-    used = sorted({t for t in timeframes if t is not None}, key=TIMEFRAMES_S.__getitem__)
+    node_axes = tuple(graph.axes[at] for at in order)
+    read = [axis for axis in node_axes if axis is not None and axis != axes.NOW]
+    timeframes = _finest_first(axes.timeframe_of(axis) for axis in read)
+    forming = _finest_first(axes.timeframe_of(axis) for axis in read if axes.is_forming(axis))
     # The bar before counts too: on_enter compares with it.
-    wanted = {signal: coarser_bars(1, used[0], timeframes[signal] or used[0])}
-    wanted |= {
-        node: max(wanted.get(node, 0), coarser_bars(0, used[0], timeframes[node] or used[0]))
-        for node in show.values()
-    }
-    reach = reach_of(nodes, timeframes, wanted)
+    wanted = dict.fromkeys(show.values(), 0) | {signal: 0 if forming else 1}
+    reach = reach_of(
+        nodes,
+        node_axes,
+        {
+            node: coarser_bars(bars, timeframes[0], node_axes[node] or timeframes[0])
+            for node, bars in wanted.items()
+        },
+    )
     need: dict[str, int] = {}
     cost = 0
     for index, node in enumerate(nodes):
-        own = timeframes[index]
-        if own is None:
+        axis = node_axes[index]
+        if axis is None:
             continue
-        operator = OPERATORS[node.op]
-        if node.op == "bars":
-            need[own] = max(need.get(own, 0), reach[index] + 1)
-        cost += _node_cost(node, operator, own, reach[index] + 1)
-        if reach[index] + 1 > LOOKBACK_BARS_MAX:
+        operator, bars = OPERATORS[node.op], reach[index] + 1
+        if operator.form == "bars":
+            timeframe = axes.timeframe_of(axis)
+            need[timeframe] = max(need.get(timeframe, 0), bars)
+        cost += _node_cost(node, operator, axis, bars)
+    if forming:
+        _need_bars_in_progress(need, timeframes[0], forming)
+    for timeframe, bars in need.items():
+        if bars > LOOKBACK_BARS_MAX:
             raise PlanError(
-                f"needs {reach[index] + 1} bars of {own}, at most {LOOKBACK_BARS_MAX} are kept", None, "limit"
+                f"needs {bars} bars of {timeframe}, at most {LOOKBACK_BARS_MAX} are kept", None, "lookback"
             )
     calls = sum(node.op == "each" for node in nodes)
     if calls > EACH_MAX:
-        raise PlanError(f"calls each() {calls} times, at most {EACH_MAX} are allowed", None, "limit")
+        raise PlanError(f"calls each() {calls} times, at most {EACH_MAX} are allowed", None, "calls")
     if len(nodes) > NODES_MAX:
-        raise PlanError(f"a plan has at most {NODES_MAX} nodes, this takes {len(nodes)}", None, "limit")
+        raise PlanError(f"takes {len(nodes)} parts; at most {NODES_MAX} are allowed", None, "nodes")
     if cost > COST_MAX:
-        raise PlanError(f"costs {cost} bar steps per symbol, at most {COST_MAX} are allowed", None, "limit")
+        raise PlanError(f"costs {cost} bar steps per symbol, at most {COST_MAX} are allowed", None, "cost")
     return Plan(
         version=PLAN_VERSION,
         nodes=nodes,
         signal=signal,
         show=show,
-        node_timeframes=timeframes,
+        node_axes=node_axes,
         node_bools=tuple(graph.bools[at] for at in order),
-        trigger=used[0],
-        timeframes=tuple(used),
+        trigger=timeframes[0],
+        timeframes=timeframes,
+        forming=forming,
+        due_every="1m" if timeframes[0] in forming else timeframes[0],
         operators=tuple(sorted({n.op for n in nodes if not OPERATORS[n.op].internal})),
-        need={timeframe: need[timeframe] for timeframe in used},
+        need={timeframe: need[timeframe] for timeframe in _finest_first(need)},
         lookback_bars=max(need.values()),
         cost=cost,
         calls_each=calls > 0,
     )
+
+
+def _finest_first(timeframes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(timeframes), key=TIMEFRAMES_S.__getitem__))
+
+
+def _need_bars_in_progress(need: dict[str, int], trigger: str, forming: Sequence[str]) -> None:
+    """
+    Add what bars in progress are made of, and all that it takes to see everything as it was when the trigger's bar
+    before closed (`on_enter`).
+    """
+    minutes = max(TIMEFRAMES_S[timeframe] // TIMEFRAMES_S["1m"] for timeframe in forming)
+    need["1m"] = max(need.get("1m", 0), minutes)
+    for timeframe in need:
+        need[timeframe] += coarser_bars(1, trigger, timeframe) if timeframe != trigger else 1

@@ -12,12 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sandbox import axes
+from sandbox.compute import Computation
+from sandbox.frame import Frame
 from sandbox.operators import OPERATORS
-from sandbox.panel import Frame, Ints, Panel
+from sandbox.panel import Ints, Panel
 from sandbox.plan import Node, Plan
 
 NEVER = 1 << 40
 """The first bar of a symbol that has no candle, or that the panel does not have."""
+
+_NO_TIME = 1 << 60
+"""When such a bar closes."""
 
 _EITHER = {"or": 0, "where": 1}
 """Operators that answer when one of several inputs does, and how many inputs before those do not matter."""
@@ -30,56 +36,64 @@ _SEARCHES = frozenset({"barssince", "valuewhen"})
 @dataclass(frozen=True)
 class Readiness:
     """
-    `first[node]` is the first bar, as an index on the axis of the node's timeframe, at which it can have a value (a condition: can be
-    true); int64 of shape (symbols of the panel,). NEVER where it cannot with these candles. A bound from below: before it there is
-    certainly no value, from it on there may be. The exception is a share of the market, which is 0 while nobody has the history to
-    meet its condition: it counts from the first symbol that has.
+    `first[node]` is the first bar, as a position on the node's axis, at which it can have a value (a condition: can be true); int64 of
+    shape (symbols of the panel,). NEVER where it cannot with these candles. A bound from below: before it there is certainly no
+    value, from it on there may be. The exception is a share of the market, which is 0 while nobody has the history to meet its
+    condition: it counts from the first symbol that has.
     """
 
     plan: Plan
-    panel: Panel
+    seen: Computation
     first: Sequence[Ints]
 
-    def is_short(self, node: int, row: int, slot_ms: int) -> bool:
-        """Whether the symbol *row* had too few bars by *slot_ms* for the node to have a value."""
-        timeframe = self.plan.node_timeframes[node]
-        if timeframe is None:
-            return False
-        return bool(self.first[node][row] >= self.panel.frame(timeframe).bars_closed_at(slot_ms))
+    @property
+    def instant_ms(self) -> int:
+        """The instant as of which bars in progress are seen, and shortage is told."""
+        return self.seen.instant_ms
 
-    def origin(self, node: int, row: int, slot_ms: int) -> int:
+    def is_short(self, node: int, row: int) -> bool:
+        """Whether the symbol *row* has too few bars by the instant for the node to have a value."""
+        axis = self.plan.node_axes[node]
+        return axis is not None and bool(self.first[node][row] >= self.seen.end(axis))
+
+    def has_bar(self, axis: str, row: int) -> bool:
+        """Whether the symbol has a candle of its own in the newest bar of the axis."""
+        end = self.seen.end(axis)
+        return end > 0 and bool(self.seen.present(axis, end - 1)[row, -1])
+
+    def origin(self, node: int, row: int) -> int:
         """Of a node that is short: the one below it, or itself, with which the shortage begins; its inputs have values."""
-        while below := [arg for arg in self.plan.nodes[node].args if self.is_short(arg, row, slot_ms)]:
+        while below := [arg for arg in self.plan.nodes[node].args if self.is_short(arg, row)]:
             node = below[0]
         return node
 
     def source(self, node: int, row: int) -> Node:
         """The candles that the node has to wait for longest: a leaf of the plan."""
-        timeframes = self.plan.node_timeframes
-        while waited := [arg for arg in self.plan.nodes[node].args if timeframes[arg] is not None]:
+        node_axes = self.plan.node_axes
+        while waited := [arg for arg in self.plan.nodes[node].args if node_axes[arg] is not None]:
             node = max(waited, key=lambda arg: self._begins(arg, row))
         return self.plan.nodes[node]
 
     def _begins(self, node: int, row: int) -> int:
-        frame = self.panel.frame(self.plan.node_timeframes[node] or self.plan.trigger)
-        first = int(self.first[node][row])
-        return int(frame.open_time[first]) + frame.step_ms if first < len(frame) else NEVER
+        axis, first = self.plan.node_axes[node], int(self.first[node][row])
+        closes = _closes(self.seen, axis or axes.NOW)
+        return int(closes[first]) if first < len(closes) else _NO_TIME
 
 
-def readiness(plan: Plan, panel: Panel) -> Readiness:
-    """When each node of *plan* can first have a value on *panel*. Costs O(nodes x symbols)."""
-    begins = {timeframe: _first_candles(panel.frame(timeframe)) for timeframe in plan.timeframes}
+def readiness(plan: Plan, panel: Panel, instant_ms: int) -> Readiness:
+    """When each node of *plan* can first have a value on *panel*, as seen at *instant_ms*. Costs O(nodes x symbols)."""
+    seen = Computation(panel, instant_ms)
     first: list[Ints] = []
     for at, node in enumerate(plan.nodes):
-        own = plan.node_timeframes[at]
+        own = plan.node_axes[at]
         if own is None:
             first.append(np.zeros(len(panel.symbols), dtype=np.int64))
-        elif node.op == "bars":
-            first.append(_leaf(str(node.params["symbol"]), panel, begins[own]))
+        elif OPERATORS[node.op].form == "bars":
+            first.append(_leaf(str(node.params["symbol"]), panel, _first_candles(seen.frame(own))))
         else:
-            seen = [_seen(panel, plan.node_timeframes[arg], own, first[arg]) for arg in node.args]
-            first.append(_first(node, seen))
-    return Readiness(plan, panel, first)
+            inputs = [_seen_from(seen, own, plan.node_axes[arg], first[arg]) for arg in node.args]
+            first.append(_first(node, inputs))
+    return Readiness(plan, seen, first)
 
 
 def _first_candles(frame: Frame) -> Ints:
@@ -114,11 +128,19 @@ def _behind(first: Ints, bars: int) -> Ints:
     return np.where(first >= NEVER, NEVER, first + bars)
 
 
-def _seen(panel: Panel, timeframe: str | None, own: str, first: Ints) -> Ints:
-    """Where, on the axis of *own*, the bar *first* of the same or a coarser timeframe is seen first."""
-    if timeframe is None or timeframe == own:
+def _closes(seen: Computation, axis: str) -> Ints:
+    """When each bar of an axis is seen first; a bar in progress, and the one of `NOW`, at the instant."""
+    if axis == axes.NOW:
+        return np.array([seen.instant_ms])
+    frame = seen.frame(axis)
+    closes = frame.open_time + frame.step_ms
+    return np.minimum(closes, seen.instant_ms) if axes.is_forming(axis) else closes
+
+
+def _seen_from(seen: Computation, own: str, axis: str | None, first: Ints) -> Ints:
+    """Where, on the axis *own*, the position *first* of a series of the same or a coarser axis is seen first."""
+    if axis is None or axis == own:
         return first
-    coarse, fine = panel.frame(timeframe), panel.frame(own)
-    closes = np.append(coarse.open_time + coarse.step_ms, NEVER << 20)
-    seen = np.searchsorted(fine.open_time + fine.step_ms, closes[np.minimum(first, len(coarse))])
-    return np.where(first < len(coarse), seen, NEVER)
+    coarse = np.append(_closes(seen, axis), _NO_TIME)
+    at = coarse[np.minimum(first, len(coarse) - 1)]
+    return np.where(at < _NO_TIME, np.searchsorted(_closes(seen, own), at), NEVER)

@@ -11,6 +11,10 @@ conditions packed 64 symbols to a word), so that a slot costs a few NumPy calls 
 Time moves in events: instants at which at least one bar closes. In an event the bars closing then are the newest of
 their timeframes, and the values of these timeframes move on, arguments first; a coarser value stands as it is, which is
 exactly "as of its last closed bar".
+
+Values on an axis with a bar in progress move in every event. What is carried for them is the state behind the last
+closed bar: until the bar in progress closes (`Event.settled`), its values are looked at on top of that state and leave
+no trace in it.
 """
 
 from collections import Counter
@@ -22,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sandbox import axes
 from sandbox.compute import (
     BEFORE,
     Call,
@@ -35,8 +40,9 @@ from sandbox.compute import (
     run_start,
 )
 from sandbox.each import EachRunner
+from sandbox.frame import TIMEFRAMES, Bools, Floats, Frame, Ints
 from sandbox.operators.model import Array
-from sandbox.panel import TIMEFRAMES, Bools, Floats, Frame, Ints, Panel
+from sandbox.panel import Panel
 
 CATCH_UP_EVENTS_MAX = 16
 """More missed events than this are not walked through one by one: computing anew costs about as much."""
@@ -106,31 +112,39 @@ class Rows:
 
 @dataclass(slots=True)
 class Event:
-    """One instant at which bars close; `moving` are the timeframes that have one, `loaded` the calls set anew."""
+    """
+    One instant at which bars close.
+
+    `moving` are the axes whose values change; `turned` those of them whose newest bar was not there at the event before;
+    `loaded` the calls set anew.
+    """
 
     computation: Computation
     moving: frozenset[str]
+    turned: frozenset[str]
     loaded: set[Call] = field(default_factory=set)
     lists: dict[int, tuple[list[float], bool]] = field(default_factory=dict)
 
-    def frame(self, timeframe: str) -> tuple[Frame, int]:
-        """A frame and the position of its newest closed bar."""
-        return self.computation.panel.frame(timeframe), self.computation.end(timeframe) - 1
+    def frame(self, axis: str) -> tuple[Frame, int]:
+        """A frame and the position of its newest bar."""
+        return self.computation.frame(axis), self.computation.end(axis) - 1
+
+    def settled(self, axis: str | None) -> bool:
+        """Whether the newest bar of the axis is closed."""
+        return axis is None or self.computation.is_settled(axis)
 
     def want_args(self, call: Call, ago: int) -> None:
         """Ask for a call's arguments over its last bars, from *ago* bars before the newest on."""
-        timeframe = call.timeframe or ""
-        start = self.computation.end(timeframe) - 1 - ago
+        axis = call.axis or ""
+        start = self.computation.end(axis) - 1 - ago
         for ref in call.args:
-            if ref.call.timeframe is not None:
-                self.computation.want(
-                    ref.call, self.computation.seen_from(timeframe, start, ref.call.timeframe)
-                )
+            if ref.call.axis is not None:
+                self.computation.want(ref.call, self.computation.seen_from(axis, start, ref.call.axis))
 
 
 class Group:
     """
-    Calls of one shape and timeframe.
+    Calls of one shape and axis.
 
     `step` moves all of them on by one bar, leaving those in `Event.loaded` alone where that matters. A group that is
     `carried` needs to have been right at the bar before; the others need only their arguments.
@@ -138,9 +152,9 @@ class Group:
 
     carried = False
 
-    def __init__(self, standing: "Standing", timeframe: str | None) -> None:
+    def __init__(self, standing: "Standing", axis: str | None) -> None:
         self.standing = standing
-        self.timeframe = timeframe
+        self.axis = axis
         self.calls: list[Call] = []
         self._positions: dict[Call, int] = {}
         self._tables: dict[str, Any] | None = None
@@ -184,8 +198,8 @@ class Group:
 
     def want(self, call: Call, event: Event) -> None:
         """Ask for what `load` needs."""
-        if call.timeframe is not None:
-            event.computation.want(call, event.computation.end(call.timeframe) - 1)
+        if call.axis is not None:
+            event.computation.want(call, event.computation.end(call.axis) - 1)
 
     def load(self, call: Call, event: Event) -> None:
         """Set the call's rows from the event's computation."""
@@ -208,7 +222,7 @@ class Anew(Group):
     """Calls without a faster way: computed at each bar."""
 
     def restarts(self, event: Event) -> Iterable[Call]:
-        return self.calls if self.timeframe in event.moving else ()
+        return self.calls if self.axis in event.moving else ()
 
     def step(self, event: Event) -> None:
         """Nothing: `restarts` had them computed."""
@@ -220,7 +234,7 @@ class Fields(Group):
     def step(self, event: Event) -> None:
         rows = self.standing.rows
         for call in self.calls:
-            frame, newest = event.frame(call.timeframe or "")
+            frame, newest = event.frame(call.axis or "")
             if call.operator.form == "bars":
                 rows.floats[call.refs[0].row] = _column(frame, call, newest, self.standing.panel)
                 continue
@@ -246,7 +260,7 @@ class Extremes(Group):
     """highest / lowest of one candle field: one running extreme over the longest period serves every period."""
 
     def step(self, event: Event) -> None:
-        frame, newest = event.frame(self.timeframe or "")
+        frame, newest = event.frame(self.axis or "")
         source = self.calls[0].args[0].call
         periods = self.table("periods", lambda: np.array([int(call.params["period"]) for call in self.calls]))
         longest = int(periods.max())
@@ -280,7 +294,7 @@ class Across(Group):
 
     def step(self, event: Event) -> None:
         rows, operator = self.standing.rows, self.calls[0].operator
-        frame, newest = event.frame(self.timeframe or "")
+        frame, newest = event.frame(self.axis or "")
         refs = self.calls[0].args
         values = [
             as_kind(rows.read(ref, self.arg_rows(at)), operator.input_kind(at)).T
@@ -311,8 +325,8 @@ class Crossings(Group):
 
     carried = True
 
-    def __init__(self, standing: "Standing", timeframe: str | None) -> None:
-        super().__init__(standing, timeframe)
+    def __init__(self, standing: "Standing", axis: str | None) -> None:
+        super().__init__(standing, axis)
         self._before: dict[Call, int] = {}
 
     def add(self, call: Call) -> None:
@@ -324,13 +338,13 @@ class Crossings(Group):
 
     def want(self, call: Call, event: Event) -> None:
         super().want(call, event)
-        event.want_args(call, 0)
+        event.want_args(call, 1)
 
     def load(self, call: Call, event: Event) -> None:
         super().load(call, event)
-        timeframe = call.timeframe or ""
-        start = event.computation.end(timeframe) - 1
-        left, right = (event.computation.values(ref, start, timeframe)[:, 0] for ref in call.args)
+        axis = call.axis or ""
+        start = event.computation.end(axis) - (1 if event.settled(axis) else 2)
+        left, right = (event.computation.values(ref, start, axis)[:, 0] for ref in call.args)
         self.standing.rows.write(self._before[call], self._before_holds(left, right), is_bool=True)
 
     def _read(self, ref: Ref, rows: Any) -> Any:
@@ -344,14 +358,15 @@ class Crossings(Group):
         stale = self.unloaded(event)
         out = self.out_rows()[stale]
         before = self.table("before", lambda: np.array([self._before[call] for call in self.calls]))[stale]
-        over = self.calls[0].operator.name == "crossover"
+        over, settled = self.calls[0].operator.name == "crossover", event.settled(self.axis)
         for first in range(0, len(out), CHUNK_ROWS):
             chunk = slice(first, first + CHUNK_ROWS)
             refs = self.calls[0].args
             left, right = (self._read(ref, self.arg_rows(at)[stale][chunk]) for at, ref in enumerate(refs))
             now = rows.packed(left > right if over else left < right)
             rows.bits[out[chunk]] = now & rows.bits[before[chunk]]
-            rows.bits[before[chunk]] = rows.packed(self._before_holds(left, right))
+            if settled:
+                rows.bits[before[chunk]] = rows.packed(self._before_holds(left, right))
 
 
 class Delays(Group):
@@ -363,8 +378,8 @@ class Delays(Group):
 
     carried = True
 
-    def __init__(self, standing: "Standing", timeframe: str | None) -> None:
-        super().__init__(standing, timeframe)
+    def __init__(self, standing: "Standing", axis: str | None) -> None:
+        super().__init__(standing, axis)
         self._chains: dict[Call, list[int]] = {}
 
     def add(self, call: Call) -> None:
@@ -380,9 +395,9 @@ class Delays(Group):
         event.want_args(call, int(call.params["n"]))
 
     def load(self, call: Call, event: Event) -> None:
-        n, timeframe = int(call.params["n"]), call.timeframe or ""
-        start = event.computation.end(timeframe) - 1 - n
-        values = event.computation.values(call.args[0], start, timeframe)
+        n, axis = int(call.params["n"]), call.axis or ""
+        start = event.computation.end(axis) - 1 - n
+        values = event.computation.values(call.args[0], start, axis)
         for ago, row in enumerate(self._chains[call][1:], start=1):
             self.standing.rows.write(row, values[:, n - ago], is_bool=call.is_bool)
 
@@ -425,8 +440,8 @@ class Windows(Group):
 
     carried = True
 
-    def __init__(self, standing: "Standing", timeframe: str | None) -> None:
-        super().__init__(standing, timeframe)
+    def __init__(self, standing: "Standing", axis: str | None) -> None:
+        super().__init__(standing, axis)
         self._past: dict[Call, list[Any]] = {}
         self._filled: dict[Call, int] = {}
 
@@ -439,20 +454,20 @@ class Windows(Group):
         event.want_args(call, call.operator.lookback(call.params))
 
     def load(self, call: Call, event: Event) -> None:
-        timeframe, lookback = call.timeframe or "", call.operator.lookback(call.params)
-        start = event.computation.end(timeframe) - 1 - lookback
+        axis, lookback = call.axis or "", call.operator.lookback(call.params)
+        start = event.computation.end(axis) - 1 - lookback
         past = []
         for ref in call.args:
             kept = np.zeros(
                 (self.standing.rows.symbols, _kept_bars(call)), dtype=bool if ref.call.is_bool else float
             )
-            kept[:, : lookback + 1] = event.computation.values(ref, start, timeframe)
+            kept[:, : lookback + 1] = event.computation.values(ref, start, axis)
             past.append(kept)
-        self._past[call], self._filled[call] = past, lookback + 1
-        self._compute(call)
+        self._past[call], self._filled[call] = past, lookback + event.settled(axis)
+        self._compute(call, lookback + 1)
 
     def step(self, event: Event) -> None:
-        rows = self.standing.rows
+        rows, settled = self.standing.rows, event.settled(self.axis)
         for call in self.calls:
             if call in event.loaded:
                 continue
@@ -463,15 +478,15 @@ class Windows(Group):
                 filled = lookback
             for kept, ref in zip(past, call.args, strict=True):
                 kept[:, filled] = rows.read(ref, [ref.row])[0]
-            self._filled[call] = filled + 1
-            self._compute(call)
+            self._filled[call] = filled + settled
+            self._compute(call, filled + 1)
 
-    def _compute(self, call: Call) -> None:
-        filled, operator = self._filled[call], call.operator
-        first = filled - 1 - operator.lookback(call.params)
+    def _compute(self, call: Call, end: int) -> None:
+        """The value over the window that ends with the column before *end*."""
+        operator = call.operator
+        first = end - 1 - operator.lookback(call.params)
         args = [
-            as_kind(kept[:, first:filled], operator.input_kind(at))
-            for at, kept in enumerate(self._past[call])
+            as_kind(kept[:, first:end], operator.input_kind(at)) for at, kept in enumerate(self._past[call])
         ]
         if operator.form == "shift":
             result: Any = args[0]
@@ -499,8 +514,8 @@ class Averages(Group):
 
     carried = True
 
-    def __init__(self, standing: "Standing", timeframe: str | None) -> None:
-        super().__init__(standing, timeframe)
+    def __init__(self, standing: "Standing", axis: str | None) -> None:
+        super().__init__(standing, axis)
         self._sums: Floats = np.zeros((0, standing.rows.symbols))
         self._began: dict[Call, Ints] = {}
 
@@ -515,16 +530,16 @@ class Averages(Group):
         super().remove(call)
 
     def restarts(self, event: Event) -> Iterable[Call]:
-        if self.timeframe not in event.moving:
+        if self.axis is None or self.axis not in event.turned:
             return ()
-        frame, newest = event.frame(self.timeframe)
+        frame, newest = event.frame(self.axis)
         return self.calls if _begins_block(frame, newest, self.calls[0].operator.block) else ()
 
     def want(self, call: Call, event: Event) -> None:
         """Nothing: the sum is made here, TA-Lib's average does not tell it."""
 
     def load(self, call: Call, event: Event) -> None:
-        frame, newest = event.frame(self.timeframe or "")
+        frame, newest = event.frame(self.axis or "")
         period = int(call.params["timeperiod"])
         row, at = call.refs[0].row, self._positions[call]
         if newest < 0:
@@ -538,12 +553,15 @@ class Averages(Group):
         # What TA-Lib adds up, in its order: period - 1 values, then in turns one in and one out. NumPy adds row after
         # row when it sums over the first axis (the tests hold it to that).
         bars = np.ascontiguousarray(values.T)
-        total = bars[: period - 1].sum(axis=0)
-        for at_bar in range(period - 1, len(bars)):
-            total += bars[at_bar]
+        closed = bars if event.settled(self.axis) else bars[:-1]
+        total = closed[: period - 1].sum(axis=0)
+        for at_bar in range(period - 1, len(closed)):
+            total += closed[at_bar]
             if at_bar == len(bars) - 1:
                 self.standing.rows.floats[row] = total / period
-            total -= bars[at_bar - period + 1]
+            total -= closed[at_bar - period + 1]
+        if closed is not bars:
+            self.standing.rows.floats[row] = (total + bars[-1]) / period
         self._sums[at] = total
         if newest + 1 < period:
             self.standing.rows.floats[row] = np.nan
@@ -552,7 +570,7 @@ class Averages(Group):
 
     def step(self, event: Event) -> None:
         stale = self.unloaded(event)
-        frame, newest = event.frame(self.timeframe or "")
+        frame, newest = event.frame(self.axis or "")
         periods = self.table("periods", lambda: np.array([int(c.params["timeperiod"]) for c in self.calls]))[
             stale
         ]
@@ -567,7 +585,8 @@ class Averages(Group):
         averages = sums / periods[:, None]
         averages[young] = np.nan
         self.standing.rows.floats[self.out_rows()[stale]] = averages
-        self._sums[np.arange(len(self.calls))[stale]] = sums - oldest
+        if event.settled(self.axis):
+            self._sums[np.arange(len(self.calls))[stale]] = sums - oldest
 
 
 def _begins_block(frame: Frame, newest: int, block: int) -> bool:
@@ -581,21 +600,22 @@ class Streams(Group):
 
     carried = True
 
-    def __init__(self, standing: "Standing", timeframe: str | None) -> None:
-        super().__init__(standing, timeframe)
+    def __init__(self, standing: "Standing", axis: str | None) -> None:
+        super().__init__(standing, axis)
         self._handles: dict[Call, list[Any]] = {}
 
     def release(self, call: Call) -> None:
         self._handles.pop(call, None)
 
     def restarts(self, event: Event) -> Iterable[Call]:
-        if self.timeframe not in event.moving:
+        if self.axis is None or self.axis not in event.moving:
             return ()
-        frame, newest = event.frame(self.timeframe)
+        frame, newest = event.frame(self.axis)
+        turned = self.axis in event.turned
         return [
             call
             for call in self.calls
-            if call not in self._handles or _begins_block(frame, newest, call.operator.block)
+            if call not in self._handles or (turned and _begins_block(frame, newest, call.operator.block))
         ]
 
     def load(self, call: Call, event: Event) -> None:
@@ -619,7 +639,8 @@ class Streams(Group):
     def _carry(self, call: Call, event: Event) -> None:
         handles = self._handles[call]
         inputs = [self._list(ref, event) for ref in call.args]
-        update = call.operator.stream.update
+        stream = call.operator.stream
+        update = stream.update if event.settled(call.axis) else stream.peek
         if len(handles) == 1:
             inputs = [(values[:1], finite) for values, finite in inputs]
         if all(finite for _, finite in inputs) and None not in handles:
@@ -646,15 +667,19 @@ class Streams(Group):
         """Where symbols are too young, or a series has a gap: row by row. None when all was computed anew."""
         nothing = (np.nan,) * len(call.operator.outputs)
         blank: Any = nothing if len(nothing) > 1 else np.nan
-        plain = all(is_own_field(ref.call) and ref.call.timeframe == call.timeframe for ref in call.args)
+        plain = all(is_own_field(ref.call) and ref.call.axis == call.axis for ref in call.args)
+        settled = event.settled(call.axis)
+        stream = call.operator.stream
+        update = stream.update if settled else stream.peek
         outputs = []
         for row, handle in enumerate(handles):
             values = [column[row] for column in inputs]
             finite = all(-np.inf < value < np.inf for value in values)
             if handle is not None and finite:
-                outputs.append(call.operator.stream.update(handle, *values))
+                outputs.append(update(handle, *values))
             elif not finite:
-                handles[row] = None
+                if settled:
+                    handles[row] = None
                 outputs.append(blank)
             elif plain:
                 value = self._young(call, row, handles, event)
@@ -667,15 +692,25 @@ class Streams(Group):
     @staticmethod
     def _young(call: Call, row: int, handles: list[Any], event: Event) -> Any:
         """A symbol whose run has not begun: try to begin it with the candles there are."""
-        frame, newest = event.frame(call.timeframe or "")
+        frame, newest = event.frame(call.axis or "")
         begin = max(0, run_start(frame, newest, call.operator, call.params))
         rows = [frame.field(str(ref.call.params["field"]))[row, begin : newest + 1] for ref in call.args]
         first = int(np.argmax(np.isfinite(rows[0])))
         if newest + 1 - begin - first <= call.operator.lookback(call.params):
             return None
-        handles[row], outputs = carried_run(call, [values[first:] for values in rows])
+        handle, outputs = carried_run(call, [values[first:] for values in rows])
+        if event.settled(call.axis):
+            handles[row] = handle
         last = tuple(float(output[-1]) for output in outputs)
         return last if len(last) > 1 else last[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Open time of an axis's newest bar, and whether that was in progress."""
+
+    newest_ms: int
+    in_progress: bool
 
 
 class Standing:
@@ -705,6 +740,7 @@ class Standing:
         self.history_bytes = 0
         self._at_ms: int | None = None
         self._newest: dict[str, tuple[int, int]] = {}
+        self._turns: dict[str, _Turn] = {}
 
     def add(self, calls: Iterable[Call]) -> None:
         """Let calls stand that are new, and what they need."""
@@ -718,15 +754,15 @@ class Standing:
                 (ref.call.place for ref in call.args), default=0
             )  # its level: above its arguments
             key, kind = self._shape(call)
-            key = (call.place, call.timeframe, kind, key)
+            key = (call.place, call.axis, kind, key)
             if key not in self._groups:
-                self._groups[key] = (call.place, kind(self, call.timeframe))
+                self._groups[key] = (call.place, kind(self, call.axis))
             group = self._groups[key][1]
             group.add(call)
             self._calls[call] = group
             self._fresh[call] = group
-            if call.timeframe is not None:
-                self._used[call.timeframe] += 1
+            if call.axis is not None:
+                self._used[call.axis] += 1
 
     def remove(self, calls: Iterable[Call]) -> None:
         """Let go of calls that nobody uses."""
@@ -736,8 +772,8 @@ class Standing:
             group.release(call)
             self._fresh.pop(call, None)
             self.failed.pop(call, None)
-            if call.timeframe is not None:
-                self._used[call.timeframe] -= 1
+            if call.axis is not None:
+                self._used[call.axis] -= 1
             for ref in call.refs:
                 self.rows.release(ref.row, is_bool=call.is_bool)
                 ref.row = -1
@@ -768,20 +804,29 @@ class Standing:
         for timeframe in TIMEFRAMES:
             frame = self.panel.frame(timeframe)
             self._newest[timeframe] = (frame.epoch, frame.first + frame.bars_closed_at(instant_ms))
+        self._turns = {axis: self._turn(axis, instant_ms) for axis in +self._used if axes.is_forming(axis)}
+
+    def _turn(self, axis: str, instant_ms: int) -> "_Turn":
+        """Where an axis with a bar in progress stands."""
+        frame = self.panel.forming(axes.timeframe_of(axis), instant_ms)
+        newest_ms = int(frame.open_time[-1]) if len(frame) else -1
+        return _Turn(newest_ms, in_progress=frame.in_progress)
 
     def _events(self, instant_ms: int) -> list[tuple[int, frozenset[str]]] | None:
         """Instants since the last one at which bars closed; None when the way there cannot be walked."""
         if self._at_ms is None:
             return None
         closing: dict[int, set[str]] = {}
-        for timeframe in +self._used:
+        provisional = {axis for axis in +self._used if axes.is_provisional(axis)}
+        watched = {axes.timeframe_of(axis) for axis in +self._used if axis != axes.NOW}
+        for timeframe in watched | ({"1m"} if provisional else set()):
             frame = self.panel.frame(timeframe)
             epoch, seen = self._newest[timeframe]
             start = seen - frame.first
             if epoch != frame.epoch or start < 0:
                 return None
             for time in frame.open_time[start : frame.bars_closed_at(instant_ms)].tolist():
-                closing.setdefault(time + frame.step_ms, set()).add(timeframe)
+                closing.setdefault(time + frame.step_ms, set(provisional)).add(timeframe)
             if len(closing) > CATCH_UP_EVENTS_MAX:
                 return None
         return [(closes_ms, frozenset(closing[closes_ms])) for closes_ms in sorted(closing)]
@@ -790,8 +835,8 @@ class Standing:
         """Compute everything anew as of *instant_ms*."""
         self._fresh = dict(self._calls)
         self.failed.clear()
-        event = Event(Computation(self.panel, instant_ms, keep_streams=True, each=self.each), frozenset())
-        ends = {timeframe: self._closes(timeframe, event) for timeframe in +self._used}
+        event = self._event(instant_ms, frozenset(), frozenset())
+        ends = {axis: self._closes(axis, event) for axis in +self._used if not axes.is_provisional(axis)}
         # Stacked pointwise steps read arguments as of now: right when no coarse bar closed after the finest one did.
         stacked = all(
             ends[fine] >= max(ends[coarse] for coarse in ends if TIMEFRAMES[coarse] >= TIMEFRAMES[fine])
@@ -805,9 +850,12 @@ class Standing:
                     group.step(event)
         self._fresh.clear()
 
+    def _event(self, instant_ms: int, moving: frozenset[str], turned: frozenset[str]) -> Event:
+        return Event(Computation(self.panel, instant_ms, keep_streams=True, each=self.each), moving, turned)
+
     @staticmethod
-    def _closes(timeframe: str, event: Event) -> int:
-        frame, newest = event.frame(timeframe)
+    def _closes(axis: str, event: Event) -> int:
+        frame, newest = event.frame(axis)
         return int(frame.open_time[newest]) + frame.step_ms if newest >= 0 else 0
 
     def _by_level(self) -> list[Group]:
@@ -818,16 +866,26 @@ class Standing:
 
     def _move(self, instant_ms: int, moving: frozenset[str]) -> None:
         """One event: old values into delays, what cannot be carried anew, then every moving group in order."""
-        event = Event(Computation(self.panel, instant_ms, keep_streams=True, each=self.each), moving)
+        turns = {axis: self._turn(axis, instant_ms) for axis in moving if axes.is_forming(axis)}
+        turned = {axis for axis, turn in turns.items() if turn.newest_ms != self._stood(axis).newest_ms}
+        event = self._event(
+            instant_ms, moving, frozenset(turned | {axis for axis in moving if axis in TIMEFRAMES})
+        )
         groups = self._by_level()
-        active = [group for group in groups if group.timeframe in moving]
-        moved = [group.moved() for group in active if isinstance(group, Delays)]
+        active = [group for group in groups if group.axis in moving]
+        moved = [
+            group.moved() for group in active if isinstance(group, Delays) and group.axis in event.turned
+        ]
         for is_bool, to, values in moved:
             (self.rows.bits if is_bool else self.rows.floats)[to] = values
         anew = dict.fromkeys(call for group in active for call in group.restarts(event))
-        anew |= dict.fromkeys(call for call in self.failed if call.timeframe in moving)
+        anew |= dict.fromkeys(call for call in self.failed if call.axis in moving)
+        lost = {
+            axis for axis in turned if self._stood(axis).in_progress
+        }  # a bar that never closed: its state is void
+        anew |= dict.fromkeys(call for group in active if group.axis in lost for call in group.calls)
         for call, group in self._fresh.items():
-            if group.carried or call.timeframe not in moving:
+            if group.carried or call.axis not in moving:
                 anew[call] = None
         self._load(list(anew), event)
         self._fresh.clear()
@@ -837,18 +895,19 @@ class Standing:
             name = group.calls[0].operator.name
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
             self.computed += len(group.calls)
+        self._turns |= turns
+
+    def _stood(self, axis: str) -> "_Turn":
+        return self._turns.get(axis, _Turn(-1, in_progress=False))
 
     def _load(self, calls: Sequence[Call], event: Event) -> None:
         """Compute calls from the candles and set what is kept of them, some at a time to bound the memory."""
         began = perf_counter()
         event.loaded.update(calls)
         # What shares arguments is computed together.
-        calls = sorted(calls, key=lambda call: (call.timeframe or "", call.order))
+        calls = sorted(calls, key=lambda call: (call.axis or "", call.order))
         for first in range(0, len(calls), LOADED_AT_ONCE):
-            part = Event(
-                Computation(self.panel, event.computation.instant_ms, keep_streams=True, each=self.each),
-                event.moving,
-            )
+            part = self._event(event.computation.instant_ms, event.moving, event.turned)
             chunk = calls[first : first + LOADED_AT_ONCE]
             for call in chunk:
                 self._calls[call].want(call, part)
@@ -879,11 +938,11 @@ class Standing:
     def load_row(self, ref: Ref, event: Event) -> None:
         """Set a row to its newest value in the event's computation."""
         call = ref.call
-        if call.timeframe is None:
+        if call.axis is None:
             value = constant_value(ref)[0]
         else:
-            start = event.computation.end(call.timeframe) - 1
-            value = event.computation.values(ref, start, call.timeframe)[:, 0]
+            start = event.computation.end(call.axis) - 1
+            value = event.computation.values(ref, start, call.axis)[:, 0]
         self.rows.write(ref.row, value, is_bool=call.is_bool)
 
     def _shape(self, call: Call) -> tuple[Any, type[Group]]:  # noqa: C901, PLR0911 - one decision table, read downwards

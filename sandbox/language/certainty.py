@@ -28,6 +28,7 @@ _RANGES: dict[str, Interval] = {
     "rank": (1.0, inf),
     "breadth": (0.0, 1.0),
     "bars": (0.0, inf),
+    "forming": (0.0, inf),
     "barssince": (0.0, inf),
     "abs": (0.0, inf),
     "sign": (-1.0, 1.0),

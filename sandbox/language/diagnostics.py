@@ -3,7 +3,7 @@ What is wrong with a filter, where, and what to write instead.
 
 Decided here: the shape of a diagnostic, the stable codes and what each means (docs/language/diagnostics.md is
 generated from this table). Not decided here: when one is raised (`lint`, `inside`, `typing_errors`, `runtime`).
-A code keeps its meaning for ever; a retired one is not used again.
+A code keeps its meaning for ever; a retired one (V215) is not used again.
 """
 
 import difflib
@@ -80,7 +80,12 @@ CODES: dict[str, Code] = {
     "V212": Code("error", "A parameter of the wrong kind", "ta.sma(close, 2.5)", "ta.sma(close, 2)"),
     "V213": Code("error", "Unknown timeframe", "bars('60m')", "bars('1h')"),
     "V214": Code("error", "Not a symbol", "symbol('btc')", "symbol('BTCUSDT')"),
-    "V215": Code("error", "The bar in progress", "bars('1h', forming=True)", "bars('1h')"),
+    "V216": Code(
+        "error",
+        "A look back on a mix with a bar in progress",
+        "(bars('1h', forming=True).close - bars('1h').close)[1]",
+        "look back on each, then combine",
+    ),
     "V220": Code("error", "No signal", "close = bars('1m').close", "signal(close > open)"),
     "V221": Code("error", "More than one signal", "signal(a); signal(b)", "signal(a or b)"),
     "V222": Code("error", "The signal is constant", "signal(True)", "signal(close > open)"),

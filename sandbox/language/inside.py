@@ -162,15 +162,15 @@ class Series:
 
 
 class Bars:
-    """The candles of one timeframe, field by field, and their usual averages."""
+    """The candles of one timeframe, field by field, and their usual averages; *vyx_op* is "bars" or "forming"."""
 
-    def __init__(self, vyx_timeframe: str, vyx_symbol: str) -> None:
+    def __init__(self, vyx_op: str, vyx_timeframe: str, vyx_symbol: str) -> None:
         self.timeframe = vyx_timeframe
-        self.open = vyx_field(vyx_timeframe, "open", vyx_symbol)
-        self.high = vyx_field(vyx_timeframe, "high", vyx_symbol)
-        self.low = vyx_field(vyx_timeframe, "low", vyx_symbol)
-        self.close = vyx_field(vyx_timeframe, "close", vyx_symbol)
-        self.volume = vyx_field(vyx_timeframe, "volume", vyx_symbol)
+        self.open = vyx_field(vyx_op, vyx_timeframe, "open", vyx_symbol)
+        self.high = vyx_field(vyx_op, vyx_timeframe, "high", vyx_symbol)
+        self.low = vyx_field(vyx_op, vyx_timeframe, "low", vyx_symbol)
+        self.close = vyx_field(vyx_op, vyx_timeframe, "close", vyx_symbol)
+        self.volume = vyx_field(vyx_op, vyx_timeframe, "volume", vyx_symbol)
         self.hl2 = (self.high + self.low) / 2
         self.hlc3 = (self.high + self.low + self.close) / 3
         self.ohlc4 = (self.open + self.high + self.low + self.close) / 4
@@ -207,11 +207,11 @@ def vyx_poison() -> Any:
     return series
 
 
-def vyx_field(timeframe: str, name: str, symbol: str) -> Any:
+def vyx_field(op: str, timeframe: str, name: str, symbol: str) -> Any:
     params = {"timeframe": timeframe, "field": name}
     if symbol:
         params["symbol"] = symbol
-    return vyx_record("bars", (), params, 0, "float")
+    return vyx_record(op, (), params, 0, "float")
 
 
 def vyx_is_finite(number: Any) -> bool:
@@ -795,11 +795,11 @@ def vyx_symbol(name: Any) -> Any:
 def vyx_bars(timeframe: Any, symbol: str, forming: Any) -> Any:
     if isinstance(timeframe, Series) or isinstance(forming, Series):
         return vyx_poison()
-    if forming is not False:
+    if not isinstance(forming, bool):
         vyx_fail(
-            "V215",
-            "Only closed bars are screened; the bar in progress cannot be seen.",
-            "Leave forming out, and look at a finer timeframe for what happens now: bars('1m').",
+            "V212",
+            "forming must be True or False, not " + vyx_called(forming) + ".",
+            "bars('1h', forming=True) has the bar in progress as its last one.",
             "argument:forming",
         )
     known = ", ".join(vyx_timeframes)
@@ -819,7 +819,7 @@ def vyx_bars(timeframe: Any, symbol: str, forming: Any) -> Any:
         if meant:
             hint = "Did you mean '" + meant + "'? " + hint
         vyx_fail("V213", "There is no timeframe '" + timeframe[:40] + "'.", hint, "argument:timeframe")
-    return Bars(timeframe, symbol)
+    return Bars("forming" if forming else "bars", timeframe, symbol)
 
 
 def vyx_signal_call(condition: Any) -> None:

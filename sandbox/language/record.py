@@ -6,7 +6,7 @@ what the signal's terms are.
 """
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -14,7 +14,7 @@ from sandbox.language.certainty import certain_truth
 from sandbox.language.diagnostics import Diagnostic, diagnostic
 from sandbox.language.rewrite import Rewritten, Span
 from sandbox.operators import OPERATORS
-from sandbox.plan import NODES_MAX, Node, Plan, PlanError, bars_behind, build_plan_and_map
+from sandbox.plan import Node, Plan, PlanError, bars_behind, build_plan_and_map
 
 RECORD_BYTES_MAX = 8 << 20
 _TERM_CHARS_MAX = 200
@@ -150,32 +150,38 @@ def _refusal(
     error: PlanError, nodes: Sequence[Node], spans: Sequence[Span], rewritten: Rewritten
 ) -> Diagnostic:
     """The diagnostic for a refused plan, at the statement of the node at fault or of the costliest one."""
-    plain = error.node is None and error.code == "limit"
-    message = f"The plan {error.message}." if plain else f"{error.message[:1].upper()}{error.message[1:]}."
-    if error.code == "limit" and error.node is None:
-        if len(nodes) > NODES_MAX:
-            most = f"The plan has {len(nodes)} parts; at most {NODES_MAX} are allowed."
-            return diagnostic(_busiest(spans, [1] * len(nodes)), "V302", most, "Most of them come from here.")
-        if error.message.startswith("calls each"):
-            calls = [int(node.op == "each") for node in nodes]
-            return diagnostic(
-                _busiest(spans, calls), "V302", message, "Let one function do more, or ask less."
-            )
-        costs = [_cost(node) for node in nodes]
-        if error.message.startswith("costs"):
-            return diagnostic(
-                _busiest(spans, costs), "V301", message, "The costliest part is here: shorten its periods."
-            )
-        hint = "The longest look back is about here: use a coarser timeframe."
-        return diagnostic(_busiest(spans, costs), "V303", message, hint)
+    message = f"{error.message[:1].upper()}{error.message[1:]}."
+    if error.node is None and error.code in _LIMITS:
+        code, hint, weight = _LIMITS[error.code]
+        span = _busiest(spans, [weight(node) for node in nodes])
+        return diagnostic(span, code, f"The plan {error.message}.", hint)
     span = _signal_span(rewritten) if error.node is None else spans[error.node]
-    code = {"params": "V211", "limit": "V303", "kind": "V202", "constant": "V222"}.get(error.code, "V390")
-    return diagnostic(span, code, message, "")
+    code, hint = _REFUSED.get(error.code, ("V390", ""))
+    return diagnostic(span, code, message, hint)
 
 
 def _cost(node: Node) -> int:
     operator = OPERATORS[node.op]
     return (1 + bars_behind(node, operator, "1d")) * operator.steps(node.params)
+
+
+_LIMITS: Mapping[str, tuple[str, str, Callable[[Node], int]]] = {
+    "nodes": ("V302", "Most of them come from here.", lambda _node: 1),
+    "calls": ("V302", "Let one function do more, or ask less.", lambda node: int(node.op == "each")),
+    "cost": ("V301", "The costliest part is here: shorten its periods.", _cost),
+    "lookback": ("V303", "The longest look back is about here: use a coarser timeframe.", _cost),
+}
+"""Limits of a plan as a whole: code, hint, and what a node adds to it, by `PlanError.code`."""
+_REFUSED = {
+    "params": ("V211", ""),
+    "lookback": ("V303", ""),
+    "kind": ("V202", ""),
+    "constant": ("V222", ""),
+    "forming": (
+        "V216",
+        "Look back on each series first and combine then, or take all of them from bars(..., forming=True) of one timeframe.",
+    ),
+}
 
 
 def _busiest(spans: Sequence[Span], costs: Sequence[int]) -> Span:

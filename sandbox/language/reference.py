@@ -36,6 +36,7 @@ examples in [../filters](../filters).
 | write | means |
 |---|---|
 | `bars(timeframe)` | the candles of a timeframe: {timeframes} |
+| `bars(timeframe, forming=True)` | the same with the bar in progress as the last one: see below |
 | `.{fields}` | its fields; `hl2` is (high + low) / 2, `hlc3` (high + low + close) / 3, `ohlc4` all four / 4 |
 | `symbol("BTCUSDT").bars(timeframe)` | the candles of one fixed symbol, the same for all that are screened |
 | `s[n]` | the value n bars ago, n from 0 to 1000, a plain number |
@@ -49,6 +50,15 @@ examples in [../filters](../filters).
 
 Series of different timeframes can be combined: the result lives on the finest, the coarser one is seen as of its last
 closed bar. A missing value (NaN) makes a comparison false. A bool in arithmetic counts as 0 or 1.
+
+**The bar in progress.** A filter sees closed bars. One that reads `bars("1h", forming=True)` sees the hour in progress
+behind them, made of the 1m candles closed since its open, so `high` is the highest so far and `close` the last price;
+every function takes it as if it closed now, and `s[1]` is the last closed bar. If that is the filter's finest
+timeframe, it is screened every minute and signals a symbol at most once in each bar, at the first minute that matches;
+beside a finer timeframe of closed bars it is screened when those close. What matched may not hold any more when the bar
+closes: the signals say `forming`. With `on_enter`, a bar signals only if the condition was false when the bar before
+closed. What mixes a bar in progress with closed bars of its own or a finer timeframe has a present value only: compare
+it, but do not look back on it.
 
 `matype` is a number: {ma_types}; `ta.MA_Type.EMA` names one.
 """

@@ -110,6 +110,26 @@ _COMPARISONS: tuple[tuple[str, Callable[..., Any], str], ...] = (
 )
 
 
+def _candle_field(name: str, doc: str) -> Operator:
+    return Operator(
+        name,
+        (),
+        (
+            Param("timeframe", "str", choices=tuple(TIMEFRAMES_S)),
+            Param("field", "str", choices=FIELDS),
+            Param(
+                "symbol", "str", default="", doc="Empty: the symbol being screened; else one fixed symbol."
+            ),
+        ),
+        ("value",),
+        "float",
+        "Leaves",
+        doc,
+        "bars",
+        internal=True,
+    )
+
+
 def _leaves() -> list[Operator]:
     return [
         Operator(
@@ -123,26 +143,14 @@ def _leaves() -> list[Operator]:
             "const",
             internal=True,
         ),
-        Operator(
+        _candle_field(
             "bars",
-            (),
-            (
-                Param("timeframe", "str", choices=tuple(TIMEFRAMES_S)),
-                Param("field", "str", choices=FIELDS),
-                Param(
-                    "symbol",
-                    "str",
-                    default="",
-                    doc="Empty: the symbol being screened; else one fixed symbol.",
-                ),
-            ),
-            ("value",),
-            "float",
-            "Leaves",
             "A field of the closed candles of a timeframe. A bar that only this symbol lacks reads flat at its previous"
             " close with volume 0; before its first candle NaN.",
-            "bars",
-            internal=True,
+        ),
+        _candle_field(
+            "forming",
+            "The same with the bar in progress as the last one, made of its closed 1m candles; of 1m itself, `bars`.",
         ),
     ]
 

@@ -268,6 +268,21 @@ def test_a_function_without_a_value_says_why(blame, panel, call, bars, why):
     assert told == why.format(f"line 4: {call} > 0")
 
 
+@pytest.mark.parametrize(
+    "condition", ["h.close > ta.sma(h.close, 3)", "top(b.close / ta.sma(h.close, 3), 5000)"]
+)
+def test_a_bar_in_progress_counts_as_history(blame, panel, condition):
+    """Of three hours the third may be in progress: ten minutes into it, and mixed with finer bars, there are enough."""
+    source = f'b, h = bars("5m"), bars("1h", forming=True)\nsignal({condition})\n'
+    minutes, hours = bars_of(panel, YOUNG, "1m"), bars_of(panel, YOUNG, "1h")
+    second, third = (next(at for at in minutes if at >= hours[n] + 600_000) for n in (0, 1))
+
+    short = blame(source, YOUNG, second)
+
+    assert short == f"not enough history: line 2: {condition}: ta.sma(3) has no value after 1 bars of 1h"
+    assert not (blame(source, YOUNG, third) or "").startswith("not enough history")
+
+
 def test_a_division_by_zero_is_not_too_little_history_however_young_the_symbol(blame, panel):
     source = 'b = bars("5m")\nratio = b.close / (b.close - b.close)\nsignal(ratio > 1 and ta.ema(b.close, 5) > 0)\n'
 

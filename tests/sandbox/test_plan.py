@@ -167,8 +167,8 @@ HOSTILE = [
     ("format", [{"op": "bars", "surprise": 1}], 0, "not a node"),
     ("format", [{"op": 7}], 0, "not a node"),
     ("format", [{"op": "const", "params": {"value": [1]}}], 0, "not a node"),
-    ("limit", [bars(), node("ta.tema", 0, timeperiod=500), node("ta.tema", 1, timeperiod=500), node("lt", 0, 2)], 3, f"at most {LOOKBACK_BARS_MAX}"),
-    ("limit", [bars()] * (NODES_MAX + 1), 0, "at most"),
+    ("lookback", [bars(), node("ta.tema", 0, timeperiod=500), node("ta.tema", 1, timeperiod=500), node("lt", 0, 2)], 3, f"at most {LOOKBACK_BARS_MAX}"),
+    ("nodes", [bars()] * (NODES_MAX + 1), 0, "at most"),
 ]  # fmt: skip
 
 

@@ -40,12 +40,12 @@ def node_values(panel, plan, each):
     each.begin()
     refs = Calls().add(plan)
     computation = Computation(panel, 1 << 45, each=each)
-    timed = [at for at, timeframe in enumerate(plan.node_timeframes) if timeframe is not None]
+    timed = [at for at, axis in enumerate(plan.node_axes) if axis is not None]
     for at in timed:
         computation.want(refs[at].call, 0)
     computation.run()
     shape = len(panel.symbols)
-    tables = {at: computation.values(refs[at], 0, plan.node_timeframes[at]) for at in timed}
+    tables = {at: computation.values(refs[at], 0, plan.node_axes[at]) for at in timed}
     return {at: np.broadcast_to(table, (shape, table.shape[1])) for at, table in tables.items()}
 
 
@@ -63,7 +63,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in EXAMPLES} | {
 def test_a_share_of_the_market_counts_from_the_first_symbol_that_can_meet_it(compiler, panel):
     plan = compiler.compile('b = bars("5m")\nsignal(breadth(b.close > ta.sma(b.close, 20)) > 0.5)\n').plan
 
-    ready = readiness(plan, panel)
+    ready = readiness(plan, panel, 1 << 45)
 
     assert set(ready.first[plan.signal]) == {19}
 
@@ -71,7 +71,7 @@ def test_a_share_of_the_market_counts_from_the_first_symbol_that_can_meet_it(com
 @pytest.mark.parametrize("name", SOURCES)
 def test_no_node_has_a_value_before_it_can(compiler, panel, each, name):
     plan = compiler.compile(SOURCES[name]).plan
-    ready = readiness(plan, panel)
+    ready = readiness(plan, panel, 1 << 45)
     shares: set[int] = set()  # a share is told, as 0, before anybody can meet its condition
     for at, node in enumerate(plan.nodes):
         if node.op == "breadth" or not shares.isdisjoint(node.args):
@@ -110,7 +110,7 @@ def test_it_has_one_as_soon_as_it_can(compiler, panel, each, number):
     plan = compiler.compile(source).plan
     at = plan.show["x"]
 
-    ready = readiness(plan, panel).first[at]
+    ready = readiness(plan, panel, 1 << 45).first[at]
 
     np.testing.assert_array_equal(ready, first_known(node_values(panel, plan, each)[at]))
     assert ready[panel.index["BTCUSDT"]] < NEVER
@@ -124,7 +124,7 @@ def test_what_the_market_does_not_have_never_has_a_value(panel):
     ]
     plan = build_plan(nodes, 2, {})
 
-    ready = readiness(plan, panel)
+    ready = readiness(plan, panel, 1 << 45)
 
     assert (ready.first[plan.signal] == NEVER).all()
     assert ready.first[0][panel.index[GONE]] == NEVER
@@ -134,6 +134,6 @@ def test_an_empty_panel_is_ready_for_nothing(compiler):
     plan = compiler.compile('a, b = bars("1m"), bars("1h")\nsignal(a.close > ta.sma(b.close, 3))\n').plan
     empty = real_market.Panel(["A"])
 
-    ready = readiness(plan, empty)
+    ready = readiness(plan, empty, 1 << 45)
 
-    assert ready.is_short(plan.signal, 0, 1 << 45)
+    assert ready.is_short(plan.signal, 0)
