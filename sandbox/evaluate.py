@@ -68,6 +68,7 @@ class RangeHits(msgspec.Struct, frozen=True):
 
     timeframe: str
     due_every: str
+    forming: bool
     bars: int
     triggered_at_ms: Ints
     symbols: list[str]
@@ -377,8 +378,6 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     """
     The matches of a plan at every slot of [*first_ms*, *last_ms*]: bit for bit what `Evaluator.evaluate` finds slot by slot.
 
-    Of a bar in progress only the first match of a symbol is told, as only that becomes a signal.
-
     Raises:
         OperatorError: An operator failed.
     """
@@ -406,6 +405,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     return RangeHits(
         plan.trigger,
         plan.due_every,
+        False,
         end - start,
         frame.open_time[start + columns] + frame.step_ms,
         [panel.symbols[row] for row in rows],
@@ -428,8 +428,6 @@ def _slot_by_slot(  # noqa: PLR0917 - as given
     slots = (frame.open_time[start:end] + frame.step_ms).tolist()
     evaluator = Evaluator(panel, each)
     evaluator.put("", plan, None if symbols is None else frozenset(symbols), frequency)
-    length_ms = TIMEFRAMES[plan.trigger] * 1000
-    told: set[tuple[str, int]] = set()
     found: list[tuple[int, str, float, list[Value]]] = []
     for slot_ms in slots:
         slot = evaluator.evaluate(slot_ms)
@@ -437,27 +435,29 @@ def _slot_by_slot(  # noqa: PLR0917 - as given
             raise OperatorError(slot.failed[""])
         for hits in slot.hits:
             for at, symbol in enumerate(hits.symbols):
-                bar = symbol, -(-slot_ms // length_ms)
-                if bar not in told:
-                    told.add(bar)
-                    found.append(
-                        (
-                            slot_ms,
-                            symbol,
-                            float(hits.prices[at]),
-                            [hits.values[name][at] for name in plan.show],
-                        )
-                    )
-    times, names, prices, shown = zip(*found, strict=True) if found else ((), (), (), ())
+                values = [hits.values[name][at] for name in plan.show]
+                found.append((slot_ms, symbol, float(hits.prices[at]), values))
     return RangeHits(
         plan.trigger,
         plan.due_every,
+        True,
         len(slots),
-        np.array(times, dtype=np.int64),
-        list(names),
-        np.array(prices, dtype=np.float64),
-        {name: [values[at] for values in shown] for at, name in enumerate(plan.show)},
+        np.array([at_ms for at_ms, *_ in found], dtype=np.int64),
+        [symbol for _, symbol, *_ in found],
+        np.array([price for *_, price, _ in found], dtype=np.float64),
+        {name: [values[at] for *_, values in found] for at, name in enumerate(plan.show)},
     )
+
+
+def signalled(found: RangeHits, counted: Ints) -> Ints:
+    """Which of the matches *counted* (indices, ascending) become signals: of a bar in progress the first of each symbol."""
+    if not found.forming:
+        return counted
+    length_ms = TIMEFRAMES[found.timeframe] * 1000
+    first: dict[tuple[str, int], int] = {}
+    for at in counted.tolist():
+        first.setdefault((found.symbols[at], -(-int(found.triggered_at_ms[at]) // length_ms)), at)
+    return np.array(list(first.values()), dtype=np.int64)
 
 
 def node_values(
