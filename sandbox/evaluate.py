@@ -6,13 +6,13 @@ an operator's value is (`sandbox.compute`), and cooldowns, which need to know ea
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from sandbox.compute import Calls, Computation, OperatorError, Ref
+from sandbox.compute import Call, Calls, Computation, OperatorError, Ref
 from sandbox.each import EachRunner
 from sandbox.operators import OPERATORS
 from sandbox.operators.model import Array
@@ -78,6 +78,8 @@ class _Trader(msgspec.Struct, eq=False):
     before: Ref | None
     show: tuple[tuple[str, Ref], ...]
     symbols: frozenset[str] | None
+    owner: Hashable
+    functions: tuple[Call, ...]
 
 
 class _Board(msgspec.Struct):
@@ -101,6 +103,7 @@ class Evaluator:
         self._calls = Calls()
         self._standing = Standing(panel, each)
         self._traders: dict[Any, _Trader] = {}
+        self._callers: dict[Any, _Trader] = {}  # those with functions
         self._boards = {timeframe: _Board() for timeframe in TIMEFRAMES}
         self._need: dict[str, Counter[int]] = {}
 
@@ -112,12 +115,20 @@ class Evaluator:
         """Seconds spent by operator in the last slot that carried values on; "anew" is what had to be computed anew."""
         return self._standing.seconds
 
-    def put(self, key: Any, plan: Plan, symbols: frozenset[str] | None, frequency: Frequency) -> None:
+    def put(
+        self,
+        key: Any,
+        plan: Plan,
+        symbols: frozenset[str] | None,
+        frequency: Frequency,
+        owner: Hashable = None,
+    ) -> None:
         """
         Add a trader, or replace it: from the next evaluation on it is screened by this plan.
 
         `symbols` None means all; those the panel does not have are ignored. A cooldown is applied by whoever stores
-        signals, so here it means every bar. Costs O(nodes of the plan).
+        signals, so here it means every bar. *owner* is the user whose time its functions take (`sandbox.shares`).
+        Costs O(nodes of the plan).
         """
         refs = self._calls.add(plan)
         signal = refs[plan.signal]
@@ -127,8 +138,23 @@ class Evaluator:
             refs = (*refs, before)
         self._standing.add(ref.call for ref in refs)
         self.drop(key)
-        trader = _Trader(key, plan.trigger, len(plan.nodes), plan.need, refs, signal, before, show, symbols)
+        functions = tuple(dict.fromkeys(ref.call for ref in refs if ref.call.operator.form == "each"))
+        trader = _Trader(
+            key,
+            plan.trigger,
+            len(plan.nodes),
+            plan.need,
+            refs,
+            signal,
+            before,
+            show,
+            symbols,
+            owner,
+            functions,
+        )
         self._traders[key] = trader
+        if functions:
+            self._callers[key] = trader
         board = self._boards[plan.trigger]
         board.traders[key] = trader
         board.nodes += trader.nodes
@@ -141,6 +167,7 @@ class Evaluator:
         trader = self._traders.pop(key, None)
         if trader is None:
             return
+        self._callers.pop(key, None)
         board = self._boards[trader.trigger]
         del board.traders[key]
         board.nodes -= trader.nodes
@@ -163,11 +190,21 @@ class Evaluator:
         traders only, is computed anew and leaves what is carried alone.
         """
         due = [timeframe for timeframe, seconds in TIMEFRAMES.items() if slot_ms % (seconds * 1000) == 0]
+        chosen = self._traders if keys is None else dict.fromkeys(keys)
         if self._each is not None:
-            self._each.begin()
+            self._each.begin(self._users(due, chosen))
         if keys is None and self._standing.can_advance(slot_ms):
             return self._carried(slot_ms, due)
-        return self._anew(slot_ms, due, self._traders if keys is None else dict.fromkeys(keys))
+        return self._anew(slot_ms, due, chosen)
+
+    def _users(self, due: list[str], chosen: Collection[Any]) -> dict[Hashable, set[Hashable]]:
+        """Of each function, the owners of the due traders that have it."""
+        users: dict[Hashable, set[Hashable]] = {}
+        for trader in self._callers.values():
+            if trader.trigger in due and trader.key in chosen:
+                for call in trader.functions:
+                    users.setdefault(call, set()).add(trader.owner)
+        return users
 
     def _carried(self, slot_ms: int, due: list[str]) -> Slot:
         self._standing.advance(slot_ms)
