@@ -218,7 +218,8 @@ class Evaluator:
             asked += board.nodes
             if self._standing.failed:
                 failed |= self._failures(board)
-            hits.extend(found for found in self._matches(timeframe, slot_ms) if found.key not in failed)
+            matches = self._matches(timeframe, slot_ms, failed)
+            hits.extend(found for found in matches if found.key not in failed)
         evaluated = sum(len(self._boards[timeframe].traders) for timeframe in due)
         return Slot(hits, failed, evaluated, asked, self._standing.computed)
 
@@ -231,8 +232,8 @@ class Evaluator:
             if ref.call in failed
         }
 
-    def _matches(self, timeframe: str, slot_ms: int) -> Iterable[Hits]:
-        """Hits of one trigger timeframe from the standing rows."""
+    def _matches(self, timeframe: str, slot_ms: int, failed: dict[Any, str]) -> Iterable[Hits]:
+        """Hits of one trigger timeframe from the standing rows; those that fail on the way are added to *failed*."""
         rows, frame = self._standing.rows, self.panel.frame(timeframe)
         newest = frame.bars_closed_at(slot_ms) - 1
         traders, signals, befores, masks = self._rows_of(self._boards[timeframe])
@@ -251,7 +252,9 @@ class Evaluator:
             values = {name: _told(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
             yield Hits(trader.key, timeframe, [symbols[row] for row in where.tolist()], prices[where], values)
         if unsure:
-            yield from self._anew(slot_ms, [timeframe], unsure).hits
+            anew = self._anew(slot_ms, [timeframe], unsure)
+            failed.update(anew.failed)
+            yield from anew.hits
 
     def _rows_of(self, board: _Board) -> tuple[list[_Trader], Ints, Ints, Any]:
         width = self._standing.rows.bits.shape[1]

@@ -468,6 +468,20 @@ def test_a_function_two_users_have_runs_while_one_of_them_has_time(compiler, can
         assert [hits.key for hits in slot.hits] == [("A", "nested"), ("B", "nested")]
 
 
+def test_a_trader_that_fails_where_the_bar_before_is_asked_for_says_so(compiler, runner, candles, panel_of):
+    """The condition one bar ago of a new trader is computed only where it matches; a failure there was silent."""
+    one = candles[0]
+    one.present[:] = True
+    poison = float(one.fields["close"][2, -2])
+    text = f"def f(c): return 1 / (c[-1] - {poison!r})\nsignal(each(f, m1.close) < 10 ** 9)"
+    evaluator = Evaluator(panel_of(one), runner)
+    evaluator.put("t", plan_of(compiler, text), None, "on_enter")
+
+    slot = evaluator.evaluate(last_close(candles))
+
+    assert slot.failed["t"].startswith("each: f fails on S2: ZeroDivisionError")
+
+
 def test_a_process_that_dies_is_replaced_unseen(monkeypatch):
     with EachRunner() as runner:
         assert runner.run("f = lambda c: 1", "f", CALLS[:2]) == [1.0, 1.0]
