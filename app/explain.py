@@ -99,11 +99,11 @@ class Explaining:
                 slot, f"plan refused: the stored plan is not valid ({error}); save the filter again", None
             )
         if at is None:
-            slot -= timedelta(seconds=slot.timestamp() % TIMEFRAMES[plan.trigger])
+            slot -= timedelta(seconds=slot.timestamp() % TIMEFRAMES[plan.due_every])
         terms = await self._terms_of(trader.filter, plan)
         async with self._pool.connection() as connection:
             stretch = await history.load(connection, plan, bars=BARS_LOOKED_AT, until=slot, symbols=[symbol])
-            past = await _past(connection, trader_id, trader, symbol, slot)
+            past = await _past(connection, trader_id, trader, symbol, slot, _bar_began(plan, slot))
         try:
             explanation = await asyncio.to_thread(
                 lambda: explain(plan, terms, stretch.panel(), history.milliseconds(slot), symbol, self._each)
@@ -148,17 +148,27 @@ def _closed(at: datetime | None, newest: datetime | None) -> datetime:
     return (newest if at is None else at).astimezone(UTC)
 
 
-async def _past(
-    connection: Connection, trader_id: UUID, trader: ExplainedTrader, symbol: str, slot: datetime
+def _bar_began(plan: Plan, slot: datetime) -> datetime:
+    """When the trigger's bar began that *slot* is in or closes."""
+    into = slot.timestamp() % TIMEFRAMES[plan.trigger] or TIMEFRAMES[plan.trigger]
+    return slot - timedelta(seconds=into)
+
+
+async def _past(  # noqa: PLR0917 - what is on record belongs to all of these
+    connection: Connection,
+    trader_id: UUID,
+    trader: ExplainedTrader,
+    symbol: str,
+    slot: datetime,
+    bar_began: datetime,
 ) -> _Past:
+    reach_s = max(trader.cooldown_s or 0, (slot - bar_began).total_seconds())
     passed_over = await history_store.unscreened(connection, slot, slot)
     return _Past(
         slot=await store.find_slot(connection, slot),
         is_late=any(u.symbol == symbol for u in passed_over),
         is_covered=await store.is_covered(connection, trader_id, slot),
-        signals=await store.signals_around(
-            connection, trader_id, symbol, slot, cooldown_s=trader.cooldown_s or 0
-        ),
+        signals=await store.signals_around(connection, trader_id, symbol, slot, reach_s=reach_s),
     )
 
 
@@ -174,16 +184,16 @@ def _reason(case: _Case) -> str | None:
 
 
 def _reasons_of_market(case: _Case) -> Iterator[str]:
-    trader, trigger, past = case.trader, case.plan.trigger, case.past
+    trader, due_every, past = case.trader, case.plan.due_every, case.past
     if trader.symbols is not None and case.symbol not in trader.symbols:
         yield f"symbol not among the trader's: it screens {', '.join(trader.symbols[:10])}"
-    if case.slot.timestamp() % TIMEFRAMES[trigger]:
-        yield f"not due: {_text(case.slot)} is no multiple of {trigger}, the trader's trigger"
+    if case.slot.timestamp() % TIMEFRAMES[due_every]:
+        yield f"not due: {_text(case.slot)} is no multiple of {due_every}, how often the trader is due"
     if past.slot is not None and past.slot.state == "outage":
         yield f"outage: {past.slot.reason}"
     if case.explanation.blame is not None:
         yield case.explanation.blame
-    if past.is_late and trigger == "1m":
+    if past.is_late and due_every == "1m":
         yield f"bar missing: the candle of {case.symbol} came after its slot had closed"
     if trader.frequency == "on_enter" and case.explanation.matched_before:
         yield "not entering: the condition was true on the bar before already"
@@ -194,8 +204,12 @@ def _reasons_of_circumstances(case: _Case) -> Iterator[str]:
     if not past.is_covered:
         yield f"not covered: the condition was true, but {_uncovered(trader, case.slot)}"
     earlier = next((s for s in past.signals if s.triggered_at < case.slot), None)
-    if trader.cooldown_s is not None and earlier is not None:
-        until = earlier.triggered_at + timedelta(seconds=trader.cooldown_s)
+    if earlier is None:
+        return
+    if earlier.triggered_at > _bar_began(case.plan, case.slot):
+        yield f"already signalled: at {_text(earlier.triggered_at)}, and a bar in progress signals once"
+    until = earlier.triggered_at + timedelta(seconds=trader.cooldown_s or 0)
+    if until > case.slot:
         yield f"cooldown: since the signal of {_text(earlier.triggered_at)}, until {_text(until)}"
 
 

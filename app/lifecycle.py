@@ -58,6 +58,10 @@ class PlanLike(Protocol):
     @property
     def timeframes(self) -> Sequence[str]: ...
     @property
+    def forming(self) -> Sequence[str]: ...
+    @property
+    def due_every(self) -> str: ...
+    @property
     def operators(self) -> Sequence[str]: ...
     @property
     def lookback_bars(self) -> int: ...
@@ -349,6 +353,8 @@ def summary_of(plan: PlanLike) -> dict[str, Any]:
     return {
         "trigger": plan.trigger,
         "timeframes": list(plan.timeframes),
+        "forming": list(plan.forming),
+        "due_every": plan.due_every,
         "operators": list(plan.operators),
         "lookback_bars": plan.lookback_bars,
         "cost": plan.cost,

@@ -244,9 +244,32 @@ class Computation:
     def run(self) -> None:
         """Compute everything wanted and what that needs, each call once."""
         with np.errstate(all="ignore"):
-            for call in self._planned():
+            planned = self._planned()
+            while planned:
+                planned = self._round(planned)
+
+    def _round(self, planned: Sequence[Call]) -> list[Call]:
+        """
+        Compute what waits for no function, then every function whose arguments are there, by turns; what waits for them is returned.
+        """
+        functions: list[Call] = []
+        later: list[Call] = []
+        waited_for: set[Call] = set()
+        for call in planned:
+            if waited_for and any(ref.call in waited_for for ref in call.args):
+                later.append(call)
+            elif call.operator.form == "each" and self.each is not None:
+                functions.append(call)
+            else:
                 self._values[call] = self._computed(call)
                 self.computed += 1
+                continue
+            waited_for.add(call)
+        if functions and self.each is not None:
+            for call in self.each.in_turn(functions):
+                self._values[call] = self._computed(call)
+                self.computed += 1
+        return later
 
     def _planned(self) -> list[Call]:
         """All calls needed, arguments first; on the way down each gets the earliest start anyone asks of it."""
@@ -368,7 +391,7 @@ class Computation:
         if self.each_symbols is not None and max(map(len, args)) == len(names):
             chosen = np.array([[name in self.each_symbols] for name in names])
             asked = np.logical_and(asked, chosen)
-        return each_values(self.each, call.params, [asked, *args[1:]], names)
+        return each_values(self.each, call.params, [asked, *args[1:]], names, call)
 
     @staticmethod
     def _pointwise(call: Call, args: Sequence[Array]) -> tuple[Array, ...]:

@@ -3,7 +3,7 @@ Running the functions that plans carry for `each`, in interpreter processes of t
 
 Decided here: what a function is given and may give back, its limits, and who is blamed when it strikes one. Not
 decided here: for which symbols and bars it is asked (`sandbox.compute`), what its text may say
-(`sandbox.language.function`).
+(`sandbox.language.function`), whose time it takes (`sandbox.shares`).
 
 A value is a fact of its inputs: every call runs the function's definitions anew, in a session that knows one function
 only, so nothing is left behind for the next symbol, slot or tenant. Calls travel in batches; when a batch strikes a
@@ -16,7 +16,8 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -34,12 +35,13 @@ from pydantic_monty import (
 from sandbox.interpreter import limit_worker
 from sandbox.operators.model import Array, Params
 from sandbox.panel import Floats
+from sandbox.shares import Shares
 
 CALL_SECONDS_MAX = 0.05
 NODE_SECONDS_MAX = 0.25
 """All calls of one `each` in a slot; 400 symbols at 10 to 20 us take a thirtieth of it."""
 SLOT_SECONDS_MAX = 5.0
-"""All functions of all traders in a slot, so that they cannot keep a machine from the next one."""
+"""All functions of all traders in a slot, so that they cannot keep a machine from the next one; shared between their users."""
 MEMORY_BYTES_MAX = 32_000_000
 RECURSION_MAX = 100
 REQUEST_SECONDS_MAX = 0.4
@@ -94,6 +96,10 @@ class _LimitStruck(Exception):
     """A batch struck a limit; the message says which."""
 
 
+class _TimeUp(Exception):
+    """There is no time for another batch."""
+
+
 class EachRunner:
     """
     Runs functions in at most *processes* interpreter processes, started when first needed.
@@ -102,7 +108,7 @@ class EachRunner:
 
     Args:
         node_seconds: For all calls of one `run`.
-        slot_seconds: For all runs between two calls of `begin`.
+        slot_seconds: For all runs between two calls of `begin`, shared between the users.
     """
 
     def __init__(
@@ -117,7 +123,7 @@ class EachRunner:
         self._slot_seconds = slot_seconds
         self._lock = threading.Lock()
         self._pool: Monty | None = None
-        self.spent_s = 0.0
+        self._shares = Shares(slot_seconds, {}, {})
 
     def __enter__(self) -> Self:
         return self
@@ -134,41 +140,69 @@ class EachRunner:
         if pool is not None:
             pool.__exit__(None, None, None)
 
-    def begin(self) -> None:
-        """A new slot, or another piece of work with a time of its own."""
-        self.spent_s = 0.0
+    @property
+    def spent_s(self) -> float:
+        """Seconds that functions took since the last `begin`."""
+        return self._shares.total
 
-    def run(self, source: str, name: str, calls: Iterable[EachCall]) -> list[float]:
+    def begin(self, users: Mapping[Hashable, Collection[Hashable]] | None = None) -> None:
+        """
+        A new slot, or another piece of work with a time of its own.
+
+        *users* tells whose each node is, that is each function as `run` will be told of it; None: all is one user's.
+        """
+        self._shares = Shares(self._slot_seconds, users or {}, self._shares.spent)
+
+    def in_turn(self, nodes: Sequence[Hashable]) -> Iterator[Any]:
+        """The nodes in the order to `run` them, so that who needs little does not wait behind who needs much."""
+        return self._shares.in_turn(nodes)
+
+    def run(self, source: str, name: str, calls: Iterable[EachCall], node: Hashable = None) -> list[float]:
         """
         The answers of the function *name*, defined by *source*, in the order of *calls*; NaN for None.
 
-        Raises:
-            EachError: The function raised, gave what is no number, or struck a limit; it names the symbol.
-        """
-        if self.spent_s >= self._slot_seconds:
-            raise EachError(f"the functions of all traders took {self._slot_seconds:g} s of this slot")
-        began = time.monotonic()
-        try:
-            text = _definition(source, name)
-            return list(self._answers(text, name, iter(calls), began + self._node_seconds))
-        finally:
-            self.spent_s += time.monotonic() - began
+        *node* says whose time it takes: that of the users `begin` was told for it.
 
-    def _answers(self, text: str, name: str, calls: Iterator[EachCall], deadline: float) -> Iterator[float]:
+        Raises:
+            EachError: The function raised, gave what is no number, or struck a limit; it names the symbol. Or its users
+                have no time left in this slot.
+        """
+        share_s = self._shares.left(node)
+        try:
+            with self._charged(node):
+                text = _definition(source, name)
+                return list(self._answers(text, name, iter(calls), share_s))
+        except _TimeUp as up:
+            had_less = share_s < self._node_seconds
+            raise (self._used_up(node) if had_less else self._too_slow(name)) from up
+
+    @contextmanager
+    def _charged(self, node: Hashable) -> Iterator[None]:
+        began, shares = time.monotonic(), self._shares
+        try:
+            yield
+        finally:
+            shares.charge(node, time.monotonic() - began)
+
+    def _answers(self, text: str, name: str, calls: Iterator[EachCall], share_s: float) -> Iterator[float]:
+        share_end = time.monotonic() + share_s
+        deadline = min(share_end, time.monotonic() + self._node_seconds)
         while batch := list(islice(calls, BATCH_CALLS)):
-            if time.monotonic() > deadline:
-                raise self._too_slow(name)
+            if time.monotonic() >= deadline:
+                raise _TimeUp
             try:
                 yield from self._fed(text, name, batch)
             except _LimitStruck:
-                yield from self._one_by_one(text, name, batch)
+                yield from self._one_by_one(text, name, batch, share_end)
 
-    def _one_by_one(self, text: str, name: str, batch: Sequence[EachCall]) -> Iterator[float]:
+    def _one_by_one(
+        self, text: str, name: str, batch: Sequence[EachCall], share_end: float
+    ) -> Iterator[float]:
         """Each call in a session of its own; the one that strikes a limit again is to blame."""
-        deadline = time.monotonic() + self._node_seconds
+        deadline = min(share_end, time.monotonic() + self._node_seconds)
         for call in batch:
-            if time.monotonic() > deadline:
-                raise self._too_slow(name)
+            if time.monotonic() >= deadline:
+                raise _TimeUp
             try:
                 yield from self._fed(text, name, [call])
             except _LimitStruck as struck:
@@ -177,6 +211,14 @@ class EachRunner:
     def _too_slow(self, name: str) -> EachError:
         return EachError(
             f"{name} takes longer than {self._node_seconds * 1000:g} ms for all symbols; call it on fewer, with when="
+        )
+
+    def _used_up(self, node: Hashable) -> EachError:
+        spent = self._shares.spent_by(node)
+        least = "at least " if max(spent) > min(spent) else ""  # one message for the traders of several users
+        return EachError(
+            f"your functions took {least}{min(spent):.2g} s of this slot, all the time there was for them; "
+            "call them on fewer symbols, with when="
         )
 
     def _fed(self, text: str, name: str, batch: Sequence[EachCall]) -> list[float]:
@@ -209,14 +251,16 @@ class EachRunner:
             return self._pool
 
 
-def each_values(runner: EachRunner, params: Params, args: Sequence[Array], names: Sequence[str]) -> Floats:
+def each_values(
+    runner: EachRunner, params: Params, args: Sequence[Array], names: Sequence[str], node: Hashable = None
+) -> Floats:
     """
     The values of one `each`: shape (symbols or 1, bars), NaN where it was not called or gave None.
 
     It is called where the condition holds and every series has all its values: a symbol too young for the function is no
     reason for it to fail.
 
-    *args* are the condition and the series, shape (symbols or 1, bars + `bars` - 1); *names* the symbols.
+    *args* are the condition and the series, shape (symbols or 1, bars + `bars` - 1); *names* the symbols; *node* as for `EachRunner.run`.
 
     Raises:
         EachError: As `EachRunner.run`.
@@ -235,7 +279,7 @@ def each_values(runner: EachRunner, params: Params, args: Sequence[Array], names
         (labels[row], [one[row if len(one) > 1 else 0][bar : bar + bars] for one in lists])
         for row, bar in zip(where[0].tolist(), where[1].tolist(), strict=True)
     )
-    result[where] = runner.run(str(params["source"]), str(params["name"]), calls)
+    result[where] = runner.run(str(params["source"]), str(params["name"]), calls, node)
     return result
 
 

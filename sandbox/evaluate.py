@@ -6,14 +6,14 @@ an operator's value is (`sandbox.compute`), and cooldowns, which need to know ea
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from sandbox import axes
-from sandbox.compute import Calls, Computation, OperatorError, Ref
+from sandbox.compute import Call, Calls, Computation, OperatorError, Ref
 from sandbox.each import EachRunner
 from sandbox.frame import TIMEFRAMES, Bools, Floats, Ints
 from sandbox.operators import OPERATORS
@@ -68,6 +68,7 @@ class RangeHits(msgspec.Struct, frozen=True):
 
     timeframe: str
     due_every: str
+    forming: bool
     bars: int
     triggered_at_ms: Ints
     symbols: list[str]
@@ -97,6 +98,8 @@ class _Trader(msgspec.Struct, eq=False):
     before: Ref | None
     show: tuple[tuple[str, Ref], ...]
     symbols: frozenset[str] | None
+    owner: Hashable
+    functions: tuple[Call, ...]
 
     @property
     def view(self) -> str:
@@ -126,6 +129,7 @@ class Evaluator:
         self._calls = Calls()
         self._standing = Standing(panel, each)
         self._traders: dict[Any, _Trader] = {}
+        self._callers: dict[Any, _Trader] = {}  # those with functions
         self._boards: dict[_When, _Board] = {}
         self._entered = _Entered(panel, each)
         self._need: dict[str, Counter[int]] = {}
@@ -138,12 +142,20 @@ class Evaluator:
         """Seconds spent by operator in the last slot that carried values on; "anew" is what had to be computed anew."""
         return self._standing.seconds
 
-    def put(self, key: Any, plan: Plan, symbols: frozenset[str] | None, frequency: Frequency) -> None:
+    def put(
+        self,
+        key: Any,
+        plan: Plan,
+        symbols: frozenset[str] | None,
+        frequency: Frequency,
+        owner: Hashable = None,
+    ) -> None:
         """
         Add a trader, or replace it: from the next evaluation on it is screened by this plan.
 
         `symbols` None means all; those the panel does not have are ignored. A cooldown is applied by whoever stores
-        signals, so here it means every bar. Costs O(nodes of the plan).
+        signals, so here it means every bar. *owner* is the user whose time its functions take (`sandbox.shares`).
+        Costs O(nodes of the plan).
         """
         refs = self._calls.add(plan)
         signal = refs[plan.signal]
@@ -154,8 +166,24 @@ class Evaluator:
             refs = (*refs, before)
         self._standing.add(ref.call for ref in refs)
         self.drop(key)
-        trader = _Trader(key, when, len(plan.nodes), plan.need, refs, signal, enters, before, show, symbols)
+        functions = tuple(dict.fromkeys(ref.call for ref in refs if ref.call.operator.form == "each"))
+        trader = _Trader(
+            key,
+            when,
+            len(plan.nodes),
+            plan.need,
+            refs,
+            signal,
+            enters,
+            before,
+            show,
+            symbols,
+            owner,
+            functions,
+        )
         self._traders[key] = trader
+        if functions:
+            self._callers[key] = trader
         board = self._boards.setdefault(when, _Board())
         board.traders[key] = trader
         board.nodes += trader.nodes
@@ -169,6 +197,7 @@ class Evaluator:
         if trader is None:
             return
         self._entered.forget(key)
+        self._callers.pop(key, None)
         board = self._boards[trader.when]
         del board.traders[key]
         board.nodes -= trader.nodes
@@ -191,11 +220,21 @@ class Evaluator:
         traders only, is computed anew and leaves what is carried alone.
         """
         due = [when for when in self._boards if slot_ms % (TIMEFRAMES[when[1]] * 1000) == 0]
+        chosen = self._traders if keys is None else dict.fromkeys(keys)
         if self._each is not None:
-            self._each.begin()
+            self._each.begin(self._users(due, chosen))
         if keys is None and self._standing.can_advance(slot_ms):
             return self._carried(slot_ms, due)
-        return self._anew(slot_ms, due, self._traders if keys is None else dict.fromkeys(keys))
+        return self._anew(slot_ms, due, chosen)
+
+    def _users(self, due: list[_When], chosen: Collection[Any]) -> dict[Hashable, set[Hashable]]:
+        """Of each function, the owners of the due traders that have it."""
+        users: dict[Hashable, set[Hashable]] = {}
+        for trader in self._callers.values():
+            if trader.when in due and trader.key in chosen:
+                for call in trader.functions:
+                    users.setdefault(call, set()).add(trader.owner)
+        return users
 
     def _carried(self, slot_ms: int, due: list[_When]) -> Slot:
         self._standing.advance(slot_ms)
@@ -209,7 +248,8 @@ class Evaluator:
             asked += board.nodes
             if self._standing.failed:
                 failed |= self._failures(board)
-            hits.extend(found for found in self._matches(when, slot_ms, failed) if found.key not in failed)
+            matches = self._matches(when, slot_ms, failed)
+            hits.extend(found for found in matches if found.key not in failed)
         evaluated = sum(len(self._boards[when].traders) for when in due)
         return Slot(hits, failed, evaluated, asked, self._standing.computed)
 
@@ -223,7 +263,7 @@ class Evaluator:
         }
 
     def _matches(self, when: _When, slot_ms: int, failed: dict[Any, str]) -> Iterator[Hits]:
-        """Hits of traders that are due together, from the standing rows; those that fail on the way are noted."""
+        """Hits of traders that are due together, from the standing rows; those that fail on the way are added to *failed*."""
         rows, frame = self._standing.rows, self.panel.frame(when[1])
         newest = frame.bars_closed_at(slot_ms) - 1
         traders, signals, befores, masks = self._rows_of(self._boards[when])
@@ -251,7 +291,7 @@ class Evaluator:
                 yield Hits(trader.key, when[0], when[2], names, prices[where], values)
         if unsure:
             anew = self._anew(slot_ms, [when], unsure)
-            failed |= anew.failed
+            failed.update(anew.failed)
             yield from anew.hits
 
     def _rows_of(self, board: _Board) -> tuple[list[_Trader], Ints, Ints, Any]:
@@ -377,8 +417,6 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     """
     The matches of a plan at every slot of [*first_ms*, *last_ms*]: bit for bit what `Evaluator.evaluate` finds slot by slot.
 
-    Of a bar in progress only the first match of a symbol is told, as only that becomes a signal.
-
     Raises:
         OperatorError: An operator failed.
     """
@@ -406,6 +444,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     return RangeHits(
         plan.trigger,
         plan.due_every,
+        False,
         end - start,
         frame.open_time[start + columns] + frame.step_ms,
         [panel.symbols[row] for row in rows],
@@ -428,8 +467,6 @@ def _slot_by_slot(  # noqa: PLR0917 - as given
     slots = (frame.open_time[start:end] + frame.step_ms).tolist()
     evaluator = Evaluator(panel, each)
     evaluator.put("", plan, None if symbols is None else frozenset(symbols), frequency)
-    length_ms = TIMEFRAMES[plan.trigger] * 1000
-    told: set[tuple[str, int]] = set()
     found: list[tuple[int, str, float, list[Value]]] = []
     for slot_ms in slots:
         slot = evaluator.evaluate(slot_ms)
@@ -437,27 +474,29 @@ def _slot_by_slot(  # noqa: PLR0917 - as given
             raise OperatorError(slot.failed[""])
         for hits in slot.hits:
             for at, symbol in enumerate(hits.symbols):
-                bar = symbol, -(-slot_ms // length_ms)
-                if bar not in told:
-                    told.add(bar)
-                    found.append(
-                        (
-                            slot_ms,
-                            symbol,
-                            float(hits.prices[at]),
-                            [hits.values[name][at] for name in plan.show],
-                        )
-                    )
-    times, names, prices, shown = zip(*found, strict=True) if found else ((), (), (), ())
+                values = [hits.values[name][at] for name in plan.show]
+                found.append((slot_ms, symbol, float(hits.prices[at]), values))
     return RangeHits(
         plan.trigger,
         plan.due_every,
+        True,
         len(slots),
-        np.array(times, dtype=np.int64),
-        list(names),
-        np.array(prices, dtype=np.float64),
-        {name: [values[at] for values in shown] for at, name in enumerate(plan.show)},
+        np.array([at_ms for at_ms, *_ in found], dtype=np.int64),
+        [symbol for _, symbol, *_ in found],
+        np.array([price for *_, price, _ in found], dtype=np.float64),
+        {name: [values[at] for *_, values in found] for at, name in enumerate(plan.show)},
     )
+
+
+def signalled(found: RangeHits, counted: Ints) -> Ints:
+    """Which of the matches *counted* (indices, ascending) become signals: of a bar in progress the first of each symbol."""
+    if not found.forming:
+        return counted
+    length_ms = TIMEFRAMES[found.timeframe] * 1000
+    first: dict[tuple[str, int], int] = {}
+    for at in counted.tolist():
+        first.setdefault((found.symbols[at], -(-int(found.triggered_at_ms[at]) // length_ms)), at)
+    return np.array(list(first.values()), dtype=np.int64)
 
 
 def node_values(

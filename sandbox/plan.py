@@ -184,7 +184,7 @@ def _checked_shape(
     nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]
 ) -> list[Node]:
     if len(nodes) > NODES_MAX:
-        raise PlanError(f"has {len(nodes)} parts; at most {NODES_MAX} are allowed", None, "nodes")
+        raise PlanError(f"the plan has {len(nodes)} parts; at most {NODES_MAX} are allowed", None, "nodes")
     if len(show) > SHOW_MAX:
         raise PlanError(f"at most {SHOW_MAX} values can be shown", None, "shown")
     for name in show:
@@ -487,15 +487,19 @@ def _finish(graph: _Graph, order: Sequence[int], signal: int, show: dict[str, in
     for timeframe, bars in need.items():
         if bars > LOOKBACK_BARS_MAX:
             raise PlanError(
-                f"needs {bars} bars of {timeframe}, at most {LOOKBACK_BARS_MAX} are kept", None, "lookback"
+                f"the plan needs {bars} bars of {timeframe}, at most {LOOKBACK_BARS_MAX} are kept",
+                None,
+                "lookback",
             )
     calls = sum(node.op == "each" for node in nodes)
     if calls > EACH_MAX:
-        raise PlanError(f"calls each() {calls} times, at most {EACH_MAX} are allowed", None, "calls")
+        raise PlanError(f"the plan calls each() {calls} times, at most {EACH_MAX} are allowed", None, "calls")
     if len(nodes) > NODES_MAX:
-        raise PlanError(f"takes {len(nodes)} parts; at most {NODES_MAX} are allowed", None, "nodes")
+        raise PlanError(f"the plan takes {len(nodes)} parts; at most {NODES_MAX} are allowed", None, "nodes")
     if cost > COST_MAX:
-        raise PlanError(f"costs {cost} bar steps per symbol, at most {COST_MAX} are allowed", None, "cost")
+        raise PlanError(
+            f"the plan costs {cost} bar steps per symbol, at most {COST_MAX} are allowed", None, "cost"
+        )
     return Plan(
         version=PLAN_VERSION,
         nodes=nodes,

@@ -352,6 +352,21 @@ begin
   return new;
 end $$;
 
+CREATE FUNCTION vyx.keep_first_of_bar() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  opened timestamptz := date_bin(new.timeframe::text::interval, new.triggered_at - interval '1 microsecond', 'epoch');
+begin
+  if exists (select from public.signals s
+              where s.trader_id = new.trader_id and s.symbol = new.symbol and s.timeframe = new.timeframe
+                and s.triggered_at > opened and s.triggered_at < new.triggered_at) then
+    return null;
+  end if;
+  return new;
+end $$;
+
 CREATE FUNCTION vyx.keep_signal_partition(at timestamp with time zone) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -652,15 +667,18 @@ CREATE TABLE public.signals (
     epoch bigint NOT NULL,
     late boolean DEFAULT false NOT NULL,
     screened_at timestamp with time zone NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    forming boolean DEFAULT false NOT NULL
 )
 PARTITION BY RANGE (triggered_at);
 
-COMMENT ON TABLE public.signals IS 'Exactly one row per (trader, symbol, bar close); the primary key is what makes replicas safe.';
+COMMENT ON TABLE public.signals IS 'Exactly one row per (trader, symbol, bar); for closed bars the primary key sees to it, for bars in progress the trigger keep_first_of_bar.';
 
-COMMENT ON COLUMN public.signals.triggered_at IS 'Close of the bar that matched: market time, never a wall clock.';
+COMMENT ON COLUMN public.signals.triggered_at IS 'The slot at which it matched, close of the bar that matched or (forming) of a minute in it: market time, never a wall clock.';
 
 COMMENT ON COLUMN public.signals.shown IS 'The values the filter asked to show, at that bar.';
+
+COMMENT ON COLUMN public.signals.forming IS 'The filter reads bars in progress: what matched at triggered_at may not hold any more when the bar closes.';
 
 CREATE TABLE public.traders (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -691,7 +709,7 @@ COMMENT ON COLUMN public.traders.symbols IS 'Null: every pair of the market.';
 
 COMMENT ON COLUMN public.traders.plan IS 'The compiled filter. Validated again by every machine that loads it.';
 
-COMMENT ON COLUMN public.traders.plan_summary IS 'What follows from the plan, for people: trigger, timeframes, operators, lookback_bars, cost, calls_each. Nothing computes from it.';
+COMMENT ON COLUMN public.traders.plan_summary IS 'What follows from the plan, for people: trigger, timeframes, forming, due_every, operators, lookback_bars, cost, calls_each. Nothing computes from it.';
 
 COMMENT ON COLUMN public.traders.revision IS 'Rises with every change of filter, symbols or frequency; a running machine loads the new one before its next slot.';
 
@@ -706,7 +724,8 @@ CREATE VIEW public.signal_feed WITH (security_invoker='true') AS
     s.late,
     s.created_at,
     s.trader_id,
-    s.user_id
+    s.user_id,
+    s.forming
    FROM (public.signals s
      JOIN public.traders t ON ((t.id = s.trader_id)));
 
@@ -925,7 +944,7 @@ COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being 
 
 COMMENT ON COLUMN vyx.previews.plan IS 'The compiled filter. Validated again by the process that evaluates it.';
 
-COMMENT ON COLUMN vyx.previews.bars IS 'How many bars of the plan''s trigger are looked at, the newest of them closing at or before until.';
+COMMENT ON COLUMN vyx.previews.bars IS 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
 
 COMMENT ON COLUMN vyx.previews.symbols IS 'Null: every pair of the market.';
 
@@ -1069,6 +1088,8 @@ CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state
 CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_new_trader_state();
 
 CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_trader_state();
+
+CREATE TRIGGER keep_first_of_bar BEFORE INSERT ON public.signals FOR EACH ROW WHEN (new.forming) EXECUTE FUNCTION vyx.keep_first_of_bar();
 
 CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_state();
 

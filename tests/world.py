@@ -48,10 +48,12 @@ def ms(instant: datetime) -> int:
 # -- plans ----------------------------------------------------------------------------------------------------------------
 
 
-def above(level: float, *, timeframe: str = "1m", field: str = "close", show: bool = False) -> Plan:
-    """A plan that is true where the field is above the level."""
+def above(
+    level: float, *, timeframe: str = "1m", field: str = "close", show: bool = False, op: str = "bars"
+) -> Plan:
+    """A plan that is true where the field (of closed bars, or of "forming" ones) is above the level."""
     nodes = [
-        {"op": "bars", "params": {"timeframe": timeframe, "field": field}},
+        {"op": op, "params": {"timeframe": timeframe, "field": field}},
         {"op": "const", "params": {"value": level}},
         {"op": "gt", "args": [0, 1]},
     ]

@@ -268,6 +268,7 @@ def _signal(entry: store.Entry) -> dict[str, object]:
         "screened_at": entry.screened_at,
         "created_at": entry.created_at,
         "late": entry.late,
+        "forming": entry.forming,
     }
 
 

@@ -4,6 +4,7 @@ The endpoints that answer what a filter would do, or why it did what it did.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from app.explain import Explained
@@ -11,14 +12,15 @@ from app.http import shapes
 from app.http.endpoints import Call
 from app.preview.answering import Preview
 from app.store.history import instant
+from sandbox.explain import Bar
 
 
 async def execute_filter(call: Call, body: shapes.FilterRun) -> Preview:
     """
     Run a filter over recent history without saving it: what live screening would have signalled, bar by bar.
 
-    Looks at the newest `bars` bars of the filter's trigger that close by `until` (default: now). Of more than 1000 hits the newest
-    are told. Runs on the machines that screen, below their own work, for at most 5 s.
+    Looks at the newest `bars` slots at which the filter is due by `until` (default: now): bars of its trigger, or minutes where it
+    reads that one's bar in progress. Of more than 1000 hits the newest are told. Runs on the machines that screen, below their own work, for at most 5 s.
     """
     return await call.service.previews.preview(
         call.user_id, body.filter, bars=body.bars, symbols=body.symbols, until=body.until
@@ -30,7 +32,8 @@ async def explain_trader(call: Call, trader_id: UUID, query: shapes.ExplainQuery
     Did a trader match a symbol at a slot, with the value of every term, and if not: the first reason.
 
     `at` is the close of a bar (default: the newest at which the trader is due). `reason` begins with its kind: condition false, bar
-    missing, symbol missing, not enough history, cooldown, not entering, not due, outage, symbol not among the trader's, not covered.
+    missing, symbol missing, not enough history, cooldown, already signalled, not entering, not due, outage, symbol not among the
+    trader's, not covered.
     """
     symbol = query.symbol.upper()
     explained = await call.service.explaining.explain(call.user_id, trader_id, symbol, query.at)
@@ -47,12 +50,15 @@ def _explain(trader_id: UUID, symbol: str, explained: Explained) -> shapes.Expla
         reason=explained.reason,
         terms=[shapes.TermValue(term.text, term.line, term.value) for term in found.terms] if found else [],
         values=found.values if found else {},
-        bars={
-            timeframe: shapes.Candle(
-                instant(bar.open_time_ms), bar.open, bar.high, bar.low, bar.close, bar.volume
-            )
-            for timeframe, bar in found.bars.items()
-        }
-        if found
-        else {},
+        bars=_candles(found.bars) if found else {},
+        forming=_candles(found.forming) if found else {},
     )
+
+
+def _candles(bars: Mapping[str, Bar]) -> dict[str, shapes.Candle]:
+    return {
+        timeframe: shapes.Candle(
+            instant(bar.open_time_ms), bar.open, bar.high, bar.low, bar.close, bar.volume
+        )
+        for timeframe, bar in bars.items()
+    }

@@ -58,7 +58,7 @@ class TraderChange(Struct, forbid_unknown_fields=True):
 
 
 class FilterRun(Struct, forbid_unknown_fields=True):
-    """A filter to run over its newest ``bars`` trigger bars that close by ``until`` (null: now)."""
+    """A filter to run over the newest ``bars`` slots at which it is due, by ``until`` (null: now): its trigger's bars, or minutes."""
 
     filter: Filter
     bars: Annotated[int, Meta(ge=1, le=1000)] = 200
@@ -69,6 +69,8 @@ class FilterRun(Struct, forbid_unknown_fields=True):
 class PlanSummary(Struct):
     trigger: str | None = None
     timeframes: list[str] = []
+    forming: list[str] = []
+    due_every: str | None = None
     operators: list[str] = []
     lookback_bars: int = 0
     cost: float = 0
@@ -127,6 +129,8 @@ class Status(Struct, kw_only=True):
 
 
 class Signal(Struct, kw_only=True):
+    """``forming``: the filter reads bars in progress, so that what matched may not hold any more when the bar closes."""
+
     id: int
     trader_id: UUID
     symbol: str
@@ -137,6 +141,7 @@ class Signal(Struct, kw_only=True):
     screened_at: datetime
     created_at: datetime
     late: bool
+    forming: bool
 
 
 class TraderEvent(Struct, kw_only=True):
@@ -213,7 +218,10 @@ class TermValue(Struct):
 
 
 class Explain(Struct, kw_only=True):
-    """``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the slot."""
+    """
+    ``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the slot, ``forming`` the bars
+    in progress of those that the filter reads so.
+    """
 
     trader_id: UUID
     symbol: str
@@ -223,6 +231,7 @@ class Explain(Struct, kw_only=True):
     terms: list[TermValue]
     values: dict[str, float | bool | None]
     bars: dict[str, Candle]
+    forming: dict[str, Candle]
 
 
 class TraderList(Struct):

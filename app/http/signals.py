@@ -54,4 +54,5 @@ def _signal(row: signals.Signal) -> shapes.Signal:
         screened_at=row.screened_at,
         created_at=row.created_at,
         late=row.late,
+        forming=row.forming,
     )

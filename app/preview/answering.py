@@ -44,11 +44,12 @@ class Preview(msgspec.Struct):
     """
     A filter over recent history.
 
-    `bars` counts the bars of `trigger` that were looked at, `symbols` the pairs. `hits` are oldest first; of more than 1000 the
+    `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the pairs. `hits` are oldest first; of more than 1000 the
     newest are told, and `truncated` says so; `hit_count` counts all.
     """
 
     trigger: str
+    due_every: str
     bars: int
     symbols: int
     hits: list[PreviewedHit]
@@ -141,7 +142,7 @@ async def question_about(
         until_ms=history.milliseconds(until),
         outages_ms=[history.milliseconds(u.slot) for u in passed_over if u.symbol is None],
         late=late
-        if plan.trigger == "1m"
+        if plan.due_every == "1m"
         else [],  # what is rolled up from them was complete at its close, or never is
         hits_max=HITS_MAX,
         frames=[
@@ -155,6 +156,7 @@ def preview_of(found: wire.Found, symbols: int) -> Preview:
     """As the HTTP interface tells it."""
     return Preview(
         trigger=found.trigger,
+        due_every=found.due_every,
         bars=found.bars,
         symbols=symbols,
         hits=[

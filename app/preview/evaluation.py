@@ -12,7 +12,7 @@ import numpy as np
 from app.preview.wire import Answer, Columns, Found, Hit, Question, Refused
 from sandbox.compute import OperatorError
 from sandbox.each import EachRunner
-from sandbox.evaluate import RangeHits, evaluate_range
+from sandbox.evaluate import RangeHits, evaluate_range, signalled
 from sandbox.panel import Bools, Panel
 from sandbox.plan import PlanError, load_plan
 
@@ -26,7 +26,7 @@ def each_runner() -> EachRunner:
 
 def evaluate(question: Question, frames: Sequence[Columns], each: EachRunner) -> Answer:
     """
-    Exactly the matches that live screening would have found (or did) at each of the bars; what cannot be answered is refused.
+    Exactly the matches that live screening would have found (or did) at each of the slots; what cannot be answered is refused.
 
     The plan is validated here, wherever it has been before. *each* runs the functions of a filter that uses `each`.
     """
@@ -38,10 +38,10 @@ def evaluate(question: Question, frames: Sequence[Columns], each: EachRunner) ->
         panel = panel_of(question, frames)
     except ValueError as error:
         return Refused(f"The candles are not valid: {error}.")
-    axis = panel.frame(plan.trigger)
+    axis = panel.frame(plan.due_every)
     end = axis.bars_closed_at(question.until_ms)
     if not end:
-        return Found(plan.trigger, 0, [], 0, 0.0)
+        return Found(plan.trigger, plan.due_every, 0, [], 0, 0.0)
     first_ms = int(axis.open_time[max(0, end - question.bars)]) + axis.step_ms
     began_at = time.perf_counter()
     try:
@@ -49,7 +49,7 @@ def evaluate(question: Question, frames: Sequence[Columns], each: EachRunner) ->
     except OperatorError as error:
         return Refused(f"The filter cannot be evaluated: {error}.")
     evaluated_ms = (time.perf_counter() - began_at) * 1000
-    counted = np.flatnonzero(_screened(found, question))
+    counted = signalled(found, np.flatnonzero(_screened(found, question)))
     newest = counted[max(0, len(counted) - question.hits_max) :].tolist()
     hits = [
         Hit(
@@ -60,7 +60,7 @@ def evaluate(question: Question, frames: Sequence[Columns], each: EachRunner) ->
         )
         for i in newest
     ]
-    return Found(plan.trigger, found.bars, hits, len(counted), round(evaluated_ms, 3))
+    return Found(plan.trigger, plan.due_every, found.bars, hits, len(counted), round(evaluated_ms, 3))
 
 
 def panel_of(question: Question, frames: Sequence[Columns]) -> Panel:

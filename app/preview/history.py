@@ -31,7 +31,7 @@ class Stretch:
     """
     Candles of the past: ``symbols`` are a panel's rows, ``frames`` its columns by timeframe.
 
-    ``first`` is the close of the oldest trigger bar that is looked at; None when there is none.
+    ``first`` is the oldest slot that is looked at; None when there is none.
     """
 
     symbols: list[str]
@@ -64,22 +64,22 @@ async def load(
     on_loaded: Callable[[str], None] = lambda _: None,
 ) -> Stretch:
     """
-    What it takes to screen *plan* at its newest *bars* trigger bars that close by *until*, for *symbols* (None: all).
+    What it takes to screen *plan* at the newest *bars* slots at which it is due by *until*, for *symbols* (None: all).
 
     Returns fewer bars where history begins later. *on_loaded* is called with each timeframe once it is read.
     """
     read = symbols_read(plan, symbols)
     rows = await store.symbols_in_order(connection, read)
     names = rows if read is None else [*rows, AXIS_ROW]
-    trigger_axis = await _axis(connection, plan.trigger, until, bars + plan.need[plan.trigger])
-    if not trigger_axis:
+    due_axis = await _axis(connection, plan.due_every, until, bars + plan.need[plan.due_every])
+    if not due_axis:
         return Stretch(names, {}, None)
-    looked_at = trigger_axis[-bars:]
-    first = looked_at[0] + _length(plan.trigger)
+    looked_at = due_axis[-bars:]
+    first = looked_at[0] + _length(plan.due_every)
     frames: dict[str, Columns] = {}
-    for timeframe in plan.timeframes:
-        if timeframe == plan.trigger:
-            axis = trigger_axis
+    for timeframe in plan.need:
+        if timeframe == plan.due_every:
+            axis = due_axis
         else:
             axis = await _axis(connection, timeframe, first, plan.need[timeframe])
             axis = axis or await _axis(connection, timeframe, until, 1)

@@ -142,7 +142,7 @@ def sparkline(values: Sequence[float]) -> str:
 def _print_table(seen: _Seen) -> None:
     preview, console = seen.preview, Console(file=sys.stdout)
     names = list(preview.hits[0].values) if preview.hits else []
-    table = Table("symbol", f"closed at ({preview.trigger})", "price", *names)
+    table = Table("symbol", f"closed at ({preview.due_every})", "price", *names)
     table.add_column("closes", no_wrap=True, min_width=SPARK_BARS_BEFORE + SPARK_BARS_AFTER)
     for hit, spark in list(zip(preview.hits, seen.sparks, strict=True))[-ROWS_MAX:]:
         told = (_told(hit.values[name]) for name in names)
@@ -152,7 +152,7 @@ def _print_table(seen: _Seen) -> None:
     shown = min(ROWS_MAX, len(preview.hits))
     less = f", the newest {shown} shown" if preview.hit_count > shown else ""
     console.print(
-        f"{preview.hit_count} {'hit' if preview.hit_count == 1 else 'hits'}{less} in {preview.bars} bars of {preview.trigger}, {preview.symbols} pairs, "
+        f"{preview.hit_count} {'hit' if preview.hit_count == 1 else 'hits'}{less} in {preview.bars} bars of {preview.due_every}, {preview.symbols} pairs, "
         f"evaluated in {preview.evaluated_ms:.1f} ms"
     )
 

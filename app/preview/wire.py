@@ -37,8 +37,8 @@ class Question(msgspec.Struct, frozen=True):
     """
     A plan and what to look at. *plan* is JSON text: untrusted.
 
-    `symbols` are the panel's rows; only hits of `matched` (None: of all) count. The newest `bars` trigger bars that close by
-    `until_ms` are looked at. Hits at `outages_ms`, or of the (symbol, slot) pairs in `late`, do not count: live screening passed
+    `symbols` are the panel's rows; only hits of `matched` (None: of all) count. The newest `bars` slots at
+    which the plan is due by `until_ms` are looked at. Hits at `outages_ms`, or of the (symbol, slot) pairs in `late`, do not count: live screening passed
     them over. `hits_max` hits are told, the newest ones.
     """
 
@@ -54,7 +54,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A match: the trigger bar's close instant and price, and the shown values."""
+    """A match: the slot, the price at it, and the shown values."""
 
     symbol: str
     triggered_at_ms: int
@@ -63,9 +63,10 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag="found"):
-    """The answer: `hits` oldest first; `bars` counts the trigger bars that were there."""
+    """The answer: `hits` oldest first; `bars` counts the bars of `due_every` that were there."""
 
     trigger: str
+    due_every: str
     bars: int
     hits: list[Hit]
     hit_count: int

@@ -246,6 +246,7 @@ class Roster:
             plan,
             symbols,
             "every_bar" if isinstance(stored.frequency, dict) else stored.frequency,
+            stored.user_id,
         )
         before = self.held.get(entry.trader_id)
         same_lease = before is not None and before.epoch == entry.epoch

@@ -26,6 +26,7 @@ from app.coordination.hints import Hints
 from app.errors import Fenced, NotTrusted
 from app.market.panel import PanelKeeper
 from app.metrics import WorkerMetrics
+from app.screening.bars_in_progress import FirstOfBar
 from app.screening.roster import Held, Roster
 from app.store import machines, screening, slots
 from app.store import roster as roster_store
@@ -68,6 +69,7 @@ class Screener:
         self._panel = PanelKeeper(pool)
         self.evaluator = Evaluator(self._panel.panel, each)
         self.roster = Roster(pool, self.evaluator, compile_filter, metrics)
+        self._first_of_bar = FirstOfBar()
         self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
         self._is_awaited = False
         self._slots_since_trim = 0
@@ -90,6 +92,7 @@ class Screener:
         self.boot_id = None
         async with self._hand:
             self.roster.clear()
+            self._first_of_bar.clear()
             self._panel.forget()
             self.boot_id = boot_id
             self.screened_through = screened_through
@@ -263,7 +266,7 @@ class Screener:
             slot,
             datetime.now(UTC),
             traders,
-            _matches(result, self.roster.held),
+            self._first_of_bar.news(slot, _matches(result, self.roster.held)),
             _failures(result, self.roster.held),
         )
         await self._until_trusted(boot_id)
@@ -300,6 +303,7 @@ class Screener:
                 await screening.put_in_step(connection, boot_id, slot, leases)
             elif moved:
                 await screening.advance_traders(connection, boot_id, slot, leases)
+        self._first_of_bar.remember(slot, outcome.matches)
         for held in moved:
             held.resume_after, held.in_step = slot, machine_too
         if machine_too:
@@ -353,6 +357,7 @@ def _matches_of(hits: Hits, trader: Held) -> Iterable[Match]:
             price=float(hits.prices[i]),
             shown=msgspec.json.encode({name: values[i] for name, values in hits.values.items()}).decode(),
             plan_hash=trader.plan.hash,
+            forming=hits.forming,
             cooldown_s=trader.cooldown_s,
         )
 

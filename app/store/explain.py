@@ -67,10 +67,10 @@ async def is_covered(connection: Connection, trader_id: UUID, slot: datetime) ->
 
 
 async def signals_around(
-    connection: Connection, trader_id: UUID, symbol: str, slot: datetime, *, cooldown_s: float
+    connection: Connection, trader_id: UUID, symbol: str, slot: datetime, *, reach_s: float
 ) -> list[StoredSignal]:
-    """The signal at the slot, if any, and the newest one within *cooldown_s* before it; newest first."""
-    parameters = {"trader_id": trader_id, "symbol": symbol, "slot": slot, "cooldown_s": cooldown_s}
+    """The signal at the slot, if any, and the newest one within *reach_s* before it; newest first."""
+    parameters = {"trader_id": trader_id, "symbol": symbol, "slot": slot, "reach_s": reach_s}
     async with connection.cursor(row_factory=rows_of(StoredSignal)) as cursor:
         await cursor.execute(_SQL["signals_around"], parameters)
         return await cursor.fetchall()

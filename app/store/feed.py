@@ -35,6 +35,7 @@ class Entry(NamedTuple):
     screened_at: datetime | None
     created_at: datetime | None
     late: bool | None
+    forming: bool | None
 
 
 async def greatest_visible_id(connection: Connection) -> int:

@@ -30,6 +30,7 @@ class Match:
     price: float
     shown: str
     plan_hash: str
+    forming: bool
     cooldown_s: float | None
 
 
@@ -74,6 +75,7 @@ async def insert_signals(
             "prices": [m.price for m in batch],
             "shown": [m.shown for m in batch],
             "plan_hashes": [m.plan_hash for m in batch],
+            "forming": [m.forming for m in batch],
             "cooldowns_s": [m.cooldown_s for m in batch],
         }
         counts = await (await connection.execute(_SQL["insert_signals"], parameters)).fetchall()

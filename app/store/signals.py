@@ -28,6 +28,7 @@ class Signal:
     screened_at: datetime
     created_at: datetime
     late: bool
+    forming: bool
 
 
 async def list_signals(

@@ -154,7 +154,7 @@ def _refusal(
     if error.node is None and error.code in _LIMITS:
         code, hint, weight = _LIMITS[error.code]
         span = _busiest(spans, [weight(node) for node in nodes])
-        return diagnostic(span, code, f"The plan {error.message}.", hint)
+        return diagnostic(span, code, message, hint)
     span = _signal_span(rewritten) if error.node is None else spans[error.node]
     code, hint = _REFUSED.get(error.code, ("V390", ""))
     return diagnostic(span, code, message, hint)

@@ -16,8 +16,8 @@ select exists (select from vyx.leases l where l.trader_id = %(trader_id)s and l.
                 where s.trader_id = %(trader_id)s and s.owner is not null and s.lease_after < %(slot)s and vyx.screened_through(s) >= %(slot)s);
 
 -- signals_around --
--- The trader's signals of a symbol at a slot and within a cooldown before it, newest first.
+-- The trader's signals of a symbol at a slot and within a reach (cooldown, bar in progress) before it, newest first.
 select g.triggered_at, g.plan_hash from public.signals g
  where g.trader_id = %(trader_id)s and g.symbol = %(symbol)s and g.triggered_at <= %(slot)s
-   and (g.triggered_at = %(slot)s or g.triggered_at > %(slot)s::timestamptz - make_interval(secs => %(cooldown_s)s))
+   and (g.triggered_at = %(slot)s or g.triggered_at > %(slot)s::timestamptz - make_interval(secs => %(reach_s)s))
  order by g.triggered_at desc limit 2;

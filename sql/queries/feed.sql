@@ -12,11 +12,11 @@ select l.virtualtransaction from pg_catalog.pg_locks l
 -- What happened to these users in (after, through], in feed order. Final: no row will ever be added there.
 (select e.id, e.user_id, e.trader_id, e.from_state::text, e.to_state::text, e.reason, e.version, e.at,
         null as symbol, null as timeframe, null::timestamptz as triggered_at, null::float8 as price, null::jsonb as shown,
-        null::timestamptz as screened_at, null::timestamptz as created_at, null::boolean as late
+        null::timestamptz as screened_at, null::timestamptz as created_at, null::boolean as late, null::boolean as forming
    from public.trader_events e where e.user_id = any (%(user_ids)s) and e.id > %(after)s and e.id <= %(through)s order by e.id limit %(limit)s)
 union all
 (select s.id, s.user_id, s.trader_id, null, null, null, null, null,
-        s.symbol, s.timeframe::text, s.triggered_at, s.price, s.shown, s.screened_at, s.created_at, s.late
+        s.symbol, s.timeframe::text, s.triggered_at, s.price, s.shown, s.screened_at, s.created_at, s.late, s.forming
    from public.signals s where s.user_id = any (%(user_ids)s) and s.id > %(after)s and s.id <= %(through)s order by s.id limit %(limit)s)
 order by id limit %(limit)s;
 

@@ -14,12 +14,12 @@ select vyx.keep_signal_partition(%(slot)s);
 -- Matches become signals: once per (trader, symbol, bar), only while the lease that screened them is held, and not within a cooldown.
 -- Sorted by the key, or two writers could deadlock.
 with inserted as (
-  insert into public.signals (trader_id, user_id, symbol, timeframe, triggered_at, price, shown, plan_hash, epoch, late, screened_at)
-  select m.trader_id, s.user_id, m.symbol, m.timeframe::vyx.timeframe, %(slot)s, m.price, m.shown::jsonb, m.plan_hash, m.epoch,
+  insert into public.signals (trader_id, user_id, symbol, timeframe, triggered_at, price, shown, plan_hash, epoch, forming, late, screened_at)
+  select m.trader_id, s.user_id, m.symbol, m.timeframe::vyx.timeframe, %(slot)s, m.price, m.shown::jsonb, m.plan_hash, m.epoch, m.forming,
          coalesce(vyx.market_time() - %(slot)s::timestamptz > interval '60 s', false), %(screened_at)s
     from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[], %(symbols)s::text[], %(timeframes)s::text[], %(prices)s::float8[],
-                %(shown)s::text[], %(plan_hashes)s::text[], %(cooldowns_s)s::float8[])
-         as m (trader_id, epoch, symbol, timeframe, price, shown, plan_hash, cooldown_s)
+                %(shown)s::text[], %(plan_hashes)s::text[], %(forming)s::boolean[], %(cooldowns_s)s::float8[])
+         as m (trader_id, epoch, symbol, timeframe, price, shown, plan_hash, forming, cooldown_s)
     join public.trader_state s on s.trader_id = m.trader_id and s.owner = %(boot_id)s and s.epoch = m.epoch
    where m.cooldown_s is null
       or not exists (select from public.signals earlier

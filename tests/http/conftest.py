@@ -45,6 +45,8 @@ class FakePlan:
     source: str
     trigger: str = "1m"
     timeframes: tuple[str, ...] = ("1m",)
+    forming: tuple[str, ...] = ()
+    due_every: str = "1m"
     operators: tuple[str, ...] = ("bars", "lt")
     lookback_bars: int = 2
     cost: int = 7

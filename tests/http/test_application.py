@@ -382,6 +382,7 @@ class TestSignals:
             "price": 1.5,
             "values": {"rsi": 20.5},
             "late": False,
+            "forming": False,
         }
 
     async def test_since_compares_with_created_at_and_includes_it(

@@ -97,7 +97,7 @@ def add_stored_signal(connection, trader_id, symbol, at, plan_hash=None):
     connection.execute("select vyx.keep_signal_partition(%s)", (at,))
     connection.execute(
         """insert into public.signals (trader_id, user_id, symbol, timeframe, triggered_at, price, plan_hash, epoch, screened_at)
-           select id, user_id, %s, '1m', %s, 1, coalesce(%s, plan_hash), 1, now() from public.traders where id = %s""",
+           select id, user_id, %s, (plan_summary ->> 'trigger')::vyx.timeframe, %s, 1, coalesce(%s, plan_hash), 1, now() from public.traders where id = %s""",
         (symbol, at, plan_hash, trader_id),
     )
 
@@ -277,6 +277,7 @@ async def test_a_match_is_explained_with_its_terms_values_and_bars(http, user, c
                 )
             )
         },
+        "forming": {},
     }
 
 
@@ -356,7 +357,7 @@ async def test_between_two_bars_the_trader_is_not_due(http, user, at):
 
     told = await explain(http, user, trader, symbol="AAAUSDT", at=text(at))
 
-    assert told["reason"] == f"not due: {text(at)} is no multiple of 5m, the trader's trigger"
+    assert told["reason"] == f"not due: {text(at)} is no multiple of 5m, how often the trader is due"
 
 
 async def test_on_enter_matches_only_the_first_bar(http, user, connection):
@@ -508,6 +509,41 @@ async def test_explain_and_preview_agree_on_every_bar(http, user, machine, conne
     assert 0 < len(hits) < 60
 
 
+async def test_of_a_bar_in_progress_explain_matches_only_where_the_preview_signals(
+    http, user, machine, connection
+):
+    """Every minute of an hour: matched at the preview's hits, "already signalled" in the rest of their bars where it holds."""
+    source = (
+        'm, f = bars("15m"), bars("15m", forming=True)\n'
+        "show(close=f.close)\nsignal(f.close > m.high[1] and f.high > f.open)\n"
+    )
+    trader = await make_trader(http, user, source)
+    cover(connection, trader)
+    body = (await run(http, user, source, bars=60)).json()
+    hits = {(h["symbol"], h["triggered_at"]) for h in body["hits"]}
+    assert (body["trigger"], body["due_every"], body["bars"]) == ("15m", "1m", 60)
+    plan_hash = connection.execute("select plan_hash from public.traders").fetchone()[0]
+    for symbol, at in hits:
+        add_stored_signal(connection, trader, symbol, at, plan_hash)
+
+    matched, repeated = set(), 0
+    for minute in range(60):
+        at = text(LAST - timedelta(minutes=minute))
+        for symbol in ("AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT"):
+            told = await explain(http, user, trader, symbol=symbol, at=at)
+            if told["matched"]:
+                matched.add((symbol, at))
+            repeated += (told["reason"] or "").startswith("already signalled: at 2024-")
+            if minute % 15:
+                assert told["forming"]["15m"]["open_time"] > told["bars"]["15m"]["open_time"]
+                assert told["forming"]["15m"]["close"] == told["values"]["close"]
+            else:
+                assert told["forming"] == {}
+    assert matched == hits
+    assert len(hits) > 3
+    assert repeated > 3
+
+
 def test_openapi_has_both():
     document = openapi_document()
 
@@ -517,6 +553,7 @@ def test_openapi_has_both():
     assert {p["name"] for p in explain_it["parameters"]} == {"trader_id", "symbol", "at"}
     assert set(document["components"]["schemas"]["Preview"]["required"]) == {
         "trigger",
+        "due_every",
         "bars",
         "symbols",
         "hits",
@@ -533,4 +570,5 @@ def test_openapi_has_both():
         "terms",
         "values",
         "bars",
+        "forming",
     }

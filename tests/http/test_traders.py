@@ -30,6 +30,8 @@ async def test_a_saved_trader_is_returned_stopped_with_its_plan(http, user):
     assert body["plan"] == {
         "trigger": "1m",
         "timeframes": ["1m"],
+        "forming": [],
+        "due_every": "1m",
         "operators": ["bars", "lt"],
         "lookback_bars": 2,
         "cost": 7,

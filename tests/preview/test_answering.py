@@ -58,7 +58,16 @@ async def test_the_answer_stands_in_the_row(pool, candles, user, answering):
     found = await standing(pool, preview_id)
     result = json.loads(found.result)
     assert (found.state, found.problem) == ("done", None)
-    assert set(result) == {"trigger", "bars", "symbols", "hits", "hit_count", "truncated", "evaluated_ms"}
+    assert set(result) == {
+        "trigger",
+        "due_every",
+        "bars",
+        "symbols",
+        "hits",
+        "hit_count",
+        "truncated",
+        "evaluated_ms",
+    }
     assert (result["trigger"], result["bars"], result["symbols"], result["truncated"]) == ("1m", 20, 4, False)
     assert set(result["hits"][0]) == {"symbol", "triggered_at", "price", "values"}
     assert result["hits"][0]["triggered_at"].endswith("Z")

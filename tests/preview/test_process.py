@@ -126,7 +126,7 @@ async def test_slots_that_live_screening_passed_over_are_no_hits(process):
         ),
         (
             json.dumps({"version": 1, "nodes": NODES[:1] * 3000, "signal": 2, "show": {}}),
-            "at most 2000 nodes",
+            "at most 2000 are allowed",
         ),
         ("[" * 100_000, "not a plan"),
     ],

@@ -16,6 +16,7 @@ from sandbox.explain import explain
 from sandbox.language.function import FUNCTION_BYTES_MAX
 from sandbox.operators.each import BARS_MAX
 from sandbox.plan import EACH_MAX, PlanError, build_plan, load_plan
+from sandbox.shares import OWN_SHARE
 
 MINUTE = 60_000
 HEAD = "m1, m5 = bars('1m'), bars('5m')\n"
@@ -43,10 +44,10 @@ class Counting(EachRunner):
         super().__init__()
         self.asked = []
 
-    def run(self, source, name, calls):
+    def run(self, source, name, calls, node=None):
         given = list(calls)
         self.asked.append((name, [symbol for symbol, _ in given]))
-        return super().run(source, name, given)
+        return super().run(source, name, given, node)
 
 
 @pytest.fixture
@@ -355,12 +356,130 @@ def test_a_function_may_answer_with_nothing(runner):
 def test_a_slot_has_time_for_so_many_functions_only():
     with EachRunner(slot_seconds=0.05) as runner:
         slow = "def f(c):\n    for n in range(20_000): n + 1\n    return 1\n"
-        runner.run(slow, "f", CALLS[:60])
+        with pytest.raises(EachError, match=r"^your functions took [0-9.]+ s of this slot"):
+            runner.run(slow, "f", CALLS)
         assert runner.spent_s > 0.05
-        with pytest.raises(EachError, match="the functions of all traders took"):
-            runner.run(slow, "f", CALLS[:60])
+        with pytest.raises(EachError, match=r"^your functions took [0-9.]+ s of this slot"):
+            runner.run("f = lambda c: 1", "f", CALLS[:2])
         runner.begin()
         assert runner.run("f = lambda c: 1", "f", CALLS[:2]) == [1.0, 1.0]
+
+
+def spinning(at):
+    """A filter whose function never ends, each another one; striking its limit takes it 0.1 s."""
+    return f"def f(c):\n    while c[-1] != {at}: pass\nsignal(each(f, m1.close) > 0)"
+
+
+LIGHT = "signal(each(lambda c: c[-1] > 0, m1.close))"
+USED_UP = "each: your functions took "
+
+
+def put_all(evaluator, compiler, filters):
+    for (owner, name), text in filters.items():
+        evaluator.put((owner, name), plan_of(compiler, text), None, "every_bar", owner)
+
+
+@pytest.mark.parametrize("light_is_first", [False, True])
+@pytest.mark.parametrize(
+    "keys", [None, [("A", at) for at in range(15)] + [("B", "light")]], ids=["all", "some"]
+)
+def test_a_greedy_user_takes_no_time_from_another(keys, light_is_first, compiler, candles, panel_of):
+    """Whichever was added first, on both ways to evaluate; and all functions together stay within the slot's time."""
+    greedy = {("A", at): spinning(at) for at in range(15)}
+    light = {("B", "light"): LIGHT}
+    with EachRunner(slot_seconds=0.8) as runner:
+        evaluator = Evaluator(panel_of(*candles), runner)
+        put_all(evaluator, compiler, light | greedy if light_is_first else greedy | light)
+
+        for _ in range(2):
+            slot = evaluator.evaluate(last_close(candles), keys)
+
+            assert slot.failed.keys() == greedy.keys()
+            assert [hits.key for hits in slot.hits] == [("B", "light")]
+            assert slot.failed["A", 0] == "each: f takes longer than 50 ms on S0"
+            assert slot.failed["A", 14].startswith(USED_UP)
+            assert runner.spent_s < 0.8 + limits.REQUEST_SECONDS_MAX
+            evaluator = Evaluator(evaluator.panel, runner)  # fresh, or what failed is not due again
+            put_all(evaluator, compiler, light | greedy if light_is_first else greedy | light)
+
+
+def test_a_user_who_is_alone_has_all_the_time(compiler, candles, panel_of):
+    with EachRunner(slot_seconds=0.8) as runner:
+        evaluator = Evaluator(panel_of(*candles), runner)
+        put_all(evaluator, compiler, {("A", at): spinning(at) for at in range(15)} | {("B", "edited"): LIGHT})
+        evaluator.put(("B", "edited"), compiler.compile(GOOD).plan, None, "every_bar", "B")
+
+        evaluator.evaluate(last_close(candles))
+
+        assert runner.spent_s >= 0.8
+
+
+def test_who_needed_little_in_the_slot_before_comes_before_who_is_unknown(
+    compiler, counting, candles, panel_of
+):
+    panel, known = panel_of(*candles), {("B", "light"): LIGHT}
+    unknown = {
+        (owner, 0): f"def new{owner}(c): return c[-1] > {owner}\nsignal(each(new{owner}, m1.close))"
+        for owner in range(3)
+    }
+    for filters in (known, unknown | known):
+        evaluator = Evaluator(panel, counting)
+        put_all(evaluator, compiler, filters)
+        evaluator.evaluate(last_close(candles))
+
+    assert [name for name, _ in counting.asked] == ["fn", "fn", "new0", "new1", "new2"]
+
+
+def test_who_has_no_time_left_is_told_what_it_took():
+    slow = "def f(c):\n    for n in range(20_000): n + 1\n    return 1\n"
+    with EachRunner(slot_seconds=0.2) as runner:
+        runner.begin({"own": ["A"], "shared": ["A", "B"]})
+        with pytest.raises(EachError, match=r"^your functions took 0\.1[5-9] s of this slot, all the time"):
+            runner.run(slow, "f", CALLS, "own")  # the common half and A's own quarter
+        with pytest.raises(EachError, match=r"^your functions took at least 0\.0\d+ s of this slot"):
+            runner.run(slow, "f", CALLS, "shared")
+
+
+NESTED = "x = each(lambda c: c[-1] * 2, m1.close)\nsignal(each(lambda x: x[-1] > 0, x))"
+
+
+def test_a_function_of_a_functions_values_still_finds_time_after_greedy_ones(compiler, candles, panel_of):
+    """It is asked for when the others are done and have used up all that is common: its user's own part is left."""
+    with EachRunner(slot_seconds=0.8) as runner:
+        evaluator = Evaluator(panel_of(*candles), runner)
+        greedy = {("A", at): spinning(at) for at in range(15)}
+        put_all(evaluator, compiler, greedy | {("B", "nested"): NESTED})
+
+        slot = evaluator.evaluate(last_close(candles))
+
+        assert slot.failed.keys() == greedy.keys()
+        assert [hits.key for hits in slot.hits] == [("B", "nested")]
+
+
+def test_a_function_two_users_have_runs_while_one_of_them_has_time(compiler, candles, panel_of):
+    with EachRunner(slot_seconds=0.8) as runner:
+        evaluator = Evaluator(panel_of(*candles), runner)
+        greedy = {("A", at): spinning(at) for at in range(15)}
+        put_all(evaluator, compiler, greedy | {("A", "nested"): NESTED, ("B", "nested"): NESTED})
+
+        slot = evaluator.evaluate(last_close(candles))
+
+        assert slot.failed.keys() == greedy.keys()
+        assert [hits.key for hits in slot.hits] == [("A", "nested"), ("B", "nested")]
+
+
+def test_a_trader_that_fails_where_the_bar_before_is_asked_for_says_so(compiler, runner, candles, panel_of):
+    """The condition one bar ago of a new trader is computed only where it matches; a failure there was silent."""
+    one = candles[0]
+    one.present[:] = True
+    poison = float(one.fields["close"][2, -2])
+    text = f"def f(c): return 1 / (c[-1] - {poison!r})\nsignal(each(f, m1.close) < 10 ** 9)"
+    evaluator = Evaluator(panel_of(one), runner)
+    evaluator.put("t", plan_of(compiler, text), None, "on_enter")
+
+    slot = evaluator.evaluate(last_close(candles))
+
+    assert slot.failed["t"].startswith("each: f fails on S2: ZeroDivisionError")
 
 
 def test_a_process_that_dies_is_replaced_unseen(monkeypatch):
@@ -543,4 +662,6 @@ def test_the_limits_told_are_the_limits():
         assert f"{FUNCTION_BYTES_MAX} bytes" in page
         assert re.search(rf"[Aa]t most {EACH_MAX}\b", page)
     assert f"{limits.RECURSION_MAX} calls deep" in text
+    assert f"have {limits.SLOT_SECONDS_MAX:g} s a slot. Half of it" in text
+    assert OWN_SHARE == 1 / 2
     assert f"at most {BARS_MAX} bars" in text

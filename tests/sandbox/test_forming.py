@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.evaluate import Evaluator, evaluate_range, node_values
+from sandbox.evaluate import Evaluator, evaluate_range, node_values, signalled
 from sandbox.explain import explain
 from sandbox.operators import FIELDS, OPERATORS
 from sandbox.panel import TIMEFRAMES, Panel
@@ -245,7 +245,7 @@ def test_live_equals_a_range_and_each_slot_anew(minutes):
     plan = mixed_plan()
     live = Evaluator(panel)
     live.put("x", plan, None, "every_bar")
-    told, rows = set(), []
+    rows = []
     for slot in slots:
         grow(panel, minutes, slot, ["5m", "15m"])
         got = found_at(live, slot)
@@ -253,15 +253,23 @@ def test_live_equals_a_range_and_each_slot_anew(minutes):
         again.put("x", plan, None, "every_bar")
         assert repr(got) == repr(found_at(again, slot, ["x"]))
         for (_, symbol), values in got.items():
-            if (symbol, -(-slot // FIVE)) not in told:
-                told.add((symbol, -(-slot // FIVE)))
-                rows.append((slot, symbol, repr(values)))
+            rows.append((slot, symbol, repr(values)))
 
     ranged = evaluate_range(panel, plan, slots[0], slots[-1])
 
     values = map(list, zip(ranged.values["mean"], ranged.values["since"], strict=True))
     assert rows == list(zip(ranged.triggered_at_ms.tolist(), ranged.symbols, map(repr, values), strict=True))
     assert len(rows) > 10
+    news = signalled(ranged, np.arange(len(rows)))
+    bars_told = [(rows[at][1], -(-rows[at][0] // FIVE)) for at in news]
+    assert len(set(bars_told)) == len(bars_told) < len(rows)
+    assert set(bars_told) == {(symbol, -(-slot // FIVE)) for slot, symbol, _ in rows}
+    assert all(
+        (slot, symbol) >= (rows[at][0], symbol)
+        for at in news
+        for slot, symbol, _ in rows
+        if (symbol, -(-slot // FIVE)) == (rows[at][1], -(-rows[at][0] // FIVE))
+    )
     assert (ranged.timeframe, ranged.due_every, ranged.bars) == ("5m", "1m", len(slots))
 
 

@@ -25,11 +25,11 @@ async def pool(dsn):
 
 @pytest.fixture
 async def machine(pool, connection):
-    """A function that makes a registered machine: (name, trusted, compile_filter) -> Screener. It claims nothing by itself."""
+    """A function that makes a registered machine: (name, trusted, compile_filter, each) -> Screener. It claims nothing by itself."""
     hints = Hints(pool)
-    each = EachRunner()
+    usual = EachRunner()
 
-    async def make(name="a", trusted=lambda: True, compile_filter=_compile_nothing):
+    async def make(name="a", trusted=lambda: True, compile_filter=_compile_nothing, each=usual):
         screener = Screener(pool, hints, WorkerMetrics(CollectorRegistry()), trusted, compile_filter, each)
         boot = world.register(connection, name)
         through = world.call(
@@ -39,5 +39,5 @@ async def machine(pool, connection):
         return screener
 
     yield make
-    each.close()
+    usual.close()
     await hints.close()

@@ -160,6 +160,7 @@ def insert_signals(connection, boot, held, slot, *, symbol="BTCUSDT", cooldown_s
         "prices": [1.0] * n,
         "shown": ["{}"] * n,
         "plan_hashes": ["x"] * n,
+        "forming": [False] * n,
         "cooldowns_s": [cooldown_s] * n,
     }
     return sum(row[0] for row in connection.execute(world.SCREENING["insert_signals"], parameters))
