@@ -28,7 +28,7 @@ from bench.service import SHARED_DUMPS
 from sandbox import axes
 from sandbox.compile import FilterCompiler
 from sandbox.each import EachRunner
-from sandbox.evaluate import evaluate_range
+from sandbox.evaluate import evaluate_range, signalled
 from sandbox.operators import FIELDS
 from sandbox.panel import TIMEFRAMES, Panel
 from sandbox.plan import Plan, build_plan
@@ -74,11 +74,12 @@ class Board:
             self.panel, plan, self.first_ms, self.last_ms, frequency="on_enter", each=each
         )
         times = entering.triggered_at_ms
-        if not len(times):
+        signals = signalled(entering, np.arange(len(times)))
+        if not len(signals):
             return "0" if self.reaches(plan) else TOO_SHORT
-        latest = int(np.flatnonzero(times == times.max())[0])
+        latest = int(signals[times[signals] == times[signals].max()][0])
         instant = datetime.fromtimestamp(int(times[latest]) / 1000, UTC)
-        return f"{len(times):,}, latest {entering.symbols[latest]} {instant:%m-%d %H:%M}"
+        return f"{len(signals):,}, latest {entering.symbols[latest]} {instant:%m-%d %H:%M}"
 
     def reaches(self, plan: Plan) -> bool:
         """Whether, at the end of the set, any symbol has candles enough for every number of the condition to have a value."""
@@ -121,6 +122,12 @@ def panel_of(candles: Candles) -> Panel:
         columns = (bars.symbol, bars.open_time, *(getattr(bars, name) for name in FIELDS))
         panel.load(timeframe, *(column[whole] for column in columns))
     return panel
+
+
+def read_by(plan: Plan) -> list[str]:
+    """The timeframes, each as it is read."""
+    used = {axis for axis in plan.node_axes if axis not in {None, axes.NOW}}
+    return sorted(used, key=lambda axis: (axes.length_s(axis), axis))
 
 
 def exact_s(plan: Plan) -> int:
@@ -200,7 +207,7 @@ def main() -> None:
             found = [board.found(plan, each) for board in boards]
             history = f"{told(least_s(plan))}, {told(exact_s(plan))}"
             link = f"[{path.stem}]({path.name})"
-            rows.append((link, headline(source), " ".join(plan.timeframes), history, *found))
+            rows.append((link, headline(source), " ".join(read_by(plan)), history, *found))
     (FILTERS / "README.md").write_text(page([board.title for board in boards], rows), encoding="utf-8")
     print(f"{len(rows)} filters on {len(boards)} sets of candles: {FILTERS / 'README.md'}")
     if options.json:

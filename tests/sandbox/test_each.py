@@ -434,9 +434,9 @@ def test_who_has_no_time_left_is_told_what_it_took():
     slow = "def f(c):\n    for n in range(20_000): n + 1\n    return 1\n"
     with EachRunner(slot_seconds=0.2) as runner:
         runner.begin({"own": ["A"], "shared": ["A", "B"]})
-        with pytest.raises(EachError, match=r"^your functions took 0\.1[5-9] s of this slot, all the time"):
+        with pytest.raises(EachError, match=r"^your functions took [\d.]+ s of this slot, all the time"):
             runner.run(slow, "f", CALLS, "own")  # the common half and A's own quarter
-        with pytest.raises(EachError, match=r"^your functions took at least 0\.0\d+ s of this slot"):
+        with pytest.raises(EachError, match=r"^your functions took at least [\d.]+ s of this slot"):
             runner.run(slow, "f", CALLS, "shared")
 
 
