@@ -10,7 +10,9 @@ Rules that make a value a fact of its bar alone:
   it is asked for (`sandbox.axes`). A coarser series is seen, from a finer bar, as of its last bar closed at or before
   that bar's close; from a bar in progress, and from the instant itself, as of T.
 * The run that gives a recursive function its value at a bar starts `lookback + warmup` bars before the first bar of
-  the block (absolute bar number // `Operator.block`) that holds the bar. Warm-up is counted in bars that exist.
+  the block (absolute bar number // BLOCK_BARS) that holds the bar. Warm-up is counted in bars that exist. A running
+  total is one run at each instant, that of the newest bar's block, so that what looks back on it compares like with
+  like; whatever depends on it is a fact of the instant (`Call.totals`).
 * Only finite numbers reach a run. Where an input is NaN the output is NaN, and the run begins again behind it.
 """
 
@@ -27,7 +29,7 @@ from sandbox.each import EachRunner, each_values
 from sandbox.forming import FormingFrame
 from sandbox.frame import Frame
 from sandbox.operators import OPERATORS, Operator, Params
-from sandbox.operators.model import Array
+from sandbox.operators.model import BLOCK_BARS, Array
 from sandbox.panel import Panel
 from sandbox.plan import Node, Plan, leaf_axis
 
@@ -44,7 +46,7 @@ class Call:
     """
     One operator applied to outputs of other calls: what equal nodes of all plans share.
 
-    `axis` is what `sandbox.axes` says, None for a constant. `order` grows with every call made, so that arguments have a
+    `axis` is what `sandbox.axes` says, None for a constant. `totals` are the axes of the running totals it depends on. `order` grows with every call made, so that arguments have a
     smaller one. `uses` counts the plan nodes and calls that need it; `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
     """
 
@@ -56,6 +58,7 @@ class Call:
     is_bool: bool
     key: object
     refs: tuple["Ref", ...] = ()
+    totals: frozenset[str] = frozenset()
     uses: int = 0
     place: Any = None
 
@@ -157,6 +160,7 @@ class Calls:
             ]
             is_bool = all(value_bools) if operator.kind == "same" else operator.kind == "bool"
             call = Call(self._made, operator, params, args, own, is_bool, key)
+            call.totals = _totals(call)
             call.refs = tuple(Ref(call, out) for out in range(len(operator.outputs)))
             for ref in args:
                 ref.call.uses += 1
@@ -176,6 +180,11 @@ class Calls:
                 gone.append(call)
                 pending.extend(call.args)
         return gone
+
+
+def _totals(call: Call) -> frozenset[str]:
+    below = frozenset[str]().union(*(ref.call.totals for ref in call.args))
+    return below | {call.axis} if call.operator.total and call.axis is not None else below
 
 
 def is_own_field(call: Call) -> bool:
@@ -297,7 +306,8 @@ class Computation:
         if operator.form not in {"run", "session"}:
             return start - operator.lookback(call.params)
         frame = self.frame(call.axis)
-        first = max(0, min(start, self.end(call.axis) - 1))
+        newest = self.end(call.axis) - 1
+        first = newest if operator.total else max(0, min(start, newest))
         if not len(frame):
             return 0
         return run_start(frame, first, operator, call.params)
@@ -419,8 +429,13 @@ class Computation:
         inputs = [np.asarray(self.values(ref, origin, axis), dtype=np.float64) for ref in call.args]
         rows = max(len(values) for values in inputs)
         results = tuple(np.full((rows, end - start), np.nan) for _ in call.operator.outputs)
-        for first, last in blocks(frame, start, end, call.operator):
-            begin = max(0, run_start(frame, first, call.operator, call.params))
+        for block, last in (
+            [(start, end)] if call.operator.total else blocks(frame, start, end, call.operator)
+        ):
+            if block == last:
+                continue
+            begin = max(0, run_start(frame, last - 1, call.operator, call.params))
+            first = max(block, begin)
             pieces = [values[:, begin - origin : last - origin] for values in inputs]
             outputs = [result[:, first - start : last - start] for result in results]
             if not (self.keep_streams and last == end and call.operator.stream):
@@ -446,7 +461,7 @@ def constant_value(ref: Ref) -> Array:
 
 def run_start(frame: Frame, bar: int, operator: Operator, params: Params) -> int:
     """Position at which the run that gives *bar* its value begins; below 0 when that lies before the history held."""
-    length_ms = DAY_MS if operator.form == "session" else operator.block * frame.step_ms
+    length_ms = DAY_MS if operator.form == "session" else BLOCK_BARS * frame.step_ms
     block_ms = int(frame.open_time[bar]) // length_ms * length_ms
     first = int(np.searchsorted(frame.open_time, block_ms))
     return first - operator.lookback(params) - operator.warmup(params)
@@ -454,7 +469,7 @@ def run_start(frame: Frame, bar: int, operator: Operator, params: Params) -> int
 
 def blocks(frame: Frame, start: int, end: int, operator: Operator) -> Iterator[tuple[int, int]]:
     """The pieces of [start, end) that share a run."""
-    length_ms = DAY_MS if operator.form == "session" else operator.block * frame.step_ms
+    length_ms = DAY_MS if operator.form == "session" else BLOCK_BARS * frame.step_ms
     number = frame.open_time[start:end] // length_ms
     cuts = [start, *(start + 1 + np.flatnonzero(np.diff(number))).tolist(), end]
     return ((a, b) for a, b in pairwise(cuts) if a < b)

@@ -6,7 +6,8 @@ an operator's value is (`sandbox.compute`), and cooldowns, which need to know ea
 """
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from sandbox.compute import Call, Calls, Computation, OperatorError, Ref
 from sandbox.each import EachRunner
 from sandbox.frame import TIMEFRAMES, Bools, Floats, Ints
 from sandbox.operators import OPERATORS
-from sandbox.operators.model import Array
+from sandbox.operators.model import BLOCK_BARS, Array
 from sandbox.panel import Panel
 from sandbox.plan import Plan
 from sandbox.standing import Standing
@@ -420,13 +421,59 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     Raises:
         OperatorError: An operator failed.
     """
+    if each is not None:
+        each.begin()
     if plan.forming:
         return _slot_by_slot(panel, plan, (first_ms, last_ms), symbols, frequency, each)
     frame = panel.frame(plan.trigger)
     start, end = frame.bars_closed_at(first_ms - 1), frame.bars_closed_at(last_ms)
-    on_enter = frequency == "on_enter"
     refs = Calls().add(plan)
-    computation = _asking(panel, plan, last_ms, symbols, each)
+    totals = frozenset[str]().union(*(ref.call.totals for ref in refs))
+    found = [
+        _bars_at_once(panel, plan, refs, (first, last), symbols, frequency, each)
+        for first, last in _stretches(panel, plan.trigger, totals, start, end)
+    ]
+    return RangeHits(
+        plan.trigger,
+        plan.due_every,
+        False,
+        end - start,
+        np.concatenate([part.triggered_at_ms for part in found] or [np.empty(0, dtype=np.int64)]),
+        [symbol for part in found for symbol in part.symbols],
+        np.concatenate([part.prices for part in found] or [np.empty(0)]),
+        {name: [value for part in found for value in part.values[name]] for name in plan.show},
+    )
+
+
+def _stretches(
+    panel: Panel, trigger: str, totals: Collection[str], start: int, end: int
+) -> Iterator[tuple[int, int]]:
+    """[start, end) of the trigger's bars in pieces at which each running total is one and the same run."""
+    frame = panel.frame(trigger)
+    closes = frame.open_time[start:end] + frame.step_ms
+    begins = np.zeros(len(closes), dtype=np.bool_)
+    for axis in totals:
+        seen = panel.frame(axis)
+        newest = np.searchsorted(seen.open_time, closes - seen.step_ms, side="right") - 1
+        block = seen.open_time[np.maximum(newest, 0)] // (BLOCK_BARS * seen.step_ms) if len(seen) else closes
+        begins[1:] |= np.diff(block) != 0
+    cuts = [start, *(start + np.flatnonzero(begins)).tolist(), end]
+    return ((first, last) for first, last in pairwise(cuts) if first < last)
+
+
+def _bars_at_once(  # noqa: PLR0917 - as given
+    panel: Panel,
+    plan: Plan,
+    refs: Sequence[Ref],
+    span: tuple[int, int],
+    symbols: Collection[str] | None,
+    frequency: Frequency,
+    each: EachRunner | None,
+) -> RangeHits:
+    """The matches at the trigger's bars [start, end), in one computation."""
+    frame, (start, end) = panel.frame(plan.trigger), span
+    on_enter = frequency == "on_enter"
+    computation = _asking(panel, plan, int(frame.open_time[end - 1]) + frame.step_ms, symbols, each)
     first = start - 1 if on_enter else start
     wanted = [refs[node] for node in (plan.signal, *plan.show.values())]
     _want(computation, plan.trigger, wanted, bars=end - first)
@@ -510,6 +557,8 @@ def node_values(
         OperatorError: An operator failed.
     """
     row = panel.index[symbol]
+    if each is not None:
+        each.begin()
     computation = _asking(panel, plan, slot_ms, [symbol], each)
     refs = Calls().add(plan)
     view = axes.NOW if plan.forming else plan.trigger
@@ -525,12 +574,35 @@ def node_values(
     return told
 
 
+def held_before(panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachRunner | None = None) -> bool:
+    """
+    Whether the condition held for one symbol on the bar before the slot's, as `on_enter` sees it.
+
+    Raises:
+        KeyError: The panel does not have the symbol.
+        OperatorError: An operator failed.
+    """
+    if plan.forming:
+        before_ms = close_before(panel, plan.trigger, slot_ms)
+        return (
+            before_ms is not None and node_values(panel, plan, before_ms, symbol, each)[plan.signal] is True
+        )
+    if each is not None:
+        each.begin()
+    calls, row = Calls(), panel.index[symbol]
+    before = calls.add_before(calls.add(plan)[plan.signal], plan.trigger)
+    computation = _asking(panel, plan, slot_ms, [symbol], each)
+    _want(computation, plan.trigger, [before], bars=1)
+    computation.run()
+    end = computation.end(plan.trigger)
+    held = computation.values(before, end - 1, plan.trigger) if end else np.zeros((1, 1), dtype=np.bool_)
+    return bool(_at(held, np.array([row]), np.array([0]))[0])
+
+
 def _asking(
     panel: Panel, plan: Plan, instant_ms: int, symbols: Collection[str] | None, each: EachRunner | None
 ) -> Computation:
     """A computation of one plan for *symbols*; what the plan asks of each symbol alone need not be asked of the others."""
-    if each is not None:
-        each.begin()
     across = any(OPERATORS[node.op].form == "market" for node in plan.nodes)
     chosen = None if symbols is None or across else frozenset(symbols)
     return Computation(panel, instant_ms, each=each, each_symbols=chosen)

@@ -13,7 +13,7 @@ import msgspec
 
 from sandbox import axes
 from sandbox.each import EachRunner
-from sandbox.evaluate import Value, close_before, node_values
+from sandbox.evaluate import Value, held_before, node_values
 from sandbox.frame import Frame
 from sandbox.operators import FIELDS, OPERATORS
 from sandbox.panel import Panel
@@ -111,8 +111,7 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
         blame = f"bar missing: no symbol has a {plan.due_every} bar that closed then"
         return Explanation(False, False, blame, blank, dict.fromkeys(plan.show), bars, forming)
     told = node_values(panel, plan, slot_ms, symbol, each)
-    before_ms = close_before(panel, plan.trigger, slot_ms)
-    before = before_ms is not None and _is_true(panel, plan, before_ms, symbol, each)
+    before = held_before(panel, plan, slot_ms, symbol, each)
     reason: str | None = None
     if not frame.present[row, end - 1]:
         reason = f"bar missing: {symbol} has no {plan.due_every} candle of its own that closed then"
@@ -127,10 +126,6 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
         bars,
         forming,
     )
-
-
-def _is_true(panel: Panel, plan: Plan, instant_ms: int, symbol: str, each: EachRunner | None) -> bool:
-    return node_values(panel, plan, instant_ms, symbol, each)[plan.signal] is True
 
 
 def _bars(wanted: Iterable[str], panel: Panel, slot_ms: int, row: int) -> dict[str, Bar]:

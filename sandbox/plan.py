@@ -21,7 +21,7 @@ import numpy as np
 
 from sandbox import axes
 from sandbox.operators import OPERATORS, TIMEFRAMES_S, Operator, Param
-from sandbox.operators.model import Params, ParamValue
+from sandbox.operators.model import BLOCK_BARS, Params, ParamValue
 
 PLAN_VERSION = 1
 PLAN_BYTES_MAX = 1 << 20
@@ -409,7 +409,7 @@ def bars_behind(node: Node, operator: Operator, axis: str) -> int:
     """How many bars before the first one wanted a node must see of its inputs, on its own axis."""
     params: Params = node.params
     if operator.form == "run":
-        return operator.block - 1 + operator.lookback(params) + operator.warmup(params)
+        return BLOCK_BARS - 1 + operator.lookback(params) + operator.warmup(params)
     if operator.form == "session":
         return TIMEFRAMES_S["1d"] // axes.length_s(axis) - 1 + operator.lookback(params)
     return operator.lookback(params)
@@ -435,7 +435,9 @@ def reach_of(nodes: Sequence[Node], node_axes: Sequence[str | None], wanted: Map
         own = node_axes[index]
         if reach[index] < 0 or own is None:
             continue
-        behind = reach[index] + bars_behind(nodes[index], OPERATORS[nodes[index].op], own)
+        operator = OPERATORS[nodes[index].op]
+        # A running total is one run, begun as many bars before the newest one however far one looks back on it.
+        behind = (0 if operator.total else reach[index]) + bars_behind(nodes[index], operator, own)
         for arg in nodes[index].args:
             of = node_axes[arg]
             reach[arg] = max(reach[arg], 0 if of is None else coarser_bars(behind, own, of))

@@ -41,7 +41,7 @@ from sandbox.compute import (
 )
 from sandbox.each import EachRunner
 from sandbox.frame import TIMEFRAMES, Bools, Floats, Frame, Ints
-from sandbox.operators.model import Array
+from sandbox.operators.model import BLOCK_BARS, Array
 from sandbox.panel import Panel
 
 CATCH_UP_EVENTS_MAX = 16
@@ -533,7 +533,7 @@ class Averages(Group):
         if self.axis is None or self.axis not in event.turned:
             return ()
         frame, newest = event.frame(self.axis)
-        return self.calls if _begins_block(frame, newest, self.calls[0].operator.block) else ()
+        return self.calls if _begins_block(frame, newest) else ()
 
     def want(self, call: Call, event: Event) -> None:
         """Nothing: the sum is made here, TA-Lib's average does not tell it."""
@@ -589,8 +589,8 @@ class Averages(Group):
             self._sums[np.arange(len(self.calls))[stale]] = sums - oldest
 
 
-def _begins_block(frame: Frame, newest: int, block: int) -> bool:
-    length_ms = block * frame.step_ms
+def _begins_block(frame: Frame, newest: int) -> bool:
+    length_ms = BLOCK_BARS * frame.step_ms
     times = frame.open_time
     return newest < 1 or int(times[newest]) // length_ms != int(times[newest - 1]) // length_ms
 
@@ -615,7 +615,7 @@ class Streams(Group):
         return [
             call
             for call in self.calls
-            if call not in self._handles or (turned and _begins_block(frame, newest, call.operator.block))
+            if call not in self._handles or (turned and _begins_block(frame, newest))
         ]
 
     def load(self, call: Call, event: Event) -> None:
@@ -737,6 +737,7 @@ class Standing:
         self._groups: dict[Any, tuple[int, Group]] = {}
         self._fresh: dict[Call, Group] = {}
         self._used: Counter[str] = Counter()
+        self._on_totals: dict[str, dict[Call, None]] = {}
         self.history_bytes = 0
         self._at_ms: int | None = None
         self._newest: dict[str, tuple[int, int]] = {}
@@ -763,6 +764,8 @@ class Standing:
             self._fresh[call] = group
             if call.axis is not None:
                 self._used[call.axis] += 1
+            for axis in call.totals:
+                self._on_totals.setdefault(axis, {})[call] = None
 
     def remove(self, calls: Iterable[Call]) -> None:
         """Let go of calls that nobody uses."""
@@ -774,6 +777,8 @@ class Standing:
             self.failed.pop(call, None)
             if call.axis is not None:
                 self._used[call.axis] -= 1
+            for axis in call.totals:
+                del self._on_totals[axis][call]
             for ref in call.refs:
                 self.rows.release(ref.row, is_bool=call.is_bool)
                 ref.row = -1
@@ -867,10 +872,9 @@ class Standing:
     def _move(self, instant_ms: int, moving: frozenset[str]) -> None:
         """One event: old values into delays, what cannot be carried anew, then every moving group in order."""
         turns = {axis: self._turn(axis, instant_ms) for axis in moving if axes.is_forming(axis)}
-        turned = {axis for axis, turn in turns.items() if turn.newest_ms != self._stood(axis).newest_ms}
-        event = self._event(
-            instant_ms, moving, frozenset(turned | {axis for axis in moving if axis in TIMEFRAMES})
-        )
+        begun = {axis for axis, turn in turns.items() if turn.newest_ms != self._stood(axis).newest_ms}
+        turned = frozenset(begun | {axis for axis in moving if axis in TIMEFRAMES})
+        event = self._event(instant_ms, moving, turned)
         groups = self._by_level()
         active = [group for group in groups if group.axis in moving]
         moved = [
@@ -881,12 +885,17 @@ class Standing:
         anew = dict.fromkeys(call for group in active for call in group.restarts(event))
         anew |= dict.fromkeys(call for call in self.failed if call.axis in moving)
         lost = {
-            axis for axis in turned if self._stood(axis).in_progress
+            axis for axis in begun if self._stood(axis).in_progress
         }  # a bar that never closed: its state is void
         anew |= dict.fromkeys(call for group in active if group.axis in lost for call in group.calls)
         for call, group in self._fresh.items():
             if group.carried or call.axis not in moving:
                 anew[call] = None
+        for axis in (
+            turned & self._on_totals.keys()
+        ):  # a running total is another one from here on, also in the past
+            if _begins_block(*event.frame(axis)):
+                anew |= self._on_totals[axis]
         self._load(list(anew), event)
         self._fresh.clear()
         for group in active:

@@ -36,9 +36,10 @@ How an operator is computed.
 * pointwise: from the values at the same bar.
 * shift: the value *n* bars before.
 * window: from the current bar and the `lookback` bars before it, nothing else.
-* run: by one left-to-right run over a stretch of bars. Bar *t* in block *b* = absolute bar number // `block` uses
+* run: by one left-to-right run over a stretch of bars. Bar *t* in block *b* = absolute bar number // BLOCK_BARS uses
   the run that starts `lookback + warmup` bars before the first bar of block *b*, whoever asks and however much
-  history is loaded; a symbol whose history is shorter is run from its first candle.
+  history is loaded; a symbol whose history is shorter is run from its first candle. Of a running total (`total`) a
+  screen sees one run however far it looks back: that of the block of the newest bar.
 * session: a run that starts at the UTC day's first bar.
 * market: from the values of all symbols at the same bar; `compute` is given which symbols have that bar, then the
   series, all of shape (symbols, bars).
@@ -89,8 +90,8 @@ class Operator:
     `kind` is the kind of its outputs: "float", "bool", or "same" (bool when all its value inputs are bool, else
     float). A bool given to a "float" input counts as 0 or 1; a float given to a "bool" input is refused.
     `lookback(params)` counts the bars before the current one that an exact value needs; `warmup(params)` the further
-    bars a recursive function is given so that its seed no longer matters. `block` is the length in bars of the blocks
-    its runs are anchored to; `stream` is TA-Lib's class that carries such a run on bar by bar, bit for bit.
+    bars a recursive function is given so that its seed no longer matters; `total` says that it always does, so that
+    only values of one run can be compared. `stream` is TA-Lib's class that carries such a run on bar by bar, bit for bit.
     `steps(params)` is the work for one symbol and bar, 1 for a handful of machine operations. `check(params)` says
     why a combination of parameters, each in its range, is impossible. `internal` ones have no name in the language.
     """
@@ -113,7 +114,7 @@ class Operator:
     lookback: Callable[[Params], int] = _no_bars
     warmup: Callable[[Params], int] = _no_bars
     check: Callable[[Params], str | None] = _accepts
-    block: int = BLOCK_BARS
+    total: bool = False
     steps: Callable[[Params], int] = _one_step
 
     def input_kind(self, index: int) -> InputKind:

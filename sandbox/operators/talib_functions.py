@@ -34,9 +34,6 @@ SEED_WEIGHT = 1e-9
 """What may remain of the seed after the warm-up, relative to the seed."""
 REVERSALS_BARS = 256
 """Warm-up of trailing stops: they forget their start after two reversals, which this many bars nearly always hold."""
-CUMULATIVE_BLOCK_BARS = 2048
-"""Running totals (OBV, A/D ...) start anew at each block; a long one makes the step a rare one."""
-CUMULATIVE_WARMUP_BARS = 256
 HILBERT_WARMUP_BARS = 512
 """Hilbert transform functions smooth a period estimate that follows the price; measured in test_talib_functions."""
 
@@ -137,7 +134,7 @@ _WARMUP: dict[str, Warmup] = {
         _fixed(HILBERT_WARMUP_BARS),
     ),
     **dict.fromkeys(("SAR", "SAREXT"), _fixed(REVERSALS_BARS)),
-    **dict.fromkeys(sorted(_CUMULATIVE), _fixed(CUMULATIVE_WARMUP_BARS)),
+    **dict.fromkeys(sorted(_CUMULATIVE), _fixed(WARMUP_MAX_BARS)),
     "DEMA": _ema_of(stages=2),
     "TEMA": _ema_of(stages=3),
     "TRIX": _ema_of(stages=3),
@@ -260,8 +257,9 @@ def _steps(name: str) -> Callable[[Params], int]:
 def _memory_note(name: str) -> str:
     if name in _CUMULATIVE:
         return (
-            f" A running total: it starts anew every {CUMULATIVE_BLOCK_BARS} bars of absolute time,"
-            f" from {CUMULATIVE_WARMUP_BARS} bars before, so only its changes within a block mean something."
+            f" A running total of the last {WARMUP_MAX_BARS} to {WARMUP_MAX_BARS + BLOCK_BARS - 1} bars or, where that is less, of all"
+            " there are. However far a filter looks back, it sees one and the same total, so differences and comparisons"
+            " over time mean something; its level does not."
         )
     if name in _WARMUP:
         return " Recursive: given a fixed warm-up before the block of 128 bars that holds the bar."
@@ -300,7 +298,7 @@ def _operator(name: str) -> Operator:
         warmup=_capped(_WARMUP.get(name)),
         check=check,
         steps=_steps(name),
-        block=CUMULATIVE_BLOCK_BARS if name in _CUMULATIVE else BLOCK_BARS,
+        total=name in _CUMULATIVE,
     )
 
 

@@ -245,6 +245,7 @@ class Leases(RuleBasedStateMachine):
             "prices": [1.0] * n,
             "shown": ["{}"] * n,
             "plan_hashes": ["x"] * n,
+            "forming": [False] * n,
             "cooldowns_s": [None] * n,
         }
         self.execute(world.SCREENING["insert_signals"], parameters)

@@ -11,7 +11,7 @@ import talib
 
 from sandbox.compute import Calls, Computation, run_start
 from sandbox.operators import OPERATORS
-from sandbox.operators.talib_functions import CUMULATIVE_BLOCK_BARS, WARMUP_MAX_BARS
+from sandbox.operators.talib_functions import WARMUP_MAX_BARS
 from sandbox.plan import build_plan
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "indicators"
@@ -47,7 +47,10 @@ def test_every_function_of_the_installed_ta_lib_is_an_operator():
 
 @pytest.mark.parametrize("op", FUNCTIONS)
 def test_a_value_is_ta_libs_own_on_the_run_of_its_block(op, market, panel_of):
-    """At every one of the last 300 bars: TA-Lib run from the block's run start to that bar, last value."""
+    """
+    At every one of the last 300 bars: TA-Lib run from the block's run start to that bar, last value. A running total is
+    one run for all of them, the newest block's.
+    """
     candles = market("1m", 2, 2700, seed=7, first_ms=91 * 60_000 * 977)
     panel = panel_of(candles)
     frame = panel.frame("1m")
@@ -62,7 +65,7 @@ def test_a_value_is_ta_libs_own_on_the_run_of_its_block(op, market, panel_of):
     function = getattr(talib, op[3:].upper())
     lookback = operator.lookback(params)
     for bar in range(2400, 2700, 37):
-        start = max(0, run_start(frame, bar, operator, params))
+        start = max(0, run_start(frame, 2699 if operator.total else bar, operator, params))
         for row in range(2):
             rows = [frame.field(field_of(n, i))[row, start : bar + 1] for i, n in enumerate(operator.inputs)]
             expected = function(*rows, **params)
@@ -77,7 +80,7 @@ def test_a_value_is_ta_libs_own_on_the_run_of_its_block(op, market, panel_of):
 
 
 # A running total remembers its start for ever, and its documentation says so.
-FORGETFUL = [op for op in FUNCTIONS if OPERATORS[op].block != CUMULATIVE_BLOCK_BARS]
+FORGETFUL = [op for op in FUNCTIONS if not OPERATORS[op].total]
 
 
 @pytest.mark.parametrize("op", FORGETFUL)
