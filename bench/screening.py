@@ -10,11 +10,13 @@ timeframe 15/20/25/25/10/5 %; four conditions each, one of each row:
   trend      close above or below an SMA or EMA, half of them on a coarser timeframe
   entry      breakout of highest/lowest, EMA cross, Bollinger band, MACD cross, or SuperTrend
 A period or multiple is one of the usual values (7 9 14 20 26 50 100 200 ...; 1.5 2 2.5 3) in 70 % of the draws, else uniform
-over its range (multiples in steps of 0.1); levels are whole numbers. 30 % are "on enter"; all show a value.
+over its range (multiples in steps of 0.1); levels are whole numbers. 30 % are "on enter"; all show a value. With --forming
+that share of the traders reads all its bars in progress, and is due every minute.
 
 The slot measured is the dearest ordinary one: a bar of every timeframe closes, so every trader is due. Slots with only
 a new 1m bar, the first slot of a block of 128 1m bars (recursive functions begin new runs) and the first slot after a
-start are told beside it.
+start are told beside it; with --blocks the first slot of a block of each other timeframe, too. No two timeframes begin a
+block in the same slot: their first bars close 1, 5, 15 ... minutes behind multiples of 128 minutes.
 
 Times are processor seconds of this process (one thread), so a busy machine does not change them much.
 
@@ -30,7 +32,7 @@ import resource
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +60,19 @@ def midnight():
     return day * DAY_MS
 
 
+def block_begins(timeframe):
+    """A slot at which the first bar of a block of this timeframe closes."""
+    step = TIMEFRAMES[timeframe] * 1000
+    return (20_000 * DAY_MS // (128 * step) + 1) * 128 * step + step
+
+
 class Market:
     """Random-walk candles of every timeframe, some of them after the first slot."""
 
-    def __init__(self, symbols, bars, later=130):
-        self.symbols, self.bars, self.slot = symbols, bars, midnight()
+    def __init__(self, symbols, bars, slot=None, later=130):
+        self.symbols, self.bars, self.slot = symbols, bars, slot or midnight()
         rng = np.random.default_rng(1)
+        self.later = later
         self.candles = {}
         for timeframe in USED:
             count = bars + (later if timeframe == "1m" else 2)
@@ -111,6 +120,7 @@ class Trader:
 
     terms: tuple
     on_enter: bool
+    forming: bool = False
 
 
 def period(rng, low, high):
@@ -165,23 +175,28 @@ def draw(rng):
     return Trader((momentum, volume, trend, entry), rng.random() < 0.3)
 
 
-def draw_different(count, seed=1):
+def draw_different(count, seed=1, forming=0.0):
     rng, seen = random.Random(seed), {}
     while len(seen) < count:
         trader = draw(rng)
         seen.setdefault((trader.terms, trader.on_enter), trader)
-    return list(seen.values())
+    rng = random.Random(seed)
+    return [replace(trader, forming=rng.random() < forming) for trader in seen.values()]
 
 
 class Nodes(list):
-    """Plan nodes under construction."""
+    """Plan nodes under construction; *leaf* is the operator of candle fields."""
+
+    def __init__(self, leaf="bars"):
+        super().__init__()
+        self.leaf = leaf
 
     def put(self, op, *args, out=0, **params):
         self.append({"op": op, "args": list(args), "params": params, "out": out})
         return len(self) - 1
 
     def field(self, timeframe, name):
-        return self.put("bars", timeframe=timeframe, field=name)
+        return self.put(self.leaf, timeframe=timeframe, field=name)
 
     def fields(self, timeframe, *names):
         return [self.field(timeframe, name) for name in names]
@@ -232,7 +247,7 @@ def term_nodes(n, term):  # noqa: PLR0911 - one kind after the other
 
 
 def plan_of(trader):
-    nodes = Nodes()
+    nodes = Nodes("forming" if trader.forming else "bars")
     terms = [term_nodes(nodes, term) for term in trader.terms]
     condition = nodes.put("and", *(condition for condition, _ in terms))
     return build_plan(nodes, condition, {"value": terms[0][1]})
@@ -425,7 +440,7 @@ def measure_slots(market, traders):
     every = time.process_time() - began
     by_operator = dict(sorted(evaluator.seconds.items(), key=lambda item: -item[1]))
     minutes, blocks = [], []
-    for minute in range(1, 130):
+    for minute in range(1, market.later):
         instant = market.slot + minute * 60_000
         if instant % 300_000 == 0:
             continue
@@ -436,7 +451,7 @@ def measure_slots(market, traders):
         evaluator.evaluate(instant - 60_000)
         (blocks if opens_block else minutes).append(seconds_of(lambda at=instant: evaluator.evaluate(at)))
     return {
-        "put_s": put, "cold_s": cold, "slot_s": every, "minute_s": statistics.median(minutes),
+        "put_s": put, "cold_s": cold, "slot_s": every, "minute_s": statistics.median(minutes) if minutes else float("nan"),
         "block_s": max(blocks, default=float("nan")), "hits": len(slot.hits), "failed": len(slot.failed),
         "nodes_asked": slot.nodes_asked, "nodes_computed": slot.nodes_computed, "by_operator": by_operator,
         "evaluated": slot.evaluated,
@@ -449,6 +464,17 @@ def measure_preview(market, repeat=5):
     return median_of(
         repeat, lambda: evaluate_range(panel, plan, market.slot - (market.bars - 1) * step, market.slot)
     )
+
+
+def print_blocks(args, traders):
+    """The slot with which a block of each timeframe begins; one market for each, since they lie far apart."""
+    print("\nfirst slot of a block          slot s   of which anew   traders due")
+    for timeframe in USED[1:]:
+        slots = measure_slots(Market(args.symbols, args.bars, block_begins(timeframe), later=2), traders)
+        anew = slots["by_operator"].get("anew", 0.0)
+        print(
+            f"  {timeframe:4}                       {slots['slot_s']:9.3f}   {anew:13.3f}   {slots['evaluated']:11}"
+        )
 
 
 def print_doubling(args):
@@ -475,12 +501,16 @@ def main():
     parser.add_argument("--bars", type=int, default=1000, help="history of each timeframe")
     parser.add_argument("--sample", type=int, default=60, help="traders that the loops are timed with")
     parser.add_argument(
+        "--forming", type=float, default=0.0, help="share of the traders that read bars in progress"
+    )
+    parser.add_argument("--blocks", action="store_true", help="also: the slots with which blocks begin")
+    parser.add_argument(
         "--doubling", action="store_true", help="also: the slot while traders, symbols, bars double"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
 
-    market, traders = Market(args.symbols, args.bars), draw_different(args.traders)
+    market, traders = Market(args.symbols, args.bars), draw_different(args.traders, forming=args.forming)
     first, warm, hand = measure_first(market)
     slots = measure_slots(market, traders)
     rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -512,6 +542,8 @@ def main():
     print("seconds by operator (every timeframe's slot):")
     for name, took in list(slots["by_operator"].items())[:12]:
         print(f"  {name:16} {took:8.4f}")
+    if args.blocks:
+        print_blocks(args, traders)
     if args.doubling:
         print_doubling(args)
     if args.json:
