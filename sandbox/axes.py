@@ -51,8 +51,8 @@ def joined(axes: Iterable[str | None]) -> str | None:
     progress too, sees the coarser bars closed by its end. Else `NOW`.
     """
     known = {axis for axis in axes if axis is not None}
-    if len(known) <= 1:
-        return known.pop() if known else None
+    if len(known) < 2:
+        return next(iter(known), None)
     if NOW in known:
         return NOW
     finest = min(known, key=length_s)

@@ -28,10 +28,11 @@ from sandbox import axes
 from sandbox.each import EachRunner, each_values
 from sandbox.forming import FormingFrame
 from sandbox.frame import Frame
+from sandbox.graph import Node, leaf_axis
 from sandbox.operators import OPERATORS, Operator, Params
 from sandbox.operators.model import BLOCK_BARS, Array
 from sandbox.panel import Panel
-from sandbox.plan import Node, Plan, leaf_axis
+from sandbox.plan import Plan
 
 DAY_MS = 86_400_000
 _InsufficientHistory: type[Exception] = talib.InsufficientHistory  # type: ignore[attr-defined]

@@ -43,7 +43,7 @@ class Held:
     trader_id: UUID
     epoch: int
     revision: int
-    plan: Plan
+    plan_hash: str
     cooldown_s: float | None
     resume_after: datetime
     in_step: bool
@@ -254,7 +254,7 @@ class Roster:
             trader_id=entry.trader_id,
             epoch=entry.epoch,
             revision=entry.revision,
-            plan=plan,
+            plan_hash=stored.plan_hash,
             cooldown_s=cooldown_s,
             resume_after=before.resume_after if before and same_lease else entry.resume_after,
             in_step=before.in_step if before and same_lease else entry.in_step,

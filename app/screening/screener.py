@@ -356,7 +356,7 @@ def _matches_of(hits: Hits, trader: Held) -> Iterable[Match]:
             timeframe=hits.timeframe,
             price=float(hits.prices[i]),
             shown=msgspec.json.encode({name: values[i] for name, values in hits.values.items()}).decode(),
-            plan_hash=trader.plan.hash,
+            plan_hash=trader.plan_hash,
             forming=hits.forming,
             cooldown_s=trader.cooldown_s,
         )

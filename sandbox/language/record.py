@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from sandbox.graph import facts_of
 from sandbox.language.certainty import certain_truth
 from sandbox.language.diagnostics import Diagnostic, diagnostic
 from sandbox.language.rewrite import Rewritten, Span
-from sandbox.operators import OPERATORS
-from sandbox.plan import Node, Plan, PlanError, bars_behind, build_plan_and_map
+from sandbox.plan import Node, Plan, PlanError, build_plan_and_map
 
 RECORD_BYTES_MAX = 8 << 20
 _TERM_CHARS_MAX = 200
@@ -161,8 +161,8 @@ def _refusal(
 
 
 def _cost(node: Node) -> int:
-    operator = OPERATORS[node.op]
-    return (1 + bars_behind(node, operator, "1d")) * operator.steps(node.params)
+    facts = facts_of(0, node.op, node.out, node.params)
+    return (1 + facts.bars_behind("1d")) * facts.steps
 
 
 _LIMITS: Mapping[str, tuple[str, str, Callable[[Node], int]]] = {

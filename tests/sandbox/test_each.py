@@ -561,7 +561,7 @@ def node(**params):
 )
 def test_a_plan_edited_by_hand_is_refused_with_the_reason(params, reason):
     with pytest.raises(PlanError) as caught:
-        load_plan({"version": 1, "nodes": node(**params), "signal": 3, "show": {}})
+        load_plan({"version": 2, "nodes": node(**params), "signal": 3, "show": {}})
 
     assert reason in caught.value.message
     assert caught.value.node == 2

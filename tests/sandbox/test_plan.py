@@ -52,6 +52,44 @@ def test_equal_meaning_gives_equal_bytes():
     assert build_plan(RSI_LOW, 3, {"rsi": 2}).encode() == build_plan(other, 8, {"rsi": 4}).encode()
 
 
+@pytest.mark.parametrize(
+    ("op", "is_symmetric"),
+    [
+        ("add", True),
+        ("mul", True),
+        ("min", True),
+        ("max", True),
+        ("sub", False),
+        ("div", False),
+        ("mod", False),
+    ],
+)
+def test_the_order_of_operands_counts_only_where_it_means_something(op, is_symmetric):
+    plans = [
+        build_plan([bars(), bars("15m", "open"), const(1), node(op, a, b), node("gt", 3, 2)], 4, {})
+        for a, b in ((0, 1), (1, 0))
+    ]
+
+    assert (plans[0].hash == plans[1].hash) is is_symmetric
+
+
+def test_plans_share_the_parameters_of_equal_nodes():
+    """A machine holds a hundred thousand plans of some ten thousand different nodes."""
+    one, other = build_plan(RSI_LOW, 3, {}), load_plan(build_plan(RSI_LOW, 3, {"rsi": 2}).encode())
+
+    assert all(a.params is b.params for a, b in zip(one.nodes, other.nodes, strict=True))
+
+
+def test_a_whole_number_is_no_number_with_a_fraction_even_when_equal_ones_were_seen():
+    build_plan(RSI_LOW, 3, {})
+    build_plan([bars(), const(30), node("ta.rsi", 0, timeperiod=14), node("lt", 2, 1)], 3, {})
+
+    for period in (14.0, "14"):
+        with pytest.raises(PlanError) as refused:
+            build_plan([bars(), const(30), node("ta.rsi", 0, timeperiod=period), node("lt", 2, 1)], 3, {})
+        assert (refused.value.code, refused.value.node) == ("params", 2)
+
+
 def test_different_meaning_gives_different_hashes():
     seen = {
         build_plan([bars(), const(value), node("ta.rsi", 0, timeperiod=period), node(op, 2, 1)], 3, {}).hash
@@ -190,11 +228,12 @@ def test_a_plan_edited_by_hand_is_refused_with_the_reason(code, nodes, signal, t
         b"null",
         b"[]",
         b"{}",
-        b'{"version":2,"nodes":[],"signal":0,"show":{}}',
-        b'{"version":1,"nodes":[],"signal":0,"show":{},"extra":1}',
-        b'{"version":1,"nodes":[],"signal":true,"show":{}}',
-        b'{"version":1,"nodes":[{"op":"bars","args":[1e99]}],"signal":0,"show":{}}',
-        b'{"version":1,"nodes":' + b"[" * 100_000,
+        b'{"version":1,"nodes":[],"signal":0,"show":{}}',
+        b'{"version":3,"nodes":[],"signal":0,"show":{}}',
+        b'{"version":2,"nodes":[],"signal":0,"show":{},"extra":1}',
+        b'{"version":2,"nodes":[],"signal":true,"show":{}}',
+        b'{"version":2,"nodes":[{"op":"bars","args":[1e99]}],"signal":0,"show":{}}',
+        b'{"version":2,"nodes":' + b"[" * 100_000,
         b"\xff\xfe",
     ],
 )
