@@ -180,11 +180,11 @@ CREATE FUNCTION vyx.beat_v1(boot bigint, owned_now integer, OUT ok boolean, OUT 
     SET search_path TO ''
     AS $$
 begin
-  update vyx.machine_heartbeats h set heartbeat_at = clock_timestamp(), owned = owned_now
-    from vyx.machines m where h.boot_id = boot and m.boot_id = boot and m.state <> 'dead' returning m.state into state;
-  ok := found;
   select count(*) into alive from vyx.machines m where m.state = 'alive';
   select count(*), count(*) filter (where s.owner is null), count(*) filter (where s.owner = boot) into total, unowned, mine from public.trader_state s where s.state in ('starting', 'running');
+  update vyx.machine_heartbeats h set heartbeat_at = clock_timestamp(), owned = owned_now, active = total
+    from vyx.machines m where h.boot_id = boot and m.boot_id = boot and m.state <> 'dead' returning m.state into state;
+  ok := found;
   newest_closed := vyx.newest_closed_slot();
 end $$;
 
@@ -238,16 +238,17 @@ begin
     raise exception 'the % tier runs at most % traders and % are active', quota.tier, quota.max_running, used
       using errcode = 'VX403', detail = json_build_object('limit', quota.max_running, 'used', used, 'tier', quota.tier);
   end if;
-  if max_active is not null then
+  if max_active is null then return; end if;
+  select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
+  if used < max_active - 10000 then return; end if;  -- more than can be started within 3 s
+  select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
+  if used > max_active - 1000 then                  -- near the limit starts queue, far from it they do not
+    perform pg_advisory_xact_lock(7004, 1);
     select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
-    if used > max_active - 1000 then        -- near the limit starts queue, far from it they do not
-      perform pg_advisory_xact_lock(7004, 1);
-      select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
-    end if;
-    if used >= max_active then
-      raise exception 'the service runs at most % traders and is full', max_active
-        using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
-    end if;
+  end if;
+  if used >= max_active then
+    raise exception 'the service runs at most % traders and is full', max_active
+      using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
   end if;
 end $$;
 
@@ -624,11 +625,14 @@ COMMENT ON VIEW public.dead_letters IS 'Jobs that failed for good. Screening is 
 CREATE TABLE vyx.machine_heartbeats (
     boot_id bigint NOT NULL,
     heartbeat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    owned integer DEFAULT 0 NOT NULL
+    owned integer DEFAULT 0 NOT NULL,
+    active bigint DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50');
 
 COMMENT ON TABLE vyx.machine_heartbeats IS 'Apart from machines, so that a beat never waits for a fenced transaction. Rewritten once a second per machine.';
+
+COMMENT ON COLUMN vyx.machine_heartbeats.active IS 'How many traders were starting or running, over all machines, at this beat.';
 
 CREATE VIEW public.machine_overview WITH (security_invoker='true') AS
  SELECT m.machine_id,

@@ -327,3 +327,28 @@ def test_the_global_limit_refuses_whoever_comes_last(connection):
 
     with pytest.raises(psycopg.Error, match="at most 2 traders"):
         connection.execute("select vyx.start_trader_v1(%s, 2)", (traders[2],))
+
+
+def test_far_from_the_global_limit_a_beat_of_the_last_seconds_is_count_enough(connection):
+    """
+    It is believed while it is fresh and says that there is much room; near the limit, or without one, traders are counted.
+    """
+    user, boot = world.add_user(connection), world.register(connection)
+
+    def start(said_active, seconds_ago):
+        connection.execute(
+            "update vyx.machine_heartbeats set active = %s, heartbeat_at = clock_timestamp() - make_interval(secs => %s)",
+            (said_active, seconds_ago),
+        )
+        connection.execute(
+            "select vyx.start_trader_v1(%s, 2)", (world.add_trader(connection, user, started=False),)
+        )
+
+    start(10**6, 0)  # says that the service is full, so it is counted, and it is not
+    start(-(10**6), 0)
+    start(-(10**6), 0)  # says that there is much room: believed, though two of two are active
+    for said_active, seconds_ago in ((-(10**6), 60), (10**6, 0)):
+        with pytest.raises(psycopg.Error, match="at most 2 traders"):
+            start(said_active, seconds_ago)
+    assert world.call(connection, world.MACHINES["beat"], boot_id=boot, owned=0)[3] == 3
+    assert connection.execute("select active from vyx.machine_heartbeats").fetchone() == (3,)
