@@ -111,6 +111,7 @@ CREATE TABLE public.trader_state (
     started_at timestamp with time zone,
     stopped_at timestamp with time zone,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    changed_in xid8 DEFAULT pg_current_xact_id() NOT NULL,
     CONSTRAINT only_an_active_trader_has_an_owner CHECK (((owner IS NULL) OR (state = ANY (ARRAY['starting'::public.trader_lifecycle, 'running'::public.trader_lifecycle, 'stopping'::public.trader_lifecycle])))),
     CONSTRAINT only_an_error_is_retried CHECK (((retry_at IS NULL) OR (state = 'error'::public.trader_lifecycle))),
     CONSTRAINT only_an_owned_trader_is_in_step CHECK (((owner IS NOT NULL) OR (NOT in_step)))
@@ -128,6 +129,8 @@ COMMENT ON COLUMN public.trader_state.epoch IS 'Rises whenever the owner changes
 COMMENT ON COLUMN public.trader_state.lease_after IS 'The current lease covers the slots after this one.';
 
 COMMENT ON COLUMN public.trader_state.resume_after IS 'The last slot accounted for when the owner took it; the next owner goes on after it. While in_step, machines.screened_through of the owner is the truth.';
+
+COMMENT ON COLUMN public.trader_state.changed_in IS 'The transaction that last changed state, owner or what is screened. A machine reads the rows of transactions that were not over when it looked last: none is missed, whichever commits first.';
 
 CREATE FUNCTION public.start_trader(trader uuid) RETURNS public.trader_state
     LANGUAGE sql
@@ -461,6 +464,24 @@ CREATE FUNCTION vyx.newest_slot() RETURNS timestamp with time zone
     AS $$
   select max(slot) from vyx.slots
 $$;
+
+CREATE FUNCTION vyx.note_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  new.changed_in := pg_current_xact_id();
+  return new;
+end $$;
+
+CREATE FUNCTION vyx.note_revision() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  update public.trader_state s set changed_in = pg_current_xact_id() where s.trader_id = new.id;
+  return null;
+end $$;
 
 CREATE FUNCTION vyx.raise_revision() RETURNS trigger
     LANGUAGE plpgsql
@@ -1067,6 +1088,8 @@ CREATE INDEX trader_events_user_id_idx ON public.trader_events USING btree (user
 
 CREATE INDEX trader_state_active_idx ON public.trader_state USING btree (trader_id) WHERE (state = ANY (ARRAY['starting'::public.trader_lifecycle, 'running'::public.trader_lifecycle]));
 
+CREATE INDEX trader_state_changed_in_idx ON public.trader_state USING btree (changed_in);
+
 CREATE INDEX trader_state_claimable_idx ON public.trader_state USING btree (trader_id) WHERE ((owner IS NULL) AND (state = ANY (ARRAY['starting'::public.trader_lifecycle, 'running'::public.trader_lifecycle])));
 
 CREATE INDEX trader_state_owner_idx ON public.trader_state USING btree (owner) WHERE (owner IS NOT NULL);
@@ -1100,6 +1123,10 @@ CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXE
 CREATE TRIGGER lock_feed BEFORE INSERT ON public.signals FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
 
 CREATE TRIGGER lock_feed BEFORE INSERT ON public.trader_events FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
+
+CREATE TRIGGER note_change BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((new.state IS DISTINCT FROM old.state) OR (new.owner IS DISTINCT FROM old.owner))) EXECUTE FUNCTION vyx.note_change();
+
+CREATE TRIGGER note_revision AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.note_revision();
 
 CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.raise_revision();
 

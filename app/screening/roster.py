@@ -24,7 +24,7 @@ from app.metrics import WorkerMetrics
 from app.store import machines
 from app.store import roster as store
 from app.store.pool import Pool
-from app.store.roster import Entry, Failure, Recompiled, StoredPlan
+from app.store.roster import Changes, Entry, Failure, Recompiled, StoredPlan
 from app.store.screening import fenced
 from sandbox.compile import Compiled
 from sandbox.evaluate import Evaluator
@@ -99,7 +99,8 @@ class Roster:
         self._evaluator = evaluator
         self._compile = compile_filter
         self._outdated: dict[UUID, _Outdated] = {}
-        self._digest: tuple[int, int] | None = None
+        self._entries: dict[UUID, Entry] = {}  # this machine's leases, as they were when they changed last
+        self._horizon: str | None = None
         self.held: dict[UUID, Held] = {}
 
     def clear(self) -> None:
@@ -108,7 +109,8 @@ class Roster:
             self._evaluator.drop(trader_id)
         self.held.clear()
         self._outdated.clear()
-        self._digest = None
+        self._entries.clear()
+        self._horizon = None
 
     async def sync(self, boot_id: int) -> Change | None:
         """
@@ -120,25 +122,42 @@ class Roster:
             Fenced: this boot is dead.
         """
         async with self._pool.connection() as connection:
-            digest = await store.digest(connection, boot_id)
-            if digest == self._digest:
-                return None
-            entries = await store.roster(connection, boot_id)
-        stopping = [e.trader_id for e in entries if e.state == "stopping"]
-        wanted = {e.trader_id: e for e in entries if e.state != "stopping"}
-        dropped = self._drop_lost(wanted)
-        failures = await self._load([e for e in wanted.values() if self._is_stale(e)])
+            changes = await store.changes(connection, boot_id, self._horizon)
+            touched = self._note(changes)
+            # The first time, or after one was deleted, which leaves no row that would tell.
+            if self._horizon is None or len(self._entries) != changes.owned:
+                touched = self._replace(await store.roster(connection, boot_id))
+        ours = [self._entries[trader_id] for trader_id in touched if trader_id in self._entries]
+        stopping = [e.trader_id for e in ours if e.state == "stopping"]
+        gone = [trader_id for trader_id in touched if trader_id not in self._entries]
+        dropped = self._let_go([*gone, *stopping])
+        failures = await self._load([e for e in ours if e.state != "stopping" and self._is_stale(e)])
         failed_ids = {f.trader_id for f in failures}
         starting = [
             (e.trader_id, e.epoch)
-            for e in wanted.values()
+            for e in ours
             if e.state == "starting" and e.trader_id not in failed_ids and e.trader_id in self.held
         ]
         if stopping or failures or starting:
             await self._settle(boot_id, stopping, failures, starting)
-        else:
-            self._digest = digest  # our own writes change the digest: the next sync confirms it
-        return Change(len(wanted), dropped, len(failures))
+        self._horizon = changes.horizon  # only now: what an error interrupted is told again
+        return Change(len(ours), dropped, len(failures)) if touched else None
+
+    def _note(self, changes: Changes) -> set[UUID]:
+        """Remember the leases that changed; those of them about which there is something to do."""
+        touched = {e.trader_id for e in changes.ours if not self._is_held(e)}
+        touched |= {trader_id for trader_id in changes.others if trader_id in self._entries}
+        self._entries |= {e.trader_id: e for e in changes.ours}
+        for trader_id in changes.others:
+            self._entries.pop(trader_id, None)
+        return touched
+
+    def _replace(self, entries: Sequence[Entry]) -> set[UUID]:
+        self._entries = {e.trader_id: e for e in entries}
+        return self._entries.keys() | self.held.keys() | self._outdated.keys()
+
+    def _is_held(self, entry: Entry) -> bool:
+        return entry.state == "running" and not self._is_stale(entry)
 
     async def recompile(self, boot_id: int) -> int:
         """
@@ -188,12 +207,13 @@ class Roster:
         held = self.held.get(entry.trader_id)
         return held is None or (held.epoch, held.revision) != (entry.epoch, entry.revision)
 
-    def _drop_lost(self, wanted: dict[UUID, Entry]) -> int:
-        lost = [trader_id for trader_id in self.held if trader_id not in wanted]
+    def _let_go(self, trader_ids: Sequence[UUID]) -> int:
+        """Hold these no longer; returns how many were held."""
+        lost = [trader_id for trader_id in trader_ids if trader_id in self.held]
         for trader_id in lost:
             self.drop(trader_id)
-        for trader_id in [trader_id for trader_id in self._outdated if trader_id not in wanted]:
-            del self._outdated[trader_id]
+        for trader_id in trader_ids:
+            self._outdated.pop(trader_id, None)
         return len(lost)
 
     def drop(self, trader_id: UUID) -> None:

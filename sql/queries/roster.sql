@@ -1,8 +1,13 @@
--- roster_digest --
--- A number that differs whenever this machine's traders, their leases, revisions or states do; cheap enough for every slot.
-select count(*), coalesce(bit_xor(hashtextextended(s.trader_id::text || s.epoch || ':' || t.revision || s.state, 0)), 0)
-  from public.trader_state s join public.traders t on t.id = s.trader_id
- where s.owner = %(boot_id)s;
+-- roster_changes --
+-- The traders, of any machine, changed by transactions that were not over at an earlier horizon; beside each, and alone when there is
+-- none: the horizon now, and how many traders this machine owns. One statement, so one snapshot.
+select now.horizon, now.owned, changed.*
+  from (select pg_snapshot_xmin(pg_current_snapshot())::text as horizon,
+               (select count(*) from public.trader_state s where s.owner = %(boot_id)s) as owned) now
+  left join lateral (
+    select s.trader_id, s.epoch, t.revision, s.state::text, s.resume_after, s.in_step, coalesce(s.owner = %(boot_id)s, false) as is_ours
+      from public.trader_state s join public.traders t on t.id = s.trader_id
+     where s.changed_in >= %(since)s::text::xid8) changed on true;
 
 -- roster --
 -- The traders this machine owns.
