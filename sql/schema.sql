@@ -507,14 +507,18 @@ declare
 begin
   for dead, dead_machine in
     select m.boot_id, m.machine_id from vyx.machines m
-     where m.state <> 'dead' and vyx.machine_is_silent(m.boot_id, ttl, grace, clock) order by m.boot_id for update skip locked
+     where m.state <> 'dead' and vyx.machine_is_silent(m.boot_id, ttl, grace, clock)
+        or m.state = 'dead' and m.ended_at > clock - interval '1 hour' and exists (select from public.trader_state s where s.owner = m.boot_id)
+     order by m.boot_id for update skip locked
   loop
     -- read again under the lock: the heartbeat lives in a row of its own
-    continue when not vyx.machine_is_silent(dead, ttl, grace, clock);
-    update public.trader_state s set owner = null where s.owner = dead and s.state in ('starting', 'running');
+    continue when not exists (select from vyx.machines m where m.boot_id = dead and m.state = 'dead') and not vyx.machine_is_silent(dead, ttl, grace, clock);
+    with owned as (
+      select s.trader_id from public.trader_state s where s.owner = dead and s.state in ('starting', 'running') limit 20000)
+    update public.trader_state s set owner = null from owned where s.trader_id = owned.trader_id;
     get diagnostics freed = row_count;
     update public.trader_state s set state = 'stopped', reason = 'stop' where s.owner = dead and s.state = 'stopping';
-    update vyx.machines m set state = 'dead', ended_at = clock where m.boot_id = dead;
+    update vyx.machines m set state = 'dead', ended_at = clock where m.boot_id = dead and m.state <> 'dead';
     perform vyx.end_session(dead);
     return next;
   end loop;
@@ -523,6 +527,7 @@ end $$;
 CREATE FUNCTION vyx.record_trader_events() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
+    SET enable_nestloop TO 'off'
     AS $$
 begin
   if exists (select from changed n join was o using (trader_id) where n.state is distinct from o.state) then

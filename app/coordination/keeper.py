@@ -36,6 +36,7 @@ STUCK_AFTER_S = 30.0
 DEAD_LETTERS_EVERY_S = 30.0  # a number for an alert, not for a clock
 BYPASS_AFTER_S = 15.0  # a closed slot unscreened for this long: the jobs are not doing their work
 CLAIM_MAX = 1000  # leases moved in one statement
+REAP_MAX = 20_000  # and given up by a dead machine, in `vyx.reap_v1`
 SURPLUS_SLACK = 0.05  # a spread of ±5 % stays: moving it would cost more than it gives
 
 
@@ -225,8 +226,8 @@ class Keeper:
             return True
         self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
         await machines.retry_due(connection)
-        await self._reap(connection)
-        again = await self._share(connection, beat)
+        more = await self._reap(connection)
+        again = await self._share(connection, beat) or more
         await self._feed_market(connection)
         self._watch(beat)
         self._report(beat)
@@ -239,13 +240,15 @@ class Keeper:
             self._counted_at = now
             self._metrics.dead_letters.set(await machines.dead_letters(connection))
 
-    async def _reap(self, connection: Connection) -> None:
+    async def _reap(self, connection: Connection) -> bool:
+        """Bury the dead; True when one of them had more traders than are freed at once."""
         dead = await machines.reap(connection, ttl_s=self._ttl_s, grace_s=GRACE_S)
         for reaped in dead:
             log.warning("reaped", machine_id=reaped.machine_id, boot_id=reaped.boot_id, freed=reaped.freed)
             self._metrics.lease_moves.labels("reaped").inc(reaped.freed)
         if dead:  # everybody listens, this machine too: all claim at once instead of with their next beat
             await connection.execute("select pg_notify('vyx_lease', '')")
+        return any(reaped.freed >= REAP_MAX for reaped in dead)
 
     def _is_stuck(self) -> bool:
         busy_since = self.holder.busy_since

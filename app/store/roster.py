@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from app.store import queries
 from app.store.pool import Connection
+from app.store.rows import batched
 
 _SQL = queries.load("roster")
 
@@ -109,8 +110,15 @@ async def store_recompiled(connection: Connection, recompiled: Recompiled) -> bo
 
 
 async def mark_running(connection: Connection, boot_id: int, leases: Sequence[tuple[UUID, int]]) -> int:
-    parameters = {"boot_id": boot_id, "trader_ids": [t for t, _ in leases], "epochs": [e for _, e in leases]}
-    return (await connection.execute(_SQL["mark_running"], parameters)).rowcount
+    running = 0
+    for batch in batched(leases):
+        parameters = {
+            "boot_id": boot_id,
+            "trader_ids": [t for t, _ in batch],
+            "epochs": [e for _, e in batch],
+        }
+        running += (await connection.execute(_SQL["mark_running"], parameters)).rowcount
+    return running
 
 
 @dataclass(frozen=True, slots=True)

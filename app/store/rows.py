@@ -1,10 +1,10 @@
 """
-Rows as frozen dataclasses with aware UTC instants, whatever time zone the session speaks.
+Rows as frozen dataclasses with aware UTC instants, whatever time zone the session speaks; and how many a statement takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -12,6 +12,12 @@ from psycopg import AsyncCursor
 from psycopg.rows import RowMaker
 
 T = TypeVar("T")
+ROWS_AT_ONCE = 10_000  # of a machine's traders: updating so many takes 0.2 s, a statement is ended after 5
+
+
+def batched(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """*items* in pieces for one statement each."""
+    return (items[first : first + ROWS_AT_ONCE] for first in range(0, len(items), ROWS_AT_ONCE))
 
 
 def in_utc(value: Any) -> Any:

@@ -14,6 +14,7 @@ from uuid import UUID
 from app.store import queries
 from app.store.pool import Connection, Pool
 from app.store.refusals import translated
+from app.store.rows import batched
 
 _SQL = queries.load("screening")
 BATCH_ROWS_MAX = 1000  # one unnest: 95k rows/s; larger batches only lengthen the transaction
@@ -99,14 +100,16 @@ async def advance_machine(connection: Connection, boot_id: int, slot: datetime, 
 
 async def put_in_step(connection: Connection, boot_id: int, slot: datetime, leases: Sequence[Lease]) -> None:
     """These traders have been screened through *slot*, where the machine stands: they follow it from here."""
-    await connection.execute(_SQL["put_in_step"], _of(boot_id, slot, leases))
+    for batch in batched(leases):
+        await connection.execute(_SQL["put_in_step"], _of(boot_id, slot, batch))
 
 
 async def advance_traders(
     connection: Connection, boot_id: int, slot: datetime, leases: Sequence[Lease]
 ) -> None:
     """These traders, still behind the machine, have been screened through *slot*."""
-    await connection.execute(_SQL["advance_traders"], _of(boot_id, slot, leases))
+    for batch in batched(leases):
+        await connection.execute(_SQL["advance_traders"], _of(boot_id, slot, batch))
 
 
 def _of(boot_id: int, slot: datetime, leases: Sequence[Lease]) -> dict[str, Any]:

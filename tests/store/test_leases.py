@@ -484,3 +484,37 @@ def test_reaping_ends_the_session_of_a_machine_that_hangs(dsn, connection):
         assert world.call(connection, "select pg_advisory_lock(7101, 1)") == ("",)
         with pytest.raises(psycopg.OperationalError):
             hung.execute("select 1")
+
+
+def test_a_dead_machine_with_very_many_traders_is_buried_in_pieces(connection, traders):
+    """
+    The first call ends it, so that nothing of it is accepted any more; what it still owns is freed by the next ones.
+    """
+    a, b = world.register(connection, "a"), world.register(connection, "b")
+    world.claim(connection, a)
+    definition = connection.execute("select pg_get_functiondef('vyx.reap_v1'::regproc)").fetchone()[0]
+    connection.execute(definition.replace("limit 20000", "limit 2"))
+
+    world.fall_silent(connection, a)
+    connection.execute(
+        "update vyx.machine_heartbeats set heartbeat_at = now() + interval '1 hour' where boot_id = %s", (b,)
+    )
+    later = datetime.now(UTC) + timedelta(seconds=20)
+    freed = [world.reap(connection, now=later) for _ in range(4)]
+
+    assert freed == [[(a, "a", 2)], [(a, "a", 2)], [(a, "a", 2)], []]
+    with pytest.raises(psycopg.Error) as refused:
+        connection.execute("select vyx.fence_v1(%s)", (a,))
+    assert refused.value.sqlstate == "VXFEN"
+    assert world.claim(connection, b) == len(traders) == 6
+
+
+def test_changing_very_many_traders_at_once_costs_each_the_same(connection):
+    """
+    The rows before and after a change are compared by hashing, never each with each: 30,000 took 50 s.
+    """
+    (setting,) = connection.execute(
+        "select proconfig from pg_proc where oid = 'vyx.record_trader_events'::regproc"
+    ).fetchone()
+
+    assert "enable_nestloop=off" in setting
