@@ -28,9 +28,9 @@ from bench.service import SHARED_DUMPS
 from sandbox import axes
 from sandbox.compile import FilterCompiler
 from sandbox.each import EachRunner
-from sandbox.evaluate import evaluate_range, signalled
 from sandbox.operators import FIELDS
 from sandbox.panel import TIMEFRAMES, Panel
+from sandbox.past import evaluate_range, signalled
 from sandbox.plan import Plan, build_plan
 from sandbox.readiness import readiness
 

@@ -41,8 +41,9 @@ import talib
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sandbox.evaluate import Evaluator, evaluate_range
+from sandbox.evaluate import Evaluator
 from sandbox.panel import TIMEFRAMES, Panel
+from sandbox.past import evaluate_range
 from sandbox.plan import build_plan
 
 USED = ("1m", "5m", "15m", "1h", "4h", "1d")

@@ -251,6 +251,13 @@ class Computation:
         """Ask for the bars from *start* to the last closed one, before `run`."""
         self.starts[call] = min(start, self.starts.get(call, start))
 
+    def want_seen(self, view: str, refs: Iterable[Ref], bars: int) -> None:
+        """Ask for what is seen over the last *bars* bars of an axis."""
+        first = self.end(view) - bars
+        for ref in refs:
+            if ref.call.axis is not None:
+                self.want(ref.call, self.seen_from(view, first, ref.call.axis))
+
     def run(self) -> None:
         """Compute everything wanted and what that needs, each call once."""
         with np.errstate(all="ignore"):

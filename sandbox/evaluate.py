@@ -2,12 +2,12 @@
 From plans to hits: which traders match which symbols at a slot.
 
 Decided here: what is due, what a match is, what traders share, what is kept from slot to slot. Not decided here: what
-an operator's value is (`sandbox.compute`), and cooldowns, which need to know earlier signals and are applied in SQL.
+an operator's value is (`sandbox.compute`), what one plan found over many bars (`sandbox.past`), and cooldowns, which
+need to know earlier signals and are applied in SQL.
 """
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -17,8 +17,7 @@ from sandbox import axes
 from sandbox.compute import Call, Calls, Computation, OperatorError, Ref
 from sandbox.each import EachRunner
 from sandbox.frame import TIMEFRAMES, Bools, Floats, Ints
-from sandbox.operators import OPERATORS
-from sandbox.operators.model import BLOCK_BARS, Array
+from sandbox.operators.model import Array
 from sandbox.panel import Panel
 from sandbox.plan import Plan
 from sandbox.standing import Standing
@@ -58,23 +57,6 @@ class Slot(msgspec.Struct, frozen=True):
     evaluated: int
     nodes_asked: int
     nodes_computed: int
-
-
-class RangeHits(msgspec.Struct, frozen=True):
-    """
-    Matches of one plan over many bars, oldest first, then in panel order: parallel columns.
-
-    `triggered_at_ms` is the slot, the close time of a bar of `due_every`; `bars` counts those bars looked at.
-    """
-
-    timeframe: str
-    due_every: str
-    forming: bool
-    bars: int
-    triggered_at_ms: Ints
-    symbols: list[str]
-    prices: Floats
-    values: dict[str, list[Value]]
 
 
 _When = tuple[str, str, bool]
@@ -287,7 +269,7 @@ class Evaluator:
                     failed[trader.key] = str(error)
             where = np.flatnonzero(own)
             if len(where):
-                values = {name: _told(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
+                values = {name: told(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
                 names = [symbols[row] for row in where.tolist()]
                 yield Hits(trader.key, when[0], when[2], names, prices[where], values)
         if unsure:
@@ -328,7 +310,7 @@ class Evaluator:
                 *(ref for _, ref in trader.show),
                 *([trader.before] if trader.before else []),
             ]
-            _want(computation, trader.view, wanted, bars=1)
+            computation.want_seen(trader.view, wanted, bars=1)
         computation.run()
         hits: list[Hits] = []
         failed: dict[Any, str] = {}
@@ -360,7 +342,7 @@ class Evaluator:
         if not len(rows):
             return None
         shown = {name: computation.values(ref, last, view) for name, ref in trader.show}
-        values = {name: _told(_at(column, rows, np.zeros_like(rows))) for name, column in shown.items()}
+        values = {name: told(picked(column, rows, np.zeros_like(rows))) for name, column in shown.items()}
         names = [self.panel.symbols[row] for row in rows]
         return Hits(trader.key, trigger, forming, names, frame.field("close")[rows, newest], values)
 
@@ -387,7 +369,7 @@ class _Entered:
         kept = self._kept.get(trader.key)
         if kept is None or kept[0] != known:
             computation = Computation(panel, before_ms, each=self._each)
-            _want(computation, axes.NOW, [trader.signal], bars=1)
+            computation.want_seen(axes.NOW, [trader.signal], bars=1)
             computation.run()
             held: Any = computation.values(trader.signal, 0, axes.NOW)[:, 0]
             kept = self._kept[trader.key] = known, np.broadcast_to(~held, len(panel.symbols))
@@ -406,225 +388,12 @@ def close_before(panel: Panel, timeframe: str, slot_ms: int) -> int | None:
     return int(frame.open_time[closed - 1]) + frame.step_ms if closed else None
 
 
-def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
-    panel: Panel,
-    plan: Plan,
-    first_ms: int,
-    last_ms: int,
-    symbols: Collection[str] | None = None,
-    frequency: Frequency = "every_bar",
-    each: EachRunner | None = None,
-) -> RangeHits:
-    """
-    The matches of a plan at every slot of [*first_ms*, *last_ms*]: bit for bit what `Evaluator.evaluate` finds slot by slot.
-
-    Raises:
-        OperatorError: An operator failed.
-    """
-    if each is not None:
-        each.begin()
-    if plan.forming:
-        return _slot_by_slot(panel, plan, (first_ms, last_ms), symbols, frequency, each)
-    frame = panel.frame(plan.trigger)
-    start, end = frame.bars_closed_at(first_ms - 1), frame.bars_closed_at(last_ms)
-    refs = Calls().add(plan)
-    totals = frozenset[str]().union(*(ref.call.totals for ref in refs))
-    found = [
-        _bars_at_once(panel, plan, refs, (first, last), symbols, frequency, each)
-        for first, last in _stretches(panel, plan.trigger, totals, start, end)
-    ]
-    return RangeHits(
-        plan.trigger,
-        plan.due_every,
-        False,
-        end - start,
-        np.concatenate([part.triggered_at_ms for part in found] or [np.empty(0, dtype=np.int64)]),
-        [symbol for part in found for symbol in part.symbols],
-        np.concatenate([part.prices for part in found] or [np.empty(0)]),
-        {name: [value for part in found for value in part.values[name]] for name in plan.show},
-    )
+def picked(values: Array, rows: Ints, columns: Ints) -> Array:
+    """Values of shape (symbols or 1, bars) at these places, shape (n,)."""
+    found: Array = values[np.minimum(rows, len(values) - 1), columns]
+    return found
 
 
-def _stretches(
-    panel: Panel, trigger: str, totals: Collection[str], start: int, end: int
-) -> Iterator[tuple[int, int]]:
-    """[start, end) of the trigger's bars in pieces at which each running total is one and the same run."""
-    frame = panel.frame(trigger)
-    closes = frame.open_time[start:end] + frame.step_ms
-    begins = np.zeros(len(closes), dtype=np.bool_)
-    for axis in totals:
-        seen = panel.frame(axis)
-        newest = np.searchsorted(seen.open_time, closes - seen.step_ms, side="right") - 1
-        block = seen.open_time[np.maximum(newest, 0)] // (BLOCK_BARS * seen.step_ms) if len(seen) else closes
-        begins[1:] |= np.diff(block) != 0
-    cuts = [start, *(start + np.flatnonzero(begins)).tolist(), end]
-    return ((first, last) for first, last in pairwise(cuts) if first < last)
-
-
-def _bars_at_once(  # noqa: PLR0917 - as given
-    panel: Panel,
-    plan: Plan,
-    refs: Sequence[Ref],
-    span: tuple[int, int],
-    symbols: Collection[str] | None,
-    frequency: Frequency,
-    each: EachRunner | None,
-) -> RangeHits:
-    """The matches at the trigger's bars [start, end), in one computation."""
-    frame, (start, end) = panel.frame(plan.trigger), span
-    on_enter = frequency == "on_enter"
-    computation = _asking(panel, plan, int(frame.open_time[end - 1]) + frame.step_ms, symbols, each)
-    first = start - 1 if on_enter else start
-    wanted = [refs[node] for node in (plan.signal, *plan.show.values())]
-    _want(computation, plan.trigger, wanted, bars=end - first)
-    computation.run()
-    condition: Any = computation.values(refs[plan.signal], first, plan.trigger)
-    matched = (_holds_newly(condition) if on_enter else condition) & frame.present[:, start:end]
-    if symbols is not None:
-        chosen = frozenset(symbols)
-        matched = matched & np.array([[name in chosen] for name in panel.symbols])
-    columns, rows = np.nonzero(matched.T)
-    values = {
-        name: _told(_at(computation.values(refs[node], start, plan.trigger), rows, columns))
-        for name, node in plan.show.items()
-    }
-    return RangeHits(
-        plan.trigger,
-        plan.due_every,
-        False,
-        end - start,
-        frame.open_time[start + columns] + frame.step_ms,
-        [panel.symbols[row] for row in rows],
-        frame.field("close")[rows, start + columns],
-        values,
-    )
-
-
-def _slot_by_slot(  # noqa: PLR0917 - as given
-    panel: Panel,
-    plan: Plan,
-    span_ms: tuple[int, int],
-    symbols: Collection[str] | None,
-    frequency: Frequency,
-    each: EachRunner | None,
-) -> RangeHits:
-    """What a bar in progress was is no candle: every slot is a screen of its own, by what screens live."""
-    frame = panel.frame(plan.due_every)
-    start, end = frame.bars_closed_at(span_ms[0] - 1), frame.bars_closed_at(span_ms[1])
-    slots = (frame.open_time[start:end] + frame.step_ms).tolist()
-    evaluator = Evaluator(panel, each)
-    evaluator.put("", plan, None if symbols is None else frozenset(symbols), frequency)
-    found: list[tuple[int, str, float, list[Value]]] = []
-    for slot_ms in slots:
-        slot = evaluator.evaluate(slot_ms)
-        if slot.failed:
-            raise OperatorError(slot.failed[""])
-        for hits in slot.hits:
-            for at, symbol in enumerate(hits.symbols):
-                values = [hits.values[name][at] for name in plan.show]
-                found.append((slot_ms, symbol, float(hits.prices[at]), values))
-    return RangeHits(
-        plan.trigger,
-        plan.due_every,
-        True,
-        len(slots),
-        np.array([at_ms for at_ms, *_ in found], dtype=np.int64),
-        [symbol for _, symbol, *_ in found],
-        np.array([price for *_, price, _ in found], dtype=np.float64),
-        {name: [values[at] for *_, values in found] for at, name in enumerate(plan.show)},
-    )
-
-
-def signalled(found: RangeHits, counted: Ints) -> Ints:
-    """Which of the matches *counted* (indices, ascending) become signals: of a bar in progress the first of each symbol."""
-    if not found.forming:
-        return counted
-    length_ms = TIMEFRAMES[found.timeframe] * 1000
-    first: dict[tuple[str, int], int] = {}
-    for at in counted.tolist():
-        first.setdefault((found.symbols[at], -(-int(found.triggered_at_ms[at]) // length_ms)), at)
-    return np.array(list(first.values()), dtype=np.int64)
-
-
-def node_values(
-    panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachRunner | None = None
-) -> list[Value]:
-    """
-    The value of every node of a plan for one symbol as seen at *slot_ms*: what `explain` tells. NaN is None.
-
-    Raises:
-        KeyError: The panel does not have the symbol.
-        OperatorError: An operator failed.
-    """
-    row = panel.index[symbol]
-    if each is not None:
-        each.begin()
-    computation = _asking(panel, plan, slot_ms, [symbol], each)
-    refs = Calls().add(plan)
-    view = axes.NOW if plan.forming else plan.trigger
-    end = computation.end(view)
-    for ref in refs:
-        if ref.call.axis is not None:
-            computation.want(ref.call, computation.end(ref.call.axis) - 1)
-    computation.run()
-    told: list[Value] = []
-    for ref in refs:
-        seen = computation.values(ref, end - 1, view)
-        told.extend(_told(_at(seen, np.array([row]), np.array([0]))) if end else [None])
-    return told
-
-
-def held_before(panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachRunner | None = None) -> bool:
-    """
-    Whether the condition held for one symbol on the bar before the slot's, as `on_enter` sees it.
-
-    Raises:
-        KeyError: The panel does not have the symbol.
-        OperatorError: An operator failed.
-    """
-    if plan.forming:
-        before_ms = close_before(panel, plan.trigger, slot_ms)
-        return (
-            before_ms is not None and node_values(panel, plan, before_ms, symbol, each)[plan.signal] is True
-        )
-    if each is not None:
-        each.begin()
-    calls, row = Calls(), panel.index[symbol]
-    before = calls.add_before(calls.add(plan)[plan.signal], plan.trigger)
-    computation = _asking(panel, plan, slot_ms, [symbol], each)
-    _want(computation, plan.trigger, [before], bars=1)
-    computation.run()
-    end = computation.end(plan.trigger)
-    held = computation.values(before, end - 1, plan.trigger) if end else np.zeros((1, 1), dtype=np.bool_)
-    return bool(_at(held, np.array([row]), np.array([0]))[0])
-
-
-def _asking(
-    panel: Panel, plan: Plan, instant_ms: int, symbols: Collection[str] | None, each: EachRunner | None
-) -> Computation:
-    """A computation of one plan for *symbols*; what the plan asks of each symbol alone need not be asked of the others."""
-    across = any(OPERATORS[node.op].form == "market" for node in plan.nodes)
-    chosen = None if symbols is None or across else frozenset(symbols)
-    return Computation(panel, instant_ms, each=each, each_symbols=chosen)
-
-
-def _want(computation: Computation, view: str, refs: Iterable[Ref], bars: int) -> None:
-    """Ask for what is seen over the last *bars* bars of an axis."""
-    first = computation.end(view) - bars
-    for ref in refs:
-        if ref.call.axis is not None:
-            computation.want(ref.call, computation.seen_from(view, first, ref.call.axis))
-
-
-def _holds_newly(condition: Any) -> Any:
-    """True now, not true on the bar before; one column shorter."""
-    return condition[:, 1:] & ~condition[:, :-1]
-
-
-def _at(values: Array, rows: Ints, columns: Ints) -> Array:
-    picked: Array = values[np.minimum(rows, len(values) - 1), columns]
-    return picked
-
-
-def _told(values: Array) -> list[Value]:
+def told(values: Array) -> list[Value]:
+    """Values as they are told: NaN is None."""
     return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124 - only NaN differs from itself

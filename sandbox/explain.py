@@ -13,10 +13,11 @@ import msgspec
 
 from sandbox import axes
 from sandbox.each import EachRunner
-from sandbox.evaluate import Value, held_before, node_values
+from sandbox.evaluate import Value
 from sandbox.frame import Frame
 from sandbox.operators import FIELDS, OPERATORS
 from sandbox.panel import Panel
+from sandbox.past import held_before, node_values
 from sandbox.plan import Plan
 from sandbox.readiness import Readiness, readiness
 

@@ -12,8 +12,8 @@ import numpy as np
 from app.preview.wire import Answer, Columns, Found, Hit, Question, Refused
 from sandbox.compute import OperatorError
 from sandbox.each import EachRunner
-from sandbox.evaluate import RangeHits, evaluate_range, signalled
 from sandbox.panel import Bools, Panel
+from sandbox.past import RangeHits, evaluate_range, signalled
 from sandbox.plan import PlanError, load_plan
 
 EACH_S = 3.0  # for the functions of a filter: what live screening asks in many slots is asked here at once

@@ -16,8 +16,8 @@ from app.http.application import make_application
 from app.web import make_service
 from sandbox.compile import FilterCompiler
 from sandbox.each import EachRunner
-from sandbox.evaluate import evaluate_range
 from sandbox.explain import explain as explain_on
+from sandbox.past import evaluate_range
 from tests import real_market
 from tests.real_market import ACROSS, GONE, HOLEY, YOUNG
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.evaluate import Evaluator, evaluate_range, node_values
+from sandbox.evaluate import Evaluator
+from sandbox.past import evaluate_range, node_values
 from sandbox.plan import PlanError, build_plan
 
 MINUTE = 60_000

@@ -11,10 +11,11 @@ import pytest
 from sandbox import each as limits
 from sandbox.compile import FilterCompiler
 from sandbox.each import EachError, EachRunner
-from sandbox.evaluate import Evaluator, evaluate_range, node_values
+from sandbox.evaluate import Evaluator
 from sandbox.explain import explain
 from sandbox.language.function import FUNCTION_BYTES_MAX
 from sandbox.operators.each import BARS_MAX
+from sandbox.past import evaluate_range, node_values
 from sandbox.plan import EACH_MAX, PlanError, build_plan, load_plan
 from sandbox.shares import OWN_SHARE
 

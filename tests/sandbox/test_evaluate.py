@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from sandbox import evaluate as evaluation
-from sandbox.evaluate import Evaluator, evaluate_range, node_values
+from sandbox.evaluate import Evaluator
 from sandbox.operators import OPERATORS
 from sandbox.panel import TIMEFRAMES, Panel
+from sandbox.past import evaluate_range, node_values
 from sandbox.plan import build_plan
 
 MINUTE = 60_000

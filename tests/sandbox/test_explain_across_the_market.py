@@ -7,8 +7,8 @@ import pytest
 
 from sandbox.compile import FilterCompiler
 from sandbox.each import EachRunner
-from sandbox.evaluate import evaluate_range
 from sandbox.explain import explain
+from sandbox.past import evaluate_range
 from sandbox.plan import build_plan
 from tests import real_market
 from tests.real_market import ACROSS, GONE, HOLEY, YOUNG

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sandbox.compile import FilterCompiler
-from sandbox.evaluate import evaluate_range
 from sandbox.panel import Panel
+from sandbox.past import evaluate_range
 
 FOLDER = Path(__file__).parents[2] / "docs" / "filters"
 FILTERS = sorted(FOLDER.glob("*.py"))

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.evaluate import Evaluator, evaluate_range, node_values, signalled
+from sandbox.evaluate import Evaluator
 from sandbox.explain import explain
 from sandbox.operators import FIELDS, OPERATORS
 from sandbox.panel import TIMEFRAMES, Panel
+from sandbox.past import evaluate_range, node_values, signalled
 from sandbox.plan import PlanError, build_plan, load_plan
 
 MINUTE = 60_000

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import talib
 
-from sandbox.evaluate import Evaluator, evaluate_range, node_values
+from sandbox.evaluate import Evaluator
 from sandbox.explain import explain
 from sandbox.operators import OPERATORS
+from sandbox.past import evaluate_range, node_values
 from sandbox.plan import build_plan
 
 MINUTE = 60_000
