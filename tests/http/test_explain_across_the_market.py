@@ -198,7 +198,7 @@ async def test_each_kind_of_missing_history_has_its_own_reason(make_trader, expl
     term = "line 2: ta.sma(o.close, 9) > 0"
     expected = {
         "NOPEUSDT": f"symbol missing: {term}: the market has no NOPEUSDT",
-        GONE: f"not enough history: {term}: bars(close, {GONE}, 5m) has no value after 0 bars of 5m of {GONE}",
+        GONE: f"not enough history: {term}: bars(5m, close, {GONE}) has no value after 0 bars of 5m of {GONE}",
         YOUNG: f"not enough history: {term}: ta.sma(9) has no value after 5 bars of 5m of {YOUNG}",
         "BTCUSDT": None,
     }
