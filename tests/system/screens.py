@@ -15,11 +15,18 @@ from tests.system.oracle import Bars, before, seen_from, window
 
 @dataclass(frozen=True)
 class Screen:
+    """With `forming` the condition is said for every minute, and the first one of each bar of the trigger signals."""
+
     name: str
     trigger: str
     source: str
     condition: Callable[[Callable[[str], Bars]], np.ndarray]
     body: dict[str, Any] = field(default_factory=dict)
+    forming: bool = False
+
+    @property
+    def due_every(self) -> str:
+        return "1m" if self.forming else self.trigger
 
 
 def _oversold(at: Callable[[str], Bars]) -> np.ndarray:
@@ -66,6 +73,15 @@ def _enters(at: Callable[[str], Bars]) -> np.ndarray:
     m1 = at("1m")
     above = m1.close > talib.SMA(m1.close, 50)
     return above & ~before(above)
+
+
+def _breaking_out(at: Callable[[str], Bars]) -> np.ndarray:
+    m1, m15 = at("1m"), at("15m")
+    began = (m1.close_time - 1) // 900 * 900  # of the bar that each minute is in
+    last = np.searchsorted(m15.close_time, began, side="right") - 1
+    ceiling = np.where(last >= 0, window(m15.high, 6, np.max)[last], np.nan)
+    four = np.where(last >= 0, window(m15.close, 4, np.sum)[last], np.nan)
+    return (m1.close > ceiling) & (m1.close > (four + m1.close) / 5)
 
 
 SCREENS = [
@@ -115,5 +131,12 @@ SCREENS = [
         'b = bars("1m")\nsignal(b.close > ta.sma(b.close, 50))\n',
         _enters,
         {"frequency": "on_enter", "symbols": ["BTCUSDT", "LINKUSDT", "XRPUSDT"]},
+    ),
+    Screen(
+        "breaking out now",
+        "15m",
+        'f = bars("15m", forming=True)\nsignal(f.close > highest(f.high, 6)[1] and f.close > ta.sma(f.close, 5))\n',
+        _breaking_out,
+        forming=True,
     ),
 ]

@@ -79,6 +79,13 @@ def _replay(shared_data, tmp_path, *, kill_at=None):
         }
 
 
+def _first_of_each_bar(matches, seconds):
+    first = {}
+    for symbol, at in sorted(matches, key=lambda match: match[1]):
+        first.setdefault((symbol, -(-at // seconds)), at)
+    return {(symbol, at) for (symbol, _), at in first.items()}
+
+
 def _worker_pid(service):
     for child in psutil.Process(service.process.pid).children():
         if "worker" in child.cmdline():
@@ -108,15 +115,17 @@ def test_signals_are_exactly_the_matches_of_an_independent_program(board, replay
         assert ranges, screen.name
         expected = {
             (symbol, at)
-            for symbol, at in board.matches(screen.trigger, screen.condition)
-            if at % SECONDS[screen.trigger] == 0
+            for symbol, at in board.matches(screen.due_every, screen.condition)
+            if at % SECONDS[screen.due_every] == 0
             and any(a <= at <= b for a, b in ranges)
             and symbol in screen.body.get("symbols", [symbol])
         }
+        if screen.forming:
+            expected = _first_of_each_bar(expected, SECONDS[screen.trigger])
         stored = [(s["symbol"], _seconds(s["triggered_at"])) for s in signals]
         assert len(stored) == len(set(stored)), screen.name
         assert set(stored) == expected, (screen.name, sorted(set(stored) ^ expected)[:10])
-        assert all(s["timeframe"] == screen.trigger for s in signals)
+        assert all((s["timeframe"], s["forming"]) == (screen.trigger, screen.forming) for s in signals)
         assert status["state"] == "running"
         assert status["signal_count"] == len(stored)
         outage = [g for g in coverage["gaps"] if g["from"] <= OUTAGE[0] and g["through"] >= OUTAGE[1]]
