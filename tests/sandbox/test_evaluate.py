@@ -12,6 +12,7 @@ from sandbox.operators import OPERATORS
 from sandbox.panel import TIMEFRAMES, Panel
 from sandbox.past import evaluate_range, node_values
 from sandbox.plan import build_plan
+from tests.plans import plan_of
 
 MINUTE = 60_000
 
@@ -408,31 +409,6 @@ def test_another_symbols_series_is_the_same_for_all(markets, panel_of):
     assert evaluation.HISTORY_SLACK_BARS > 0
 
 
-def plan_of(operator, *, gaps):
-    """Every output of an operator over plain candles, or over series with gaps, shown on every bar."""
-    field = {"real0": "high", "real1": "low", "periods": "volume"}
-    nodes = [bars("1m"), const(0), node("sub", 0, 0), node("div", 2, 2)]  # 3: NaN
-    args = []
-    for at, name in enumerate(operator.inputs * (2 if operator.variadic else 1)):
-        chosen = field.get(name, name if name in {"open", "high", "low", "close", "volume"} else "close")
-        nodes.append(bars("1m", chosen))
-        if gaps:
-            nodes += [
-                bars("1m", "volume"),
-                const(25 + at),
-                node("lt", len(nodes), len(nodes) + 1),
-                node("where", len(nodes) + 2, 3, len(nodes) - 1),
-            ]
-        if operator.input_kind(at) == "bool":
-            nodes += [node("shift", len(nodes) - 1, n=1), node("gt", len(nodes) - 1, len(nodes))]
-        args.append(len(nodes) - 1)
-    params = {p.name: 5 for p in operator.params if p.default is None}
-    first = len(nodes)
-    nodes += [node(operator.name, *args, out=out, **params) for out in range(len(operator.outputs))]
-    show = {f"o{out}": first + out for out in range(len(operator.outputs))}
-    return build_plan([*nodes, node("eq", 0, 0)], len(nodes), show)
-
-
 @pytest.mark.parametrize("gaps", [False, True])
 def test_every_operator_is_carried_on_bit_for_bit(gaps, market, panel_of):
     """
@@ -446,7 +422,9 @@ def test_every_operator_is_carried_on_bit_for_bit(gaps, market, panel_of):
     panel = panel_of(candles, until_ms=end - 160 * MINUTE)
     evaluator = Evaluator(panel)
     plans = {
-        o.name: plan_of(o, gaps=gaps) for o in OPERATORS.values() if o.form not in {"const", "bars", "each"}
+        o.name: plan_of(o, "1m", gaps=gaps)
+        for o in OPERATORS.values()
+        if o.form not in {"const", "bars", "each"}
     }
     for name, plan in plans.items():
         evaluator.put(name, plan, None, "every_bar")

@@ -16,6 +16,7 @@ from sandbox.operators import FIELDS, OPERATORS
 from sandbox.panel import TIMEFRAMES, Panel
 from sandbox.past import evaluate_range, node_values, signalled
 from sandbox.plan import PlanError, build_plan, load_plan
+from tests.plans import plan_of
 
 MINUTE = 60_000
 FIVE = 5 * MINUTE
@@ -163,31 +164,6 @@ def test_a_frame_follows_trimmed_and_corrected_candles(minutes):
     assert frame.field("close")[0, -2] == 2.0
 
 
-def plan_of(operator, leaf, *, gaps):
-    """Every output of an operator over plain candles, or over series with gaps, shown wherever there is a candle."""
-    field = {"real0": "high", "real1": "low", "periods": "volume"}
-    nodes = [leaf("5m"), node("const", value=0), node("sub", 0, 0), node("div", 2, 2)]  # 3: NaN
-    args = []
-    for at, name in enumerate(operator.inputs * (2 if operator.variadic else 1)):
-        chosen = field.get(name, name if name in FIELDS else "close")
-        nodes.append(leaf("5m", chosen))
-        if gaps:
-            nodes += [
-                leaf("5m", "volume"),
-                node("const", value=90 + at),
-                node("lt", len(nodes), len(nodes) + 1),
-                node("where", len(nodes) + 2, 3, len(nodes) - 1),
-            ]
-        if operator.input_kind(at) == "bool":
-            nodes += [node("shift", len(nodes) - 1, n=1), node("gt", len(nodes) - 1, len(nodes))]
-        args.append(len(nodes) - 1)
-    params = {p.name: 5 for p in operator.params if p.default is None}
-    first = len(nodes)
-    nodes += [node(operator.name, *args, out=out, **params) for out in range(len(operator.outputs))]
-    show = {f"o{out}": first + out for out in range(len(operator.outputs))}
-    return build_plan([*nodes, node("eq", 0, 0)], len(nodes), show)
-
-
 @pytest.mark.parametrize("gaps", [False, True])
 def test_every_operator_sees_the_bar_in_progress_as_if_it_were_closed(gaps, minutes):
     """Carried on minute by minute, across the close of bars and the beginning of a block."""
@@ -195,9 +171,14 @@ def test_every_operator_sees_the_bar_in_progress_as_if_it_were_closed(gaps, minu
     slots = range(BLOCK - 8 * MINUTE, BLOCK + 14 * MINUTE, MINUTE)
     panel = panel_at(minutes, slots[0] - MINUTE, ["5m"])
     live = Evaluator(panel)
-    plans = {o.name: plan_of(o, bars, gaps=gaps) for o in known}
+    plans = {o.name: plan_of(o, "5m", gaps=gaps, missing_below=90) for o in known}
     for operator in known:
-        live.put(operator.name, plan_of(operator, forming, gaps=gaps), None, "every_bar")
+        live.put(
+            operator.name,
+            plan_of(operator, "5m", gaps=gaps, leaf="forming", missing_below=90),
+            None,
+            "every_bar",
+        )
     compared = 0
     for slot in slots:
         grow(panel, minutes, slot, ["5m"])
