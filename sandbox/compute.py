@@ -47,8 +47,9 @@ class Call:
     """
     One operator applied to outputs of other calls: what equal nodes of all plans share.
 
-    `axis` is what `sandbox.axes` says, None for a constant. `totals` are the axes of the running totals it depends on. `order` grows with every call made, so that arguments have a
-    smaller one. `uses` counts the plan nodes and calls that need it; `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
+    `axis` is what `sandbox.axes` says, None for a constant. `totals` are the axes of the running totals it depends on.
+    `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes and calls that
+    need it; `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
     """
 
     order: int
@@ -202,9 +203,9 @@ class Computation:
     """
     Values of calls on *panel* as seen at *instant_ms*, over as many bars as were asked for.
 
-    `each` runs the functions of `each`; without it a call of one fails. It is called for
-    `each_symbols` only (None: all), which must be all that anyone asks about. With `keep_streams`, the runs that reach the last closed bar are left open in `streams` (one handle for each symbol,
-    None where the run has not begun), so that TA-Lib can carry them on by one bar.
+    `each` runs the functions of `each`; without it a call of one fails. It is called for `each_symbols` only (None: all),
+    which must be all that anyone asks about. With `keep_streams`, the runs that reach the last closed bar are left open in
+    `streams` (one handle for each symbol, None where the run has not begun), so that TA-Lib can carry them on by one bar.
 
     Spans are [start, end) positions on the call's axis (`NOW` has one, 0); a start below 0 asks for bars before the
     first one held, which are NaN (or false). What bars in progress were at another instant is another computation:
@@ -426,9 +427,8 @@ class Computation:
             if row is None:
                 return np.full((1, values.shape[1]), np.nan)
             values = values[row : row + 1]
-        return (
-            values.copy() if axes.is_forming(call.axis) else values
-        )  # its frame may be asked for another instant
+        # A frame with a bar in progress may be asked for another instant.
+        return values.copy() if axes.is_forming(call.axis) else values
 
     def _anchored(self, call: Call, axis: str, start: int) -> tuple[Array, ...]:
         """Values from *start* on, block by block, each block by its own runs."""

@@ -86,10 +86,9 @@ def _stretches(
     frame = panel.frame(trigger)
     closes = frame.open_time[start:end] + frame.step_ms
     begins = np.zeros(len(closes), dtype=np.bool_)
-    for axis in totals:
-        seen = panel.frame(axis)
+    for seen in (panel.frame(axis) for axis in totals if len(panel.frame(axis))):
         newest = np.searchsorted(seen.open_time, closes - seen.step_ms, side="right") - 1
-        block = seen.open_time[np.maximum(newest, 0)] // (BLOCK_BARS * seen.step_ms) if len(seen) else closes
+        block = seen.open_time[np.maximum(newest, 0)] // (BLOCK_BARS * seen.step_ms)
         begins[1:] |= np.diff(block) != 0
     cuts = [start, *(start + np.flatnonzero(begins)).tolist(), end]
     return ((first, last) for first, last in pairwise(cuts) if first < last)

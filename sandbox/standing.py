@@ -294,15 +294,17 @@ class Across(Group):
 
     def step(self, event: Event) -> None:
         rows, operator = self.standing.rows, self.calls[0].operator
-        frame, newest = event.frame(self.axis or "")
         refs = self.calls[0].args
         values = [
             as_kind(rows.read(ref, self.arg_rows(at)), operator.input_kind(at)).T
             for at, ref in enumerate(refs)
         ]
-        present = np.broadcast_to(frame.present[:, newest : newest + 1], values[0].shape)
+        axis = self.axis or ""
+        present = event.computation.present(axis, event.computation.end(axis) - 1)
         assert operator.compute is not None  # noqa: S101 - operators of this form are computed
-        (result,) = operator.compute([present, *values], self.calls[0].params)
+        (result,) = operator.compute(
+            [np.broadcast_to(present, values[0].shape), *values], self.calls[0].params
+        )
         rows.floats[self.out_rows()] = result.T
 
 
@@ -517,7 +519,6 @@ class Averages(Group):
     def __init__(self, standing: "Standing", axis: str | None) -> None:
         super().__init__(standing, axis)
         self._sums: Floats = np.zeros((0, standing.rows.symbols))
-        self._began: dict[Call, Ints] = {}
 
     def add(self, call: Call) -> None:
         super().add(call)
@@ -852,7 +853,7 @@ class Standing:
         if stacked:
             for group in self._by_level():
                 if isinstance(group, Pointwise | Logic):
-                    group.step(event)
+                    self._step(group, event)
         self._fresh.clear()
 
     def _event(self, instant_ms: int, moving: frozenset[str], turned: frozenset[str]) -> Event:
@@ -884,27 +885,34 @@ class Standing:
             (self.rows.bits if is_bool else self.rows.floats)[to] = values
         anew = dict.fromkeys(call for group in active for call in group.restarts(event))
         anew |= dict.fromkeys(call for call in self.failed if call.axis in moving)
-        lost = {
-            axis for axis in begun if self._stood(axis).in_progress
-        }  # a bar that never closed: its state is void
+        # A bar that was in progress and never closed: what was carried up to it is void.
+        lost = {axis for axis in begun if self._stood(axis).in_progress}
         anew |= dict.fromkeys(call for group in active if group.axis in lost for call in group.calls)
         for call, group in self._fresh.items():
             if group.carried or call.axis not in moving:
                 anew[call] = None
-        for axis in (
-            turned & self._on_totals.keys()
-        ):  # a running total is another one from here on, also in the past
-            if _begins_block(*event.frame(axis)):
+        for axis in turned & self._on_totals.keys():
+            if _begins_block(*event.frame(axis)):  # its totals are others from here on, also in the past
                 anew |= self._on_totals[axis]
         self._load(list(anew), event)
         self._fresh.clear()
         for group in active:
             began = perf_counter()
-            group.step(event)
+            self._step(group, event)
             name = group.calls[0].operator.name
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
             self.computed += len(group.calls)
+        if self.failed:
+            self._fail_users()
         self._turns |= turns
+
+    def _step(self, group: Group, event: Event) -> None:
+        """What goes wrong in a group fails its calls, which are computed anew at their next bar, and nobody else's."""
+        try:
+            group.step(event)
+        except Exception as error:  # noqa: BLE001 - whatever an operator raises fails its own traders only
+            failure = OperatorError(f"{group.calls[0].operator.name}: {error}")
+            self.failed |= dict.fromkeys(group.calls, failure)
 
     def _stood(self, axis: str) -> "_Turn":
         return self._turns.get(axis, _Turn(-1, in_progress=False))

@@ -381,6 +381,39 @@ def test_an_operator_that_raises_fails_only_the_traders_using_it(carried, market
     assert as_tuple(repaired) == as_tuple(fresh.evaluate(end))
 
 
+@pytest.mark.parametrize("name", ["abs", "rank", "highest", "crossover"])
+def test_an_operator_that_raises_while_it_is_carried_on_fails_only_the_traders_using_it(
+    name, markets, panel_of
+):
+    """Whatever its values are carried by; the next slot has them right again."""
+    more = {"highest": {"period": 3}}.get(name, {})
+    args = [1, 1] if name == "crossover" else [1]
+    bad = build_plan([bars("1m"), node("neg", 0), node(name, *args, **more), node("le", 2, 2)], 3, {"v": 2})
+    panel, end = panel_of(*markets), last_close(markets)
+    evaluator = Evaluator(panel)
+    evaluator.put("good", above_previous(), None, "every_bar")
+    evaluator.put("bad", bad, None, "every_bar")
+    call = next(ref.call for ref in evaluator._traders["bad"].refs if ref.call.operator.name == name)
+    group = evaluator._standing._calls[call]
+
+    def broken(_event):
+        raise ZeroDivisionError("no such luck")
+
+    assert not evaluator.evaluate(end - 2 * MINUTE).failed
+    group.step = broken
+    slot = evaluator.evaluate(end - MINUTE)
+    del group.step
+    repaired = evaluator.evaluate(end)
+
+    assert slot.failed == {"bad": f"{name}: no such luck"}
+    assert {hits.key for hits in slot.hits} <= {"good"}
+    fresh = Evaluator(panel)
+    fresh.put("good", above_previous(), None, "every_bar")
+    fresh.put("bad", bad, None, "every_bar")
+    assert not repaired.failed
+    assert as_tuple(repaired) == as_tuple(fresh.evaluate(end))
+
+
 def test_only_the_keys_asked_for_are_screened(markets, panel_of):
     evaluator = Evaluator(panel_of(*markets))
     for key in range(4):

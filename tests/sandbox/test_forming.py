@@ -5,6 +5,8 @@ The oracle for values is the engine for closed bars itself, over candles in whic
 plain loop, is put in as if it were closed.
 """
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -435,3 +437,57 @@ def test_a_trader_added_while_a_bar_is_in_progress_is_carried_on_from_there(minu
             assert repr(got) == repr(found_at(live, slot, ["x"]))
             crossed += sum(values[0] for values in got.values())
     assert crossed > 5
+
+
+def random_mixture(seed):
+    """A plan of random operators over closed bars and bars in progress of three timeframes; what has no past is not looked back on."""
+    rng = random.Random(seed)
+    leaves = [
+        make(t, f)
+        for make in (bars, forming)
+        for t in ("1m", "5m", "15m")
+        for f in ("close", "high", "volume")
+    ]
+    nodes = [*leaves, node("const", value=rng.choice([0, 1, 100]))]
+    kinds = ["float"] * len(leaves) + ["const"]
+    known = [o for o in OPERATORS.values() if o.form not in {"const", "bars", "each"} and o.name != "ta.mavp"]
+    across = [o for o in known if o.form == "market"]
+    while len(nodes) < 60:
+        operator = rng.choice(across if rng.random() < 0.2 else known)
+        wanted = [
+            operator.input_kind(at) for at in range(max(len(operator.inputs), 2 if operator.variadic else 1))
+        ]
+        fits = [[i for i, k in enumerate(kinds) if k == ("bool" if w == "bool" else "float")] for w in wanted]
+        if not all(fits):
+            fits = [list(range(len(leaves)))] * 2
+            operator = OPERATORS[rng.choice(["lt", "gt"])]
+        params = {
+            p.name: rng.choice([2, 3, 5])
+            for p in operator.params
+            if p.name in {"period", "n", "occurrence", "timeperiod"}
+        }
+        more = node(operator.name, *map(rng.choice, fits), out=rng.randrange(len(operator.outputs)), **params)
+        try:
+            build_plan([*nodes, more, node("eq", len(nodes), 0)], len(nodes) + 1, {})
+        except PlanError:
+            continue
+        nodes.append(more)
+        kinds.append("float" if operator.kind == "same" else operator.kind)
+    shown = [i for i, k in enumerate(kinds) if k == "float"][-20:]
+    return build_plan([*nodes, node("eq", 0, 0)], len(nodes), {f"v{at}": i for at, i in enumerate(shown)})
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_mixture_is_carried_on_as_it_is_computed_anew(seed, minutes):
+    plan = random_mixture(seed)
+    slots = range(BLOCK - 4 * MINUTE, BLOCK + 9 * MINUTE, MINUTE)
+    panel = panel_at(minutes, slots[0] - MINUTE, ["5m", "15m"])
+    live = Evaluator(panel)
+    live.put("x", plan, None, "every_bar")
+    told = 0
+    for slot in slots:
+        grow(panel, minutes, slot, ["5m", "15m"])
+        got = found_at(live, slot)
+        assert repr(got) == repr(found_at(live, slot, ["x"]))
+        told += len(got)
+    assert told > 20
