@@ -936,6 +936,8 @@ class Standing:
                     self._calls[call].load(call, part)
                 except OperatorError as error:
                     self.failed[call] = error
+                except Exception as error:  # noqa: BLE001 - as in `_step`
+                    self.failed[call] = OperatorError(f"{call.operator.name}: {error}")
         if self.failed:
             self._fail_users()
         self.seconds["anew"] = self.seconds.get("anew", 0.0) + perf_counter() - began

@@ -6,30 +6,39 @@ from sandbox.operators import FIELDS
 from sandbox.plan import build_plan
 
 
-def candles(op, timeframe, field="close", **more):
-    """A candle field of closed bars ("bars") or of those and the one in progress ("forming")."""
-    return {"op": op, "params": {"timeframe": timeframe, "field": field, **more}}
+def bars(timeframe="1m", field="close", **more):
+    """A field of the closed candles."""
+    return {"op": "bars", "params": {"timeframe": timeframe, "field": field, **more}}
+
+
+def forming(timeframe="1m", field="close", **more):
+    """The same with the bar in progress as the last one."""
+    return {"op": "forming", "params": {"timeframe": timeframe, "field": field, **more}}
 
 
 def node(op, *args, out=0, **params):
     return {"op": op, "args": list(args), "params": params, "out": out}
 
 
-def plan_of(operator, timeframe, *, gaps, leaf="bars", missing_below=25):
+def const(value):
+    return node("const", value=value)
+
+
+def plan_of(operator, timeframe, *, gaps, leaf=bars, missing_below=25):
     """
-    Every output of an operator over plain candles (of operator *leaf*), or over series that have gaps where the volume is small, shown
+    Every output of an operator over plain candles (made by *leaf*), or over series that have gaps where the volume is small, shown
     wherever there is a candle.
     """
     field = {"real0": "high", "real1": "low", "periods": "volume"}
-    nodes = [candles(leaf, timeframe), node("const", value=0), node("sub", 0, 0), node("div", 2, 2)]  # 3: NaN
+    nodes = [leaf(timeframe), const(0), node("sub", 0, 0), node("div", 2, 2)]  # 3: NaN
     args = []
     for at, name in enumerate(operator.inputs * (2 if operator.variadic else 1)):
         chosen = field.get(name, name if name in FIELDS else "close")
-        nodes.append(candles(leaf, timeframe, chosen))
+        nodes.append(leaf(timeframe, chosen))
         if gaps:
             nodes += [
-                candles(leaf, timeframe, "volume"),
-                node("const", value=missing_below + at),
+                leaf(timeframe, "volume"),
+                const(missing_below + at),
                 node("lt", len(nodes), len(nodes) + 1),
                 node("where", len(nodes) + 2, 3, len(nodes) - 1),
             ]

@@ -1,12 +1,13 @@
 """Synthetic markets, panels made from them, and one operator computed on given series."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sandbox.compile import Compiled, FilterCompiler
 from sandbox.compute import Calls, Computation
 from sandbox.operators import FIELDS, OPERATORS
 from sandbox.panel import TIMEFRAMES, Panel
@@ -131,3 +132,16 @@ def panel_of() -> Callable[..., Panel]:
 @pytest.fixture(scope="session")
 def series() -> Callable[..., list[np.ndarray]]:
     return compute_series
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[Callable[[str], Compiled]]:
+    """Compiles a filter that is right."""
+    with FilterCompiler(processes=1) as compiler:
+
+        def compile_filter(source: str) -> Compiled:
+            done = compiler.compile(source)
+            assert done.plan is not None, done.diagnostics
+            return done
+
+        yield compile_filter

@@ -10,17 +10,10 @@ from hypothesis import strategies as st
 from sandbox.evaluate import Evaluator
 from sandbox.past import evaluate_range, node_values
 from sandbox.plan import PlanError, build_plan
+from tests.plans import bars, node
 
 MINUTE = 60_000
 values = st.one_of(st.sampled_from([math.nan, 0.0, -0.0, 1.0, 2.0, 3.0]), st.floats(-1e9, 1e9))
-
-
-def bars(timeframe, field="close", **more):
-    return {"op": "bars", "params": {"timeframe": timeframe, "field": field, **more}}
-
-
-def node(op, *args, out=0, **params):
-    return {"op": op, "args": list(args), "params": params, "out": out}
 
 
 @given(

@@ -12,21 +12,9 @@ from sandbox.operators import OPERATORS
 from sandbox.panel import TIMEFRAMES, Panel
 from sandbox.past import evaluate_range, node_values
 from sandbox.plan import build_plan
-from tests.plans import plan_of
+from tests.plans import bars, const, node, plan_of
 
 MINUTE = 60_000
-
-
-def bars(timeframe, field="close", **more):
-    return {"op": "bars", "params": {"timeframe": timeframe, "field": field, **more}}
-
-
-def node(op, *args, out=0, **params):
-    return {"op": op, "args": list(args), "params": params, "out": out}
-
-
-def const(value):
-    return node("const", value=value)
 
 
 def above_previous(timeframe="1m"):

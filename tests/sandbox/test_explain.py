@@ -3,23 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sandbox.compile import FilterCompiler
 from sandbox.evaluate import Evaluator
 from sandbox.explain import explain
 
 BARS = 400
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    with FilterCompiler(processes=1) as compiler:
-
-        def compile_filter(source):
-            done = compiler.compile(source)
-            assert done.plan is not None, done.diagnostics
-            return done
-
-        yield compile_filter
 
 
 @pytest.fixture(scope="module")

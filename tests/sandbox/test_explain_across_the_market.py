@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sandbox.compile import FilterCompiler
 from sandbox.each import EachRunner
 from sandbox.explain import explain
 from sandbox.past import evaluate_range
@@ -15,18 +14,6 @@ from tests.real_market import ACROSS, GONE, HOLEY, YOUNG
 
 PAIRS = 160
 KINDS = {"matched", "condition false", "not enough history", "bar missing"}
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    with FilterCompiler(processes=1) as compiler:
-
-        def compile_filter(source):
-            done = compiler.compile(source)
-            assert done.plan is not None, done.diagnostics
-            return done
-
-        yield compile_filter
 
 
 @pytest.fixture(scope="module")

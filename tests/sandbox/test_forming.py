@@ -18,23 +18,11 @@ from sandbox.operators import FIELDS, OPERATORS
 from sandbox.panel import TIMEFRAMES, Panel
 from sandbox.past import evaluate_range, node_values, signalled
 from sandbox.plan import PlanError, build_plan, load_plan
-from tests.plans import plan_of
+from tests.plans import bars, forming, node, plan_of
 
 MINUTE = 60_000
 FIVE = 5 * MINUTE
 BLOCK = 1024 * 86_400_000 * 16
-
-
-def bars(timeframe, field="close", **more):
-    return {"op": "bars", "params": {"timeframe": timeframe, "field": field, **more}}
-
-
-def forming(timeframe, field="close", **more):
-    return {"op": "forming", "params": {"timeframe": timeframe, "field": field, **more}}
-
-
-def node(op, *args, out=0, **params):
-    return {"op": op, "args": list(args), "params": params, "out": out}
 
 
 def rolled_up(minutes, timeframe, until_ms):
@@ -177,7 +165,7 @@ def test_every_operator_sees_the_bar_in_progress_as_if_it_were_closed(gaps, minu
     for operator in known:
         live.put(
             operator.name,
-            plan_of(operator, "5m", gaps=gaps, leaf="forming", missing_below=90),
+            plan_of(operator, "5m", gaps=gaps, leaf=forming, missing_below=90),
             None,
             "every_bar",
         )

@@ -18,18 +18,11 @@ from sandbox.plan import (
     build_plan_and_map,
     load_plan,
 )
+from tests.plans import const, node
 
 
 def bars(timeframe="15m", field="close"):
     return {"op": "bars", "params": {"timeframe": timeframe, "field": field}}
-
-
-def const(value):
-    return {"op": "const", "params": {"value": value}}
-
-
-def node(op, *args, out=0, **params):
-    return {"op": op, "args": list(args), "params": params, "out": out}
 
 
 RSI_LOW = [bars(), const(30), node("ta.rsi", 0), node("lt", 2, 1)]

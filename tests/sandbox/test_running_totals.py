@@ -13,18 +13,11 @@ from sandbox.explain import explain
 from sandbox.operators import OPERATORS
 from sandbox.past import evaluate_range, node_values
 from sandbox.plan import build_plan
+from tests.plans import bars, node
 
 MINUTE = 60_000
 BLOCK = 1024 * 86_400_000 * 16
 BARS = 3400
-
-
-def bars(timeframe="1m", field="close"):
-    return {"op": "bars", "params": {"timeframe": timeframe, "field": field}}
-
-
-def node(op, *args, out=0, **params):
-    return {"op": op, "args": list(args), "params": params, "out": out}
 
 
 def obv_and(*more, timeframe="1m"):
