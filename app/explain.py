@@ -23,8 +23,8 @@ from app.store import history as history_store
 from app.store import market_read, slots
 from app.store.explain import ExplainedTrader, SlotState, StoredSignal
 from app.store.pool import Connection, Pool
+from sandbox.engine.calls import OperatorError
 from sandbox.engine.explain import Explanation, explain
-from sandbox.engine.ranges import OperatorError
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan.document import Plan, PlanError, load_plan
 from sandbox.plan.timeframes import TIMEFRAMES

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.preview.wire import Answer, Columns, Found, Hit, Question, Refused
+from sandbox.engine.calls import OperatorError
 from sandbox.engine.candles.panel import Bools, Panel
-from sandbox.engine.ranges import OperatorError
 from sandbox.engine.replay import RangeHits, evaluate_range, signalled
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan.document import PlanError, load_plan

@@ -18,693 +18,40 @@ no trace in it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from sandbox.engine.candles.frame import Bools, Floats, Frame, Ints
+from sandbox.engine.calls import BEFORE, Call, OperatorError, is_own_field
 from sandbox.engine.candles.panel import Panel
-from sandbox.engine.ranges import (
-    BEFORE,
-    Call,
-    Computation,
-    OperatorError,
-    Ref,
-    as_kind,
-    carried_run,
-    constant_value,
-    is_own_field,
-    run_start,
-)
+from sandbox.engine.kinds.across import Across
+from sandbox.engine.kinds.anew import Anew
+from sandbox.engine.kinds.average import Averages
+from sandbox.engine.kinds.crossing import Crossings
+from sandbox.engine.kinds.kind import Event, Group, State
+from sandbox.engine.kinds.leaf import Fields
+from sandbox.engine.kinds.pointwise import Logic, Pointwise
+from sandbox.engine.kinds.run import Streams
+from sandbox.engine.kinds.shift import Befores, Delays
+from sandbox.engine.kinds.window import Extremes, Windows, history_bytes
+from sandbox.engine.ranges import Computation
+from sandbox.engine.rows import Rows
+from sandbox.engine.runs import begins_block
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
-from sandbox.plan.operators.model import BLOCK_BARS, Array
 from sandbox.plan.timeframes import TIMEFRAMES
 
 CATCH_UP_EVENTS_MAX = 16
 """More missed events than this are not walked through one by one: computing anew costs about as much."""
 DELAY_BARS_MAX = 16
 """Longest `s[n]` of a computed series kept as a chain of rows; a longer one is computed anew at each bar."""
-CHUNK_ROWS = 256
-"""Rows computed at once: 256 x 400 symbols x 8 bytes fits the second-level cache."""
 LOADED_AT_ONCE = 8192
 """Calls computed anew together: each keeps the results of 400 symbols in a bar or two, 3 to 6 kB."""
 HISTORY_BYTES_MAX = 256 << 20
 """Memory for the past of computed series that window operators look at; beyond it they are computed anew."""
-
-Words = npt.NDArray[np.uint64]
-
-
-class Rows:
-    """The two tables of current values."""
-
-    def __init__(self, symbols: int) -> None:
-        self.symbols = symbols
-        self.bytes = (symbols + 7) // 8
-        words = (symbols + 63) // 64
-        self.floats: Floats = np.full((64, symbols), np.nan)
-        self.bits: Words = np.zeros((64, words), dtype=np.uint64)
-        self._free: dict[bool, list[int]] = {False: list(range(63, -1, -1)), True: list(range(63, -1, -1))}
-        self.every = self.packed(np.ones((1, symbols), dtype=np.bool_))[0]
-
-    def take(self, *, is_bool: bool) -> int:
-        """A free row."""
-        free = self._free[is_bool]
-        if not free:
-            table = self.bits if is_bool else self.floats
-            more = max(64, len(table) // 2)
-            free.extend(range(len(table) + more - 1, len(table) - 1, -1))
-            if is_bool:
-                self.bits = np.concatenate([self.bits, np.zeros((more, self.bits.shape[1]), dtype=np.uint64)])
-            else:
-                self.floats = np.concatenate([self.floats, np.full((more, self.symbols), np.nan)])
-        return free.pop()
-
-    def release(self, row: int, *, is_bool: bool) -> None:
-        """Give a row back."""
-        self._free[is_bool].append(row)
-
-    def packed(self, values: Any) -> Words:
-        """Conditions of shape (n, symbols) as words."""
-        words = np.zeros((len(values), (self.symbols + 63) // 64), dtype=np.uint64)
-        words.view(np.uint8)[:, : self.bytes] = np.packbits(values, axis=1, bitorder="little")
-        return words
-
-    def unpacked(self, words: Words) -> Bools:
-        """The reverse of `packed`."""
-        octets = np.ascontiguousarray(words).view(np.uint8)
-        return np.unpackbits(octets, axis=1, count=self.symbols, bitorder="little").view(np.bool_)
-
-    def read(self, ref: Ref, rows: Any) -> Array:
-        """Values of *rows* (of *ref*'s kind), shape (n, symbols)."""
-        return self.unpacked(self.bits[rows]) if ref.call.is_bool else self.floats[rows]
-
-    def write(self, row: int, values: Any, *, is_bool: bool) -> None:
-        """Set one row from values of shape (symbols,) or (1,)."""
-        if is_bool:
-            self.bits[row] = self.packed(np.broadcast_to(values, (1, self.symbols)))[0]
-        else:
-            self.floats[row] = values
-
-
-@dataclass(slots=True)
-class Event:
-    """
-    One instant at which bars close.
-
-    `moving` are the axes whose values change; `turned` those of them whose newest bar was not there at the event before;
-    `loaded` the calls set anew.
-    """
-
-    computation: Computation
-    moving: frozenset[str]
-    turned: frozenset[str]
-    loaded: set[Call] = field(default_factory=set)
-    lists: dict[int, tuple[list[float], bool]] = field(default_factory=dict)
-
-    def frame(self, axis: str) -> tuple[Frame, int]:
-        """A frame and the position of its newest bar."""
-        return self.computation.frame(axis), self.computation.end(axis) - 1
-
-    def settled(self, axis: str | None) -> bool:
-        """Whether the newest bar of the axis is closed."""
-        return axis is None or self.computation.is_settled(axis)
-
-    def want_args(self, call: Call, ago: int) -> None:
-        """Ask for a call's arguments over its last bars, from *ago* bars before the newest on."""
-        axis = call.axis or ""
-        start = self.computation.end(axis) - 1 - ago
-        for ref in call.args:
-            if ref.call.axis is not None:
-                self.computation.want(ref.call, self.computation.seen_from(axis, start, ref.call.axis))
-
-
-class Group:
-    """
-    Calls of one shape and axis.
-
-    `step` moves all of them on by one bar, leaving those in `Event.loaded` alone where that matters. A group that is
-    `carried` needs to have been right at the bar before; the others need only their arguments.
-    """
-
-    carried = False
-
-    def __init__(self, standing: "Standing", axis: str | None) -> None:
-        self.standing = standing
-        self.axis = axis
-        self.calls: list[Call] = []
-        self._positions: dict[Call, int] = {}
-        self._tables: dict[str, Any] | None = None
-
-    def add(self, call: Call) -> None:
-        self._positions[call] = len(self.calls)
-        self.calls.append(call)
-        self._tables = None
-
-    def remove(self, call: Call) -> None:
-        """Forget a call; the last one takes its place."""
-        at, last = self._positions.pop(call), self.calls.pop()
-        if last is not call:
-            self.calls[at] = last
-            self._positions[last] = at
-        self._tables = None
-
-    def table(self, name: str, make: Callable[[], Any]) -> Any:
-        """An array made from the calls, kept until they change."""
-        if self._tables is None:
-            self._tables = {}
-        if name not in self._tables:
-            self._tables[name] = make()
-        return self._tables[name]
-
-    def out_rows(self) -> Ints:
-        return self.table("out", lambda: np.array([call.refs[0].row for call in self.calls]))  # type: ignore[no-any-return]
-
-    def arg_rows(self, position: int) -> Ints:
-        return self.table(  # type: ignore[no-any-return]
-            f"arg{position}", lambda: np.array([call.args[position].row for call in self.calls])
-        )
-
-    def unloaded(self, event: Event) -> Any:
-        """Indices of the calls that this event has not set anew."""
-        if not event.loaded.isdisjoint(self._positions):
-            return np.array(
-                [at for at, call in enumerate(self.calls) if call not in event.loaded], dtype=np.int64
-            )
-        return slice(None)
-
-    def want(self, call: Call, event: Event) -> None:
-        """Ask for what `load` needs."""
-        if call.axis is not None:
-            event.computation.want(call, event.computation.end(call.axis) - 1)
-
-    def load(self, call: Call, event: Event) -> None:
-        """Set the call's rows from the event's computation."""
-        for ref in call.refs:
-            if ref.row >= 0:
-                self.standing.load_row(ref, event)
-
-    def step(self, event: Event) -> None:
-        raise NotImplementedError
-
-    def restarts(self, event: Event) -> Iterable[Call]:  # noqa: ARG002 - most groups never restart
-        """Calls that cannot be carried into this event and must be computed anew."""
-        return ()
-
-    def release(self, call: Call) -> None:
-        """Give back what the call holds besides its rows."""
-
-
-class Anew(Group):
-    """Calls without a faster way: computed at each bar."""
-
-    def restarts(self, event: Event) -> Iterable[Call]:
-        return self.calls if self.axis in event.moving else ()
-
-    def step(self, event: Event) -> None:
-        """Nothing: `restarts` had them computed."""
-
-
-class Fields(Group):
-    """Candle fields, their values some bars ago, and their changes: columns of the panel."""
-
-    def step(self, event: Event) -> None:
-        rows = self.standing.rows
-        for call in self.calls:
-            frame, newest = event.frame(call.axis or "")
-            if call.operator.form == "bars":
-                rows.floats[call.refs[0].row] = _column(frame, call, newest, self.standing.panel)
-                continue
-            source = call.args[0].call
-            ago = int(call.params["n" if call.operator.form == "shift" else "period"])
-            value = _column(frame, source, newest - ago, self.standing.panel)
-            if call.operator.name == "change":
-                value = _column(frame, source, newest, self.standing.panel) - value
-            rows.floats[call.refs[0].row] = value
-
-
-def _column(frame: Frame, call: Call, position: int, panel: Panel) -> Any:
-    if position < 0:
-        return np.nan
-    values = frame.field(str(call.params["field"]))[:, position]
-    symbol = str(call.params["symbol"])
-    if not symbol:
-        return values
-    return values[panel.index[symbol]] if symbol in panel.index else np.nan
-
-
-class Extremes(Group):
-    """highest / lowest of one candle field: one running extreme over the longest period serves every period."""
-
-    def step(self, event: Event) -> None:
-        frame, newest = event.frame(self.axis or "")
-        source = self.calls[0].args[0].call
-        periods = self.table("periods", lambda: np.array([int(call.params["period"]) for call in self.calls]))
-        longest = int(periods.max())
-        values = frame.field(str(source.params["field"]))[:, max(0, newest + 1 - longest) : newest + 1]
-        extreme = np.maximum if self.calls[0].operator.name == "highest" else np.minimum
-        running = np.full((len(values), longest), np.nan)
-        running[:, : values.shape[1]] = extreme.accumulate(values[:, ::-1], axis=1)
-        self.standing.rows.floats[self.out_rows()] = running.T[periods - 1]
-
-
-class Pointwise(Group):
-    """One pointwise operator with one set of parameters."""
-
-    def step(self, event: Event) -> None:  # noqa: ARG002 - arguments are all it needs
-        rows, operator, params = self.standing.rows, self.calls[0].operator, self.calls[0].params
-        out, args = self.out_rows(), [self.arg_rows(at) for at in range(len(self.calls[0].args))]
-        refs = self.calls[0].args
-        assert operator.compute is not None  # noqa: S101 - pointwise operators are computed
-        for first in range(0, len(out), CHUNK_ROWS):
-            chunk = slice(first, first + CHUNK_ROWS)
-            values = [rows.read(ref, arg[chunk]) for ref, arg in zip(refs, args, strict=True)]
-            (result,) = operator.compute(values, params)
-            if self.calls[0].is_bool:
-                rows.bits[out[chunk]] = rows.packed(result)
-            else:
-                rows.floats[out[chunk]] = result
-
-
-class Across(Group):
-    """One operator that looks across the symbols: its calls are computed side by side, as bars would be."""
-
-    def step(self, event: Event) -> None:
-        rows, operator = self.standing.rows, self.calls[0].operator
-        refs = self.calls[0].args
-        values = [
-            as_kind(rows.read(ref, self.arg_rows(at)), operator.input_kind(at)).T
-            for at, ref in enumerate(refs)
-        ]
-        axis = self.axis or ""
-        present = event.computation.present(axis, event.computation.end(axis) - 1)
-        assert operator.compute is not None  # noqa: S101 - operators of this form are computed
-        (result,) = operator.compute(
-            [np.broadcast_to(present, values[0].shape), *values], self.calls[0].params
-        )
-        rows.floats[self.out_rows()] = result.T
-
-
-class Logic(Group):
-    """and, or, not on packed conditions."""
-
-    def step(self, event: Event) -> None:  # noqa: ARG002 - arguments are all it needs
-        rows, name = self.standing.rows, self.calls[0].operator.name
-        result = rows.bits[self.arg_rows(0)]
-        if name == "not":
-            result = ~result & rows.every
-        for at in range(1, len(self.calls[0].args)):
-            join = np.bitwise_and if name == "and" else np.bitwise_or
-            join(result, rows.bits[self.arg_rows(at)], out=result)
-        rows.bits[self.out_rows()] = result
-
-
-class Crossings(Group):
-    """crossover or crossunder: the relation at the bar before stands in a row of its own."""
-
-    carried = True
-
-    def __init__(self, standing: "Standing", axis: str | None) -> None:
-        super().__init__(standing, axis)
-        self._before: dict[Call, int] = {}
-
-    def add(self, call: Call) -> None:
-        super().add(call)
-        self._before[call] = self.standing.rows.take(is_bool=True)
-
-    def release(self, call: Call) -> None:
-        self.standing.rows.release(self._before.pop(call), is_bool=True)
-
-    def want(self, call: Call, event: Event) -> None:
-        super().want(call, event)
-        event.want_args(call, 1)
-
-    def load(self, call: Call, event: Event) -> None:
-        super().load(call, event)
-        axis = call.axis or ""
-        start = event.computation.end(axis) - (1 if event.settled(axis) else 2)
-        left, right = (event.computation.values(ref, start, axis)[:, 0] for ref in call.args)
-        self.standing.rows.write(self._before[call], self._before_holds(left, right), is_bool=True)
-
-    def _read(self, ref: Ref, rows: Any) -> Any:
-        return self.standing.rows.read(ref, rows)
-
-    def _before_holds(self, left: Any, right: Any) -> Any:
-        return left <= right if self.calls[0].operator.name == "crossover" else left >= right
-
-    def step(self, event: Event) -> None:
-        rows = self.standing.rows
-        stale = self.unloaded(event)
-        out = self.out_rows()[stale]
-        before = self.table("before", lambda: np.array([self._before[call] for call in self.calls]))[stale]
-        over, settled = self.calls[0].operator.name == "crossover", event.settled(self.axis)
-        for first in range(0, len(out), CHUNK_ROWS):
-            chunk = slice(first, first + CHUNK_ROWS)
-            refs = self.calls[0].args
-            left, right = (self._read(ref, self.arg_rows(at)[stale][chunk]) for at, ref in enumerate(refs))
-            now = rows.packed(left > right if over else left < right)
-            rows.bits[out[chunk]] = now & rows.bits[before[chunk]]
-            if settled:
-                rows.bits[before[chunk]] = rows.packed(self._before_holds(left, right))
-
-
-class Delays(Group):
-    """
-    s[n] of computed series: a chain of rows, each the value one bar before the next one's.
-
-    Moved on before everything else, when the rows still hold the bar before.
-    """
-
-    carried = True
-
-    def __init__(self, standing: "Standing", axis: str | None) -> None:
-        super().__init__(standing, axis)
-        self._chains: dict[Call, list[int]] = {}
-
-    def add(self, call: Call) -> None:
-        super().add(call)
-        between = [self.standing.rows.take(is_bool=call.is_bool) for _ in range(int(call.params["n"]) - 1)]
-        self._chains[call] = [call.args[0].row, *between, call.refs[0].row]
-
-    def release(self, call: Call) -> None:
-        for row in self._chains.pop(call)[1:-1]:
-            self.standing.rows.release(row, is_bool=call.is_bool)
-
-    def want(self, call: Call, event: Event) -> None:
-        event.want_args(call, int(call.params["n"]))
-
-    def load(self, call: Call, event: Event) -> None:
-        n, axis = int(call.params["n"]), call.axis or ""
-        start = event.computation.end(axis) - 1 - n
-        values = event.computation.values(call.args[0], start, axis)
-        for ago, row in enumerate(self._chains[call][1:], start=1):
-            self.standing.rows.write(row, values[:, n - ago], is_bool=call.is_bool)
-
-    def moved(self) -> tuple[bool, Ints, Any]:
-        """Kind, rows, and their values at the coming bar."""
-        chains = self._chains.values()
-        to = self.table("to", lambda: np.array([row for chain in chains for row in chain[1:]]))
-        source = self.table("from", lambda: np.array([row for chain in chains for row in chain[:-1]]))
-        is_bool = self.calls[0].is_bool
-        return is_bool, to, (self.standing.rows.bits if is_bool else self.standing.rows.floats)[source]
-
-    def step(self, event: Event) -> None:
-        """Nothing: `Standing` moved the rows at the beginning of the event."""
-
-
-class Befores(Delays):
-    """
-    Conditions one trigger bar ago, for `on_enter`.
-
-    A new one is not computed: few traders match, so those that do are screened anew once (`Standing.unknown`).
-    """
-
-    def want(self, call: Call, event: Event) -> None:
-        """Nothing."""
-
-    def load(self, call: Call, event: Event) -> None:  # noqa: ARG002 - nothing is loaded
-        self.standing.unknown.add(call)
-
-    def release(self, call: Call) -> None:
-        super().release(call)
-        self.standing.unknown.discard(call)
-
-    def step(self, event: Event) -> None:
-        if self.standing.unknown:
-            self.standing.unknown.difference_update(call for call in self.calls if call not in event.loaded)
-
-
-class Windows(Group):
-    """Window operators over computed series, whose last values are kept for them."""
-
-    carried = True
-
-    def __init__(self, standing: "Standing", axis: str | None) -> None:
-        super().__init__(standing, axis)
-        self._past: dict[Call, list[Any]] = {}
-        self._filled: dict[Call, int] = {}
-
-    def release(self, call: Call) -> None:
-        self._past.pop(call, None)
-        self._filled.pop(call, None)
-        self.standing.history_bytes -= _history_bytes(call, self.standing.rows.symbols)
-
-    def want(self, call: Call, event: Event) -> None:
-        event.want_args(call, call.operator.lookback(call.params))
-
-    def load(self, call: Call, event: Event) -> None:
-        axis, lookback = call.axis or "", call.operator.lookback(call.params)
-        start = event.computation.end(axis) - 1 - lookback
-        past = []
-        for ref in call.args:
-            kept = np.zeros(
-                (self.standing.rows.symbols, _kept_bars(call)), dtype=bool if ref.call.is_bool else float
-            )
-            kept[:, : lookback + 1] = event.computation.values(ref, start, axis)
-            past.append(kept)
-        self._past[call], self._filled[call] = past, lookback + event.settled(axis)
-        self._compute(call, lookback + 1)
-
-    def step(self, event: Event) -> None:
-        rows, settled = self.standing.rows, event.settled(self.axis)
-        for call in self.calls:
-            if call in event.loaded:
-                continue
-            past, filled, lookback = self._past[call], self._filled[call], call.operator.lookback(call.params)
-            if filled == past[0].shape[1]:
-                for kept in past:
-                    kept[:, :lookback] = kept[:, filled - lookback :]
-                filled = lookback
-            for kept, ref in zip(past, call.args, strict=True):
-                kept[:, filled] = rows.read(ref, [ref.row])[0]
-            self._filled[call] = filled + settled
-            self._compute(call, filled + 1)
-
-    def _compute(self, call: Call, end: int) -> None:
-        """The value over the window that ends with the column before *end*."""
-        operator = call.operator
-        first = end - 1 - operator.lookback(call.params)
-        args = [
-            as_kind(kept[:, first:end], operator.input_kind(at)) for at, kept in enumerate(self._past[call])
-        ]
-        if operator.form == "shift":
-            result: Any = args[0]
-        else:
-            assert operator.compute is not None  # noqa: S101 - window operators are computed
-            (result,) = operator.compute(args, call.params)
-        self.standing.rows.write(call.refs[0].row, result[:, 0], is_bool=call.is_bool)
-
-
-def _kept_bars(call: Call) -> int:
-    """Room for a window and as much again, so that values are moved rarely."""
-    return 2 * call.operator.lookback(call.params) + 16
-
-
-def _history_bytes(call: Call, symbols: int) -> int:
-    return sum(symbols * _kept_bars(call) * (1 if ref.call.is_bool else 8) for ref in call.args)
-
-
-class Averages(Group):
-    """
-    ta.sma of candle fields: TA-Lib's running sum, carried for all periods and symbols at once.
-
-    TA-Lib adds the newest value, divides, and then subtracts the oldest; so does this, so the bits are the same.
-    """
-
-    carried = True
-
-    def __init__(self, standing: "Standing", axis: str | None) -> None:
-        super().__init__(standing, axis)
-        self._sums: Floats = np.zeros((0, standing.rows.symbols))
-
-    def add(self, call: Call) -> None:
-        super().add(call)
-        if len(self.calls) > len(self._sums):
-            more = np.zeros((max(16, len(self._sums)), self.standing.rows.symbols))
-            self._sums = np.concatenate([self._sums, more])
-
-    def remove(self, call: Call) -> None:
-        self._sums[self._positions[call]] = self._sums[len(self.calls) - 1]
-        super().remove(call)
-
-    def restarts(self, event: Event) -> Iterable[Call]:
-        if self.axis is None or self.axis not in event.turned:
-            return ()
-        frame, newest = event.frame(self.axis)
-        return self.calls if _begins_block(frame, newest) else ()
-
-    def want(self, call: Call, event: Event) -> None:
-        """Nothing: the sum is made here, TA-Lib's average does not tell it."""
-
-    def load(self, call: Call, event: Event) -> None:
-        frame, newest = event.frame(self.axis or "")
-        period = int(call.params["timeperiod"])
-        row, at = call.refs[0].row, self._positions[call]
-        if newest < 0:
-            self.standing.rows.floats[row] = np.nan
-            self._sums[at] = 0.0
-            return
-        begin = max(0, run_start(frame, newest, call.operator, call.params))
-        values = frame.field(str(call.args[0].call.params["field"]))[:, begin : newest + 1]
-        if np.isnan(values[:, 0]).any():  # symbols without a candle yet add nothing
-            values = np.nan_to_num(values, nan=0.0)
-        # What TA-Lib adds up, in its order: period - 1 values, then in turns one in and one out. NumPy adds row after
-        # row when it sums over the first axis (the tests hold it to that).
-        bars = np.ascontiguousarray(values.T)
-        closed = bars if event.settled(self.axis) else bars[:-1]
-        total = closed[: period - 1].sum(axis=0)
-        for at_bar in range(period - 1, len(closed)):
-            total += closed[at_bar]
-            if at_bar == len(bars) - 1:
-                self.standing.rows.floats[row] = total / period
-            total -= closed[at_bar - period + 1]
-        if closed is not bars:
-            self.standing.rows.floats[row] = (total + bars[-1]) / period
-        self._sums[at] = total
-        if newest + 1 < period:
-            self.standing.rows.floats[row] = np.nan
-        else:
-            self.standing.rows.floats[row, np.isnan(frame.field("close")[:, newest + 1 - period])] = np.nan
-
-    def step(self, event: Event) -> None:
-        stale = self.unloaded(event)
-        frame, newest = event.frame(self.axis or "")
-        periods = self.table("periods", lambda: np.array([int(c.params["timeperiod"]) for c in self.calls]))[
-            stale
-        ]
-        if not len(periods):
-            return
-        values = frame.field(str(self.calls[0].args[0].call.params["field"]))
-        oldest = values[:, np.maximum(newest - periods + 1, 0)].T
-        oldest[newest - periods + 1 < 0] = np.nan
-        young = np.isnan(oldest)
-        oldest[young] = 0.0
-        sums = self._sums[: len(self.calls)][stale] + np.nan_to_num(values[:, newest], nan=0.0)
-        averages = sums / periods[:, None]
-        averages[young] = np.nan
-        self.standing.rows.floats[self.out_rows()[stale]] = averages
-        if event.settled(self.axis):
-            self._sums[np.arange(len(self.calls))[stale]] = sums - oldest
-
-
-def _begins_block(frame: Frame, newest: int) -> bool:
-    length_ms = BLOCK_BARS * frame.step_ms
-    times = frame.open_time
-    return newest < 1 or int(times[newest]) // length_ms != int(times[newest - 1]) // length_ms
-
-
-class Streams(Group):
-    """TA-Lib functions carried on by TA-Lib's own streaming handles, one for each symbol."""
-
-    carried = True
-
-    def __init__(self, standing: "Standing", axis: str | None) -> None:
-        super().__init__(standing, axis)
-        self._handles: dict[Call, list[Any]] = {}
-
-    def release(self, call: Call) -> None:
-        self._handles.pop(call, None)
-
-    def restarts(self, event: Event) -> Iterable[Call]:
-        if self.axis is None or self.axis not in event.moving:
-            return ()
-        frame, newest = event.frame(self.axis)
-        turned = self.axis in event.turned
-        return [
-            call
-            for call in self.calls
-            if call not in self._handles or (turned and _begins_block(frame, newest))
-        ]
-
-    def load(self, call: Call, event: Event) -> None:
-        super().load(call, event)
-        handles = event.computation.streams.get(call)
-        if handles is None:
-            self._handles.pop(call, None)
-        else:
-            self._handles[call] = handles
-
-    def step(self, event: Event) -> None:
-        for call in self.calls:
-            if call in event.loaded:
-                continue
-            try:
-                self._carry(call, event)
-            except Exception as error:  # noqa: BLE001 - whatever an operator raises fails its own traders only
-                self.standing.failed[call] = OperatorError(f"{call.operator.name}: {error}")
-                self._handles.pop(call, None)
-
-    def _carry(self, call: Call, event: Event) -> None:
-        handles = self._handles[call]
-        inputs = [self._list(ref, event) for ref in call.args]
-        stream = call.operator.stream
-        update = stream.update if event.settled(call.axis) else stream.peek
-        if len(handles) == 1:
-            inputs = [(values[:1], finite) for values, finite in inputs]
-        if all(finite for _, finite in inputs) and None not in handles:
-            outputs: Any = list(map(update, handles, *(values for values, _ in inputs)))
-        else:
-            outputs = self._with_gaps(call, handles, [values for values, _ in inputs], event)
-            if outputs is None:
-                return
-        table = np.array(outputs, dtype=np.float64)
-        table = table[None] if table.ndim == 1 else table.T
-        table[np.isinf(table)] = np.nan
-        for ref in call.refs:
-            if ref.row >= 0:
-                self.standing.rows.floats[ref.row] = table[ref.out]
-
-    def _list(self, ref: Ref, event: Event) -> tuple[list[float], bool]:
-        kept = event.lists.get(ref.row)
-        if kept is None:
-            values = self.standing.rows.floats[ref.row]
-            kept = event.lists[ref.row] = (values.tolist(), bool(np.isfinite(values).all()))
-        return kept
-
-    def _with_gaps(self, call: Call, handles: list[Any], inputs: Sequence[list[float]], event: Event) -> Any:
-        """Where symbols are too young, or a series has a gap: row by row. None when all was computed anew."""
-        nothing = (np.nan,) * len(call.operator.outputs)
-        blank: Any = nothing if len(nothing) > 1 else np.nan
-        plain = all(is_own_field(ref.call) and ref.call.axis == call.axis for ref in call.args)
-        settled = event.settled(call.axis)
-        stream = call.operator.stream
-        update = stream.update if settled else stream.peek
-        outputs = []
-        for row, handle in enumerate(handles):
-            values = [column[row] for column in inputs]
-            finite = all(-np.inf < value < np.inf for value in values)
-            if handle is not None and finite:
-                outputs.append(update(handle, *values))
-            elif not finite:
-                if settled:
-                    handles[row] = None
-                outputs.append(blank)
-            elif plain:
-                value = self._young(call, row, handles, event)
-                outputs.append(blank if value is None else value)
-            else:
-                self.standing.compute_anew(call, event)
-                return None
-        return outputs
-
-    @staticmethod
-    def _young(call: Call, row: int, handles: list[Any], event: Event) -> Any:
-        """A symbol whose run has not begun: try to begin it with the candles there are."""
-        frame, newest = event.frame(call.axis or "")
-        begin = max(0, run_start(frame, newest, call.operator, call.params))
-        rows = [frame.field(str(ref.call.params["field"]))[row, begin : newest + 1] for ref in call.args]
-        first = int(np.argmax(np.isfinite(rows[0])))
-        if newest + 1 - begin - first <= call.operator.lookback(call.params):
-            return None
-        handle, outputs = carried_run(call, [values[first:] for values in rows])
-        if event.settled(call.axis):
-            handles[row] = handle
-        last = tuple(float(output[-1]) for output in outputs)
-        return last if len(last) > 1 else last[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -736,11 +83,11 @@ class Standing:
     def _forget(self) -> None:
         """Begin with empty tables."""
         self.rows = Rows(len(self.panel.symbols))
+        self._state = State(self.panel, self.rows, self.failed, self.unknown, self._recompute)
         self._groups: dict[Any, tuple[int, Group]] = {}
         self._fresh: dict[Call, Group] = {}
         self._used: Counter[str] = Counter()
         self._on_totals: dict[str, dict[Call, None]] = {}
-        self.history_bytes = 0
         self._at_ms: int | None = None
         self._newest: dict[str, tuple[int, int]] = {}
         self._turns: dict[str, _Turn] = {}
@@ -759,7 +106,7 @@ class Standing:
             key, kind = self._shape(call)
             key = (call.place, call.axis, kind, key)
             if key not in self._groups:
-                self._groups[key] = (call.place, kind(self, call.axis))
+                self._groups[key] = (call.place, kind(self._state, call.axis))
             group = self._groups[key][1]
             group.add(call)
             self._calls[call] = group
@@ -893,7 +240,7 @@ class Standing:
             if group.carried or call.axis not in moving:
                 anew[call] = None
         for axis in turned & self._on_totals.keys():
-            if _begins_block(*event.frame(axis)):  # its totals are others from here on, also in the past
+            if begins_block(*event.frame(axis)):  # its totals are others from here on, also in the past
                 anew |= self._on_totals[axis]
         self._load(list(anew), event)
         self._fresh.clear()
@@ -951,19 +298,9 @@ class Standing:
                 if cause is not None:
                     self.failed[call] = self.failed[cause]
 
-    def compute_anew(self, call: Call, event: Event) -> None:
+    def _recompute(self, call: Call, event: Event) -> None:
         """Compute one call in the middle of an event."""
         self._load([call], event)
-
-    def load_row(self, ref: Ref, event: Event) -> None:
-        """Set a row to its newest value in the event's computation."""
-        call = ref.call
-        if call.axis is None:
-            value = constant_value(ref)[0]
-        else:
-            start = event.computation.end(call.axis) - 1
-            value = event.computation.values(ref, start, call.axis)[:, 0]
-        self.rows.write(ref.row, value, is_bool=call.is_bool)
 
     def _shape(self, call: Call) -> tuple[Any, type[Group]]:  # noqa: C901, PLR0911 - one decision table, read downwards
         """What calls must have in common to stand in one group, and its kind."""
@@ -990,9 +327,9 @@ class Standing:
         if own and name == "ta.sma":
             return call.args[0].call.params["field"], Averages
         if operator.form in {"window", "shift"}:
-            more = _history_bytes(call, self.rows.symbols)
-            if self.history_bytes + more <= HISTORY_BYTES_MAX:
-                self.history_bytes += more
+            more = history_bytes(call, self.rows.symbols)
+            if self._state.history_bytes + more <= HISTORY_BYTES_MAX:
+                self._state.history_bytes += more
                 return name, Windows
         if operator.stream is not None and not any(kinds):
             return name, Streams

@@ -16,186 +16,20 @@ Rules that make a value a fact of its bar alone:
 * Only finite numbers reach a run. Where an input is NaN the output is NaN, and the run begins again behind it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise, repeat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import talib
 
+from sandbox.engine.calls import Call, OperatorError, Ref
 from sandbox.engine.candles.forming import FormingFrame
 from sandbox.engine.candles.frame import Frame
 from sandbox.engine.candles.panel import Panel
+from sandbox.engine.runs import blocks, open_streams, run_rows, run_start
 from sandbox.interpreter.functions import EachRunner, each_values
 from sandbox.plan import axis as axes
-from sandbox.plan.document import Plan
-from sandbox.plan.graph import Node, leaf_axis
-from sandbox.plan.operators import OPERATORS, Operator, Params
-from sandbox.plan.operators.model import BLOCK_BARS, Array
-
-DAY_MS = 86_400_000
-_InsufficientHistory: type[Exception] = talib.InsufficientHistory  # type: ignore[attr-defined]
-
-
-BEFORE = replace(OPERATORS["shift"], name="before")
-"""`shift` by one bar of the trigger timeframe, whatever the series' own: what `on_enter` compares with."""
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """
-    One operator applied to outputs of other calls: what equal nodes of all plans share.
-
-    `axis` is what `sandbox.plan.axis` says, None for a constant. `totals` are the axes of the running totals it depends on.
-    `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes and calls that
-    need it; `refs` are its outputs. `place` belongs to whoever keeps values from slot to slot.
-    """
-
-    order: int
-    operator: Operator
-    params: Params
-    args: tuple["Ref", ...]
-    axis: str | None
-    is_bool: bool
-    key: object
-    refs: tuple["Ref", ...] = ()
-    totals: frozenset[str] = frozenset()
-    uses: int = 0
-    place: Any = None
-
-
-@dataclass(slots=True, eq=False)
-class Ref:
-    """One output of a call. `row` belongs to whoever keeps values from slot to slot."""
-
-    call: Call
-    out: int
-    row: int = -1
-
-
-class Calls:
-    """
-    Hash-consed calls of any number of plans.
-
-    A call lives while a plan node or another call uses it. Some TA-Lib functions are made of others, bit for bit, and
-    are taken apart here, so that Bollinger bands of any width share one average and one deviation:
-
-    * BBANDS with a simple average is SMA +- width * STDDEV;
-    * MAX and MIN are `highest` and `lowest`, and WILLR is built on them, where the inputs are candle fields (which have
-      no gaps, where a run would begin again and a window would not).
-    """
-
-    def __init__(self) -> None:
-        self._calls: dict[object, Call] = {}
-        self._made = 0
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def add(self, plan: Plan) -> tuple[Ref, ...]:
-        """The references of a plan's nodes; each node counts as one use of its call."""
-        refs: list[Ref] = []
-        for node in plan.nodes:
-            ref = self._ref(node, tuple(refs[arg] for arg in node.args))
-            ref.call.uses += 1
-            refs.append(ref)
-        return tuple(refs)
-
-    def add_before(self, ref: Ref, timeframe: str) -> Ref:
-        """The value of *ref* one bar of *timeframe* before, as one use of its call."""
-        call = self._call(BEFORE, (ref,), {"n": 1}, axis=timeframe)
-        call.uses += 1
-        return call.refs[0]
-
-    def _ref(self, node: Node, args: tuple[Ref, ...]) -> Ref:
-        period = node.params.get("timeperiod")
-        if node.op == "ta.bbands" and node.params["matype"] == 0:
-            return self._band(args, node)
-        if args and all(is_own_field(ref.call) for ref in args) and len({ref.call.axis for ref in args}) == 1:
-            if node.op in {"ta.max", "ta.min"}:
-                return self._made_of("highest" if node.op == "ta.max" else "lowest", args, period=period)
-            if node.op == "ta.willr":
-                return self._williams(args, period)
-        return self._call(OPERATORS[node.op], args, node.params).refs[node.out]
-
-    def _made_of(self, op: str, args: tuple[Ref, ...], **params: Any) -> Ref:
-        return self._call(OPERATORS[op], args, params).refs[0]
-
-    def _band(self, args: tuple[Ref, ...], node: Node) -> Ref:
-        period = node.params["timeperiod"]
-        middle = self._made_of("ta.sma", args, timeperiod=period)
-        if node.out == 1:
-            return middle
-        deviation = self._made_of("ta.stddev", args, timeperiod=period, nbdev=1.0)
-        width = self._made_of("const", (), value=node.params["nbdevup" if node.out == 0 else "nbdevdn"])
-        distance = self._made_of("mul", (width, deviation))
-        return self._made_of("add" if node.out == 0 else "sub", (middle, distance))
-
-    def _williams(self, args: tuple[Ref, ...], period: Any) -> Ref:
-        high, low, close = args
-        top, bottom = (
-            self._made_of("highest", (high,), period=period),
-            self._made_of("lowest", (low,), period=period),
-        )
-        below, height = self._made_of("sub", (top, close)), self._made_of("sub", (top, bottom))
-        scale, zero = self._made_of("const", (), value=-100.0), self._made_of("const", (), value=0.0)
-        value = self._made_of("mul", (self._made_of("div", (below, height)), scale))
-        return self._made_of("where", (self._made_of("eq", (top, bottom)), zero, value))
-
-    def _call(
-        self, operator: Operator, args: tuple[Ref, ...], params: Params, *, axis: str | None = None
-    ) -> Call:
-        key = (
-            operator.name,
-            axis,
-            *(id(ref) for ref in args),
-            *params.values(),
-        )  # a live Ref keeps its id
-        call = self._calls.get(key)
-        if call is None:
-            if operator.form == "bars":
-                axis = leaf_axis(operator.name, params)
-            own = axis or axes.joined(ref.call.axis for ref in args)
-            value_bools = [
-                ref.call.is_bool for at, ref in enumerate(args) if operator.input_kind(at) == "any"
-            ]
-            is_bool = all(value_bools) if operator.kind == "same" else operator.kind == "bool"
-            call = Call(self._made, operator, params, args, own, is_bool, key)
-            call.totals = _totals(call)
-            call.refs = tuple(Ref(call, out) for out in range(len(operator.outputs)))
-            for ref in args:
-                ref.call.uses += 1
-            self._made += 1
-            self._calls[key] = call
-        return call
-
-    def drop(self, refs: Iterable[Ref]) -> list[Call]:
-        """Undo `add`; the calls that nobody uses any more are forgotten and returned, users before what they used."""
-        gone = []
-        pending = list(refs)
-        while pending:
-            call = pending.pop().call
-            call.uses -= 1
-            if not call.uses:
-                del self._calls[call.key]
-                gone.append(call)
-                pending.extend(call.args)
-        return gone
-
-
-def _totals(call: Call) -> frozenset[str]:
-    below = frozenset[str]().union(*(ref.call.totals for ref in call.args))
-    return below | {call.axis} if call.operator.total and call.axis is not None else below
-
-
-def is_own_field(call: Call) -> bool:
-    """Whether a call is a candle field of the symbol being screened."""
-    return call.operator.form == "bars" and not call.params["symbol"]
-
-
-class OperatorError(Exception):
-    """An operator raised while it computed; the message names it."""
+from sandbox.plan.operators.model import Array
 
 
 @dataclass(slots=True)
@@ -447,14 +281,14 @@ class Computation:
             pieces = [values[:, begin - origin : last - origin] for values in inputs]
             outputs = [result[:, first - start : last - start] for result in results]
             if not (self.keep_streams and last == end and call.operator.stream):
-                _run_rows(call, pieces, outputs)
+                run_rows(call, pieces, outputs)
                 continue
             self.streams[call] = [None] * rows
             if self.is_settled(axis):
-                _run_rows(call, pieces, outputs, self.streams[call])
+                run_rows(call, pieces, outputs, self.streams[call])
             else:
-                _run_rows(call, pieces, outputs)
-                _open_streams(call, [piece[:, :-1] for piece in pieces], self.streams[call])
+                run_rows(call, pieces, outputs)
+                open_streams(call, [piece[:, :-1] for piece in pieces], self.streams[call])
         return results
 
 
@@ -465,111 +299,6 @@ def constant_value(ref: Ref) -> Array:
         return np.array([[float(call.params["value"])]])
     assert call.operator.compute is not None  # noqa: S101 - what else has no timeframe is pointwise
     return call.operator.compute([constant_value(arg) for arg in call.args], call.params)[ref.out]
-
-
-def run_start(frame: Frame, bar: int, operator: Operator, params: Params) -> int:
-    """Position at which the run that gives *bar* its value begins; below 0 when that lies before the history held."""
-    length_ms = DAY_MS if operator.form == "session" else BLOCK_BARS * frame.step_ms
-    block_ms = int(frame.open_time[bar]) // length_ms * length_ms
-    first = int(np.searchsorted(frame.open_time, block_ms))
-    return first - operator.lookback(params) - operator.warmup(params)
-
-
-def blocks(frame: Frame, start: int, end: int, operator: Operator) -> Iterator[tuple[int, int]]:
-    """The pieces of [start, end) that share a run."""
-    length_ms = DAY_MS if operator.form == "session" else BLOCK_BARS * frame.step_ms
-    number = frame.open_time[start:end] // length_ms
-    cuts = [start, *(start + 1 + np.flatnonzero(np.diff(number))).tolist(), end]
-    return ((a, b) for a, b in pairwise(cuts) if a < b)
-
-
-def _run_rows(
-    call: Call, pieces: Sequence[Any], results: Sequence[Any], streams: list[Any] | None = None
-) -> None:
-    """
-    Run each symbol's row and keep the last columns, as many as *results* have.
-
-    *streams*, when given, gets the handle of each row whose run goes on at the last column.
-    """
-    lookback = call.operator.lookback(call.params)
-    length, kept = pieces[0].shape[1], results[0].shape[1]
-    finite = np.isfinite(pieces[0])
-    for piece in pieces[1:]:
-        finite = finite & np.isfinite(piece)
-    alike = all(len(piece) == len(results[0]) for piece in pieces)
-    if alike and length > lookback + kept + 1 and finite.all() and _run_all(call, pieces, results, streams):
-        return
-    whole = finite.all(axis=1).tolist()
-    for row in range(len(results[0])):
-        rows = [piece[row if len(piece) > 1 else 0] for piece in pieces]
-        complete = whole[row if len(whole) > 1 else 0]
-        spans = [(0, length)] if complete else _finite_spans(finite[row if len(finite) > 1 else 0])
-        for begin, end in spans:
-            first = max(begin + lookback, length - kept)  # what lies before is warm-up or not asked for
-            if first >= end:
-                continue
-            stretch = rows if end - begin == length else [values[begin:end] for values in rows]
-            if streams is not None and end == length:
-                streams[row], outputs = carried_run(call, stretch)
-            else:
-                outputs = call.operator.run(*stretch, **call.params)  # type: ignore[misc]
-            for result, output in zip(results, outputs, strict=True):
-                result[row, first - length + kept : end - length + kept] = output[first - begin :]
-    for result in results:
-        result[np.isinf(result)] = np.nan
-
-
-def _open_streams(call: Call, pieces: Sequence[Any], streams: list[Any]) -> None:
-    """Leave the runs over *pieces*, which end before the bar in progress, open in *streams*."""
-    if pieces[0].shape[1]:
-        _run_rows(call, pieces, [np.empty((len(streams), 1)) for _ in call.operator.outputs], streams)
-
-
-def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams: list[Any] | None) -> bool:
-    """
-    The common case in few Python steps: every row is finite and long enough.
-
-    False, with nothing done, when TA-Lib wants more history to leave the runs open.
-    """
-    kept = results[0].shape[1]
-    params = [
-        repeat(call.params[param.name]) for param in call.operator.params
-    ]  # by position: half the cost of a call
-    assert call.operator.run is not None  # noqa: S101 - operators of this form have one
-    if streams is not None and kept == 1:
-        try:
-            streams[:] = map(call.operator.stream, *pieces, *params)
-        except _InsufficientHistory:
-            return False
-        outputs: Any = np.array([stream.value for stream in streams], dtype=np.float64).reshape(
-            len(streams), -1, 1
-        )
-    elif streams is not None:
-        opened = [carried_run(call, rows) for rows in zip(*pieces, strict=True)]
-        streams[:] = [handle for handle, _ in opened]
-        outputs = [[output[-kept:] for output in outputs] for _, outputs in opened]
-    else:
-        outputs = [
-            [output[-kept:] for output in outputs] for outputs in map(call.operator.run, *pieces, *params)
-        ]
-    for out, result in enumerate(results):
-        result[:] = [values[out] for values in outputs]
-        result[np.isinf(result)] = np.nan
-    return True
-
-
-def carried_run(call: Call, rows: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
-    """One run over finite *rows* and the handle that carries it on; no handle where TA-Lib wants more history."""
-    try:
-        handle, outputs = call.operator.stream.open_and_fill(*rows, **call.params)
-    except _InsufficientHistory:
-        return None, call.operator.run(*rows, **call.params)  # type: ignore[misc]
-    return handle, outputs if isinstance(outputs, tuple) else (outputs,)
-
-
-def _finite_spans(finite: Any) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]]).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def _blank(like: Array, bars: int) -> Array:

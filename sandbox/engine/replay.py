@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from sandbox.engine.calls import Calls, OperatorError, Ref
 from sandbox.engine.candles.frame import Floats, Ints
 from sandbox.engine.candles.panel import Panel
-from sandbox.engine.ranges import Calls, Computation, OperatorError, Ref
+from sandbox.engine.ranges import Computation
 from sandbox.engine.screen import Evaluator, Frequency, Value, close_before, picked, told
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes

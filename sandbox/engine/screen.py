@@ -13,10 +13,11 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from sandbox.engine.calls import Call, Calls, OperatorError, Ref
 from sandbox.engine.candles.frame import Bools, Floats, Ints
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.live import Standing
-from sandbox.engine.ranges import Call, Calls, Computation, OperatorError, Ref
+from sandbox.engine.ranges import Computation
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan

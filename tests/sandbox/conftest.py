@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sandbox.engine.calls import Calls
 from sandbox.engine.candles.panel import Panel
-from sandbox.engine.ranges import Calls, Computation
+from sandbox.engine.ranges import Computation
 from sandbox.language.compiler import Compiled, FilterCompiler
 from sandbox.plan.document import build_plan
 from sandbox.plan.operators import FIELDS, OPERATORS

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandbox.engine.ranges import Calls, Computation
+from sandbox.engine.calls import Calls
+from sandbox.engine.ranges import Computation
 from sandbox.engine.warm_up import NEVER, readiness
 from sandbox.interpreter.functions import EachRunner
 from sandbox.language.compiler import FilterCompiler

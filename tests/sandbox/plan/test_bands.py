@@ -10,7 +10,8 @@ import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.engine.ranges import Calls, Computation
+from sandbox.engine.calls import Calls
+from sandbox.engine.ranges import Computation
 from sandbox.plan.document import PlanError, build_plan, load_plan
 from sandbox.plan.operators import OPERATORS
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import talib
 
-from sandbox.engine.ranges import Calls, Computation, run_start
+from sandbox.engine.calls import Calls
+from sandbox.engine.ranges import Computation
+from sandbox.engine.runs import run_start
 from sandbox.plan.document import build_plan
 from sandbox.plan.operators import OPERATORS
 from sandbox.plan.operators.talib_functions import WARMUP_MAX_BARS
