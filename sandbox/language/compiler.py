@@ -10,56 +10,43 @@ not end the run: what it would have defined is replaced by a value that accepts 
 so that one compile tells all mistakes.
 """
 
-import ast
 import threading
-import time
-from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 import msgspec
 from pydantic_monty import (
-    CollectString,
     Monty,
     MontyCrashedError,
-    MontyRuntimeError,
-    MontySession,
-    MontySyntaxError,
     ResourceLimits,
 )
 
 from sandbox.interpreter.limits import limit_worker
-from sandbox.language import run_errors, type_errors
+from sandbox.language import type_errors
+from sandbox.language.attempt import RUN_SECONDS_MAX, Attempt
 from sandbox.language.extract_function import captures
-from sandbox.language.prelude.assemble import functions_table, prelude
-from sandbox.language.recording import Recorded, Term, plan_of, read_record
+from sandbox.language.merge_findings import crashed, merge_findings
+from sandbox.language.prelude.assemble import prelude
+from sandbox.language.recording import Term
 from sandbox.language.rewrite import Rewritten, rewrite
 from sandbox.language.typecheck import TypeChecker
 from sandbox.plan.document import Plan
 from sandbox.plan.text import syntax
-from sandbox.plan.text.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic
-from sandbox.plan.text.source import Source, Span
+from sandbox.plan.text.diagnostics import Diagnostic
 
-RUN_SECONDS_MAX = 1.0
 MEMORY_BYTES_MAX = 64_000_000
 RECURSION_MAX = 200
-OUTPUT_BYTES_MAX = 64 * 1024
 REQUEST_SECONDS_MAX = 3.0
 """The host's own deadline behind the sandbox's: after it the worker is killed (type checker, integer arithmetic)."""
 WORKER_BYTES_MAX = 2 << 30
 """Address space of a worker process: Monty's limit counts the filter's heap only, not the type checker's."""
 CHECKOUTS_PER_WORKER_MAX = 500
-FAILURES_MAX = 20
-
 _LIMITS: ResourceLimits = {
     "max_feed_duration_secs": RUN_SECONDS_MAX,
     "max_memory": MEMORY_BYTES_MAX,
     "max_recursion_depth": RECURSION_MAX,
 }
-_SESSION_LOST = (MontyRuntimeError, RuntimeError)
-"""A session at its limits: Monty reports a limit struck, or (RuntimeError) that the worker is gone already."""
-_START = Span(1, 1, 1, 1)
 
 
 class Compiled(msgspec.Struct):
@@ -121,21 +108,21 @@ class FilterCompiler:
         findings = [*syntax.lint(text, tree), *mistakes]
         rewritten = rewrite(text, tree, captured)
         runs = not any(finding.fatal for finding in findings)
-        attempt = _Attempt(rewritten, tree)
+        attempt = Attempt(rewritten, tree)
         try:
             self._attempt(attempt, runs=runs)
         except MontyCrashedError as first:
-            attempt = _Attempt(rewritten, tree)
+            attempt = Attempt(rewritten, tree)
             complete = False
             if not first.timed_out:
                 with suppress(MontyCrashedError):
                     self._attempt(attempt, runs=runs)
                     complete = True
             if not complete:
-                attempt.found.append(_crashed(timed_out=first.timed_out))
-        return _assembled(attempt, [finding.diagnostic for finding in findings], runs=runs)
+                attempt.found.append(crashed(timed_out=first.timed_out))
+        return Compiled(*merge_findings(attempt, [finding.diagnostic for finding in findings], runs=runs))
 
-    def _attempt(self, attempt: "_Attempt", *, runs: bool) -> None:
+    def _attempt(self, attempt: "Attempt", *, runs: bool) -> None:
         report = self._checker.check(attempt.rewritten.text)
         if report:
             typed = type_errors.from_checker(report, attempt.rewritten, attempt.bound)
@@ -152,13 +139,6 @@ def _limit_worker(pid: int | None) -> None:
     limit_worker(pid, WORKER_BYTES_MAX)
 
 
-def _crashed(*, timed_out: bool) -> Diagnostic:
-    if timed_out:
-        message = "The filter takes too long to read."
-        return diagnostic(_START, "V304", message, "A filter runs once and describes one bar; keep it short.")
-    return diagnostic(_START, "V307", "The interpreter gave up on the filter.", "Make it simpler.")
-
-
 def _about_plain_values(item: type_errors.Suspicion, rewritten: Rewritten) -> bool:
     """The checker takes what a function given to `each` sees for series, which it never is."""
     finding = item.finding
@@ -168,160 +148,3 @@ def _about_plain_values(item: type_errors.Suspicion, rewritten: Rewritten) -> bo
         for function in rewritten.functions
         for place in function.places
     )
-
-
-class _Attempt:
-    """One session's work on one filter."""
-
-    def __init__(self, rewritten: Rewritten, tree: ast.Module) -> None:
-        self.rewritten = rewritten
-        self.tree = tree
-        self.bound = syntax.bound_names(tree)
-        self.found: list[Diagnostic] = []
-        self.typed: list[type_errors.Suspicion] = []
-        self.record: Recorded | None = None
-        self._poisoned: set[str] = set()
-        self._passed = 0
-        self._output = CollectString(max_bytes=OUTPUT_BYTES_MAX)
-
-    def run(self, session: MontySession) -> None:
-        """Run to the end around failing statements, and read the record."""
-        rest: str | None = self.rewritten.text + "\nNone"
-        if self.rewritten.functions:
-            session.feed_run(functions_table(self.rewritten.functions))
-        deadline = time.monotonic() + RUN_SECONDS_MAX
-        while rest is not None and len(self.found) < FAILURES_MAX:
-            rest = self._feed(session, rest)
-            if time.monotonic() > deadline:
-                break
-        if not any(item.code in {"V304", "V305", "V306"} for item in self.found):
-            with suppress(*_SESSION_LOST):
-                self.record = read_record(session.feed_run("vyx_finish()"))
-
-    def _feed(self, session: MontySession, text: str) -> str | None:
-        """Run *text*; the text still to be run when one of its statements failed, else None."""
-        try:
-            session.feed_run(text, print_callback=self._output)
-        except (MontyRuntimeError, MontySyntaxError) as error:
-            failure = run_errors.from_run(
-                error,
-                self.rewritten,
-                self.tree,
-                marker=self._marker(session),
-                prelude_file=_PRELUDE_FILE,
-                bound=self.bound,
-            )
-            return self._after(session, failure)
-        return None
-
-    def _marker(self, session: MontySession) -> Span:
-        """The statement that ran last."""
-        try:
-            at: object = session.feed_run("vyx_where_now()")
-        except _SESSION_LOST:
-            return _START
-        statements = self.rewritten.statements
-        return statements[at] if isinstance(at, int) and 0 <= at < len(statements) else _START
-
-    def _after(self, session: MontySession, failure: run_errors.Failure) -> str | None:
-        """Note the failure, stand in for what its statement defines, and give the text after it."""
-        line = failure.line
-        failed = [s for s in self.tree.body if _first_line(s) <= line <= (s.end_lineno or s.lineno)]
-        touched = {name for statement in failed for name in syntax.loaded_names(statement)}
-        if failure.noticed or not touched & self._poisoned:
-            self.found.append(failure.finding)
-        end = max((statement.end_lineno or statement.lineno for statement in failed), default=0)
-        if failure.fatal or end <= self._passed:
-            return None
-        self._passed = end
-        names = {name for statement in failed for name in syntax.assigned_names(statement)}
-        self._poisoned |= names
-        stand_ins = "".join(f"{name} = vyx_stand_in\n" for name in sorted(names))
-        try:
-            session.feed_run(f"vyx_stand_in = vyx_poison()\n{stand_ins}None")
-        except _SESSION_LOST:
-            return None
-        lines = self.rewritten.text.split("\n")
-        return "\n" * end + "\n".join(lines[end:]) + "\nNone"
-
-
-_PRELUDE_FILE = "<python-input-0>"
-
-
-def _first_line(statement: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
-    return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
-
-
-def _assembled(attempt: _Attempt, linted: Sequence[Diagnostic], *, runs: bool) -> Compiled:
-    """Everything found, each place once, in the order of the text; the plan when nothing is an error."""
-    ran = runs and not attempt.found and attempt.record is not None
-    found = [*(item for item in linted if item.severity == "error"), *attempt.found]
-    found = _with_suspicions(found, attempt.typed, ran=ran)
-    found += _missing_signal(attempt, ran=ran)
-    if attempt.record is not None and not _has_error(found):
-        plan, terms, more = plan_of(attempt.record, attempt.rewritten)
-        found += more
-        if plan is not None:
-            found += (item for item in linted if item.severity == "warning")
-            return Compiled(plan, _in_order(found), terms)
-    if not _has_error(found):
-        found.append(_crashed(timed_out=False))
-    return Compiled(None, _in_order(found))
-
-
-def _with_suspicions(
-    found: list[Diagnostic], typed: Sequence[type_errors.Suspicion], *, ran: bool
-) -> list[Diagnostic]:
-    """*found* and what the checker adds: all of it when the run failed, else what is certain about unused code."""
-    merged = list(found)
-    for suspicion in typed:
-        item = suspicion.finding
-        same = [other for other in merged if _overlap(item, other)]
-        if [other.code for other in same] == [item.code] and _within(item, same[0]):
-            merged.remove(same[0])  # the checker knows the expression, the run only the statement
-        elif same or any(other.code == item.code and other.line == item.line for other in merged):
-            continue
-        if not ran:
-            merged.append(item)
-        elif suspicion.certain:
-            merged.append(msgspec.structs.replace(item, severity="warning"))
-    return merged
-
-
-def _has_error(found: Sequence[Diagnostic]) -> bool:
-    return any(item.severity == "error" for item in found)
-
-
-def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:
-    """The first findings of the text; errors go before warnings when there are too many."""
-    kept = sorted(found, key=lambda item: (item.severity, item.line, item.column))[:DIAGNOSTICS_MAX]
-    return sorted(kept, key=lambda item: (item.line, item.column, item.code))
-
-
-def _missing_signal(attempt: _Attempt, *, ran: bool) -> list[Diagnostic]:
-    source = attempt.rewritten.source
-    if not syntax.calls_signal(attempt.tree):
-        return [_no_signal(source, "The filter never calls signal(condition), so it can never match.")]
-    if ran and attempt.record is not None and attempt.record.signal is None:
-        return [_no_signal(source, "signal(condition) is never reached, so the filter can never match.")]
-    return []
-
-
-def _no_signal(source: Source, message: str) -> Diagnostic:
-    last = max((n for n, line in enumerate(source.lines, 1) if line.strip()), default=1)
-    span = Span(last, 1, last, len(source.lines[last - 1]) + 1)
-    return diagnostic(
-        span, "V220", message, "End with signal(condition), for example signal(m15.close > m15.open)."
-    )
-
-
-def _within(inner: Diagnostic, outer: Diagnostic) -> bool:
-    starts = (outer.line, outer.column) <= (inner.line, inner.column)
-    ends = (inner.end_line, inner.end_column) <= (outer.end_line, outer.end_column)
-    return starts and ends and msgspec.structs.astuple(inner)[:4] != msgspec.structs.astuple(outer)[:4]
-
-
-def _overlap(a: Diagnostic, b: Diagnostic) -> bool:
-    start = max((a.line, a.column), (b.line, b.column))
-    return start < min((a.end_line, a.end_column), (b.end_line, b.end_column))

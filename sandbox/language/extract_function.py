@@ -3,7 +3,7 @@ Taking the functions that a filter gives to `each` out of its text.
 
 Decided here: which functions can be taken, and what goes with them: the functions and imports they use as text, plain
 values as they are when `each` is reached. Not decided here: what such a text may say (`sandbox.plan.text.function`),
-what `each` records (`inside`).
+what `each` records (`prelude`).
 
 A function is taken as it was written, not as the rewriting leaves it: inside, every value is a plain number.
 """

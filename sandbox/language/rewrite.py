@@ -3,11 +3,11 @@ Rewriting a filter's text so that Python's own syntax works on series.
 
 Monty's classes overload arithmetic and indexing, but neither comparisons nor truth: `a < b`, `and`, `or`, `not`,
 `x if c else y` and every place that asks for truth (`if`, `while`, `assert`, comprehension and match guards) become
-calls of the prelude (`sandbox.language.prelude.inside`). The text is spliced, never regenerated: every token the user
+calls of the prelude (`sandbox.language.prelude`). The text is spliced, never regenerated: every token the user
 wrote stays on its line, and `Rewritten.origin` maps a position in the new text back to the user's.
 
 Decided here: what is spliced where, which expressions are terms of the signal. Not decided here: what the calls
-mean (`inside`), which constructs a filter may use (`syntax`).
+mean (`prelude`), which constructs a filter may use (`syntax`).
 
 Theory of operation: the syntax tree is walked without recursion; each construct contributes edits (replace bytes
 [start, end) by text). Replaced ranges hold only the construct's own operators, parentheses, comments and line ends;

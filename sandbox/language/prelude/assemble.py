@@ -1,5 +1,5 @@
 """
-The text that Monty runs before a filter: `inside.py` and the functions generated from the operator registry.
+The text that the interpreter runs before a filter: the parts beside this module and the functions generated from the operator registry.
 
 The prelude shares its globals with the filter, and a filter may well say `range = m15.high - m15.low`. So whatever
 the prelude itself needs is read through private names, which a filter cannot spell (`RESERVED_PREFIX`).
@@ -18,7 +18,8 @@ from sandbox.plan.text.function import FUNCTION_BYTES_MAX
 from sandbox.plan.text.source import Source
 from sandbox.plan.timeframes import TIMEFRAMES
 
-_INSIDE = Path(__file__).with_name("inside.py")
+_PARTS = ("series", "logic", "operators", "functions", "statements")
+"""Modules beside this one, in the order in which their texts run."""
 _OWN = ("json", "Series", "Bars", "Symbol", "Function")
 HAND_WRITTEN = frozenset({"where", "each"})
 """Operators whose function in the prelude does more than record a node."""
@@ -35,15 +36,10 @@ MA_TYPES = (
 """TA-Lib's MA_Type, in its numbering from 0."""
 
 
-def function_names() -> dict[str, str]:
-    """User-visible function -> operator, without `ta.` ones' class: {"ta.rsi": "ta.rsi", "highest": "highest", …}."""
-    return {name: name for name, operator in OPERATORS.items() if not operator.internal}
-
-
 @functools.cache
 def prelude() -> str:
     """The whole text, built once."""
-    parts = [_protected(_INSIDE.read_text(encoding="utf-8")), _tables(), *_functions()]
+    parts = [_protected(_joined()), _tables(), *_functions()]
     return "\n".join(parts)
 
 
@@ -51,6 +47,19 @@ def functions_table(captures: Sequence[Capture]) -> str:
     """What a run is told of the functions its filter gives to `each`."""
     table = [None if c.is_refused else (c.name, c.text, c.least, c.most, c.is_condition) for c in captures]
     return f"vyx_functions.extend({table!r})"
+
+
+def _joined() -> str:
+    """The parts as one text: without their docstrings, and their imports once."""
+    bodies = [_body(Path(__file__).with_name(f"{part}.py").read_text(encoding="utf-8")) for part in _PARTS]
+    return "import json\nfrom typing import Any\n\n" + "\n\n\n".join(bodies) + "\n"
+
+
+def _body(text: str) -> str:
+    """A part from its first statement on that is neither docstring nor import (`if TYPE_CHECKING` holds imports)."""
+    head = (ast.Expr, ast.Import, ast.ImportFrom, ast.If)
+    first = next(statement for statement in ast.parse(text).body if not isinstance(statement, head))
+    return "\n".join(text.split("\n")[first.lineno - 1 :]).rstrip("\n")
 
 
 def _protected(text: str) -> str:

@@ -2,7 +2,7 @@
 What is wrong with a filter, where, and what to write instead.
 
 Decided here: the shape of a diagnostic, the stable codes and what each means (docs/language/diagnostics.md is
-generated from this table). Not decided here: when one is raised (`syntax`, `inside`, `type_errors`, `run_errors`).
+generated from this table). Not decided here: when one is raised (`syntax`, `prelude`, `type_errors`, `run_errors`).
 A code keeps its meaning for ever; a retired one (V215) is not used again.
 """
 
