@@ -68,6 +68,9 @@ class Standing:
 
     `add` every new call (arguments first), `remove` those gone, `advance` to an instant, then read rows. `failed` tells
     which calls could not be computed; `computed` counts calls worked on by the last `advance`.
+
+    Row numbers hold for one `generation` only: when symbols join the panel, all rows are handed out again in another
+    order. Whoever keeps something derived from row numbers keeps the generation with it.
     """
 
     def __init__(self, panel: Panel, each: EachRunner | None = None) -> None:
@@ -77,11 +80,13 @@ class Standing:
         self.unknown: set[Call] = set()
         self.computed = 0
         self.seconds: dict[str, float] = {}
+        self.generation = 0
         self._calls: dict[Call, Group] = {}
         self._forget()
 
     def _forget(self) -> None:
-        """Begin with empty tables."""
+        """Begin with empty tables, and another generation of row numbers."""
+        self.generation += 1
         self.rows = Rows(len(self.panel.symbols))
         self._state = State(self.panel, self.rows, self.failed, self.unknown, self._recompute)
         self._groups: dict[Any, tuple[int, Group]] = {}

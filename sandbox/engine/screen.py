@@ -93,12 +93,26 @@ class _Trader(msgspec.Struct, eq=False):
         return axes.NOW if forming else trigger
 
 
+class _BoardRows(msgspec.Struct, frozen=True):
+    """
+    The rows of a board's traders as arrays, shape (traders,), and their symbols as words, shape (traders, words).
+
+    Valid for one generation of row numbers: `befores` is -1 where a trader has no such row.
+    """
+
+    generation: int
+    traders: list[_Trader]
+    signals: Ints
+    befores: Ints
+    symbols: Any
+
+
 class _Board(msgspec.Struct):
-    """The traders that are due together, and their rows as arrays (made anew when the traders change)."""
+    """The traders that are due together, and their rows (made again when the traders or the row numbers change)."""
 
     traders: dict[Any, _Trader] = {}
     nodes: int = 0
-    rows: tuple[list[_Trader], Ints, Ints, Any] | None = None
+    rows: _BoardRows | None = None
 
 
 class Evaluator:
@@ -251,16 +265,16 @@ class Evaluator:
         """Hits of traders that are due together, from the standing rows; those that fail on the way are added to *failed*."""
         rows, frame = self._standing.rows, self.panel.frame(when[1])
         newest = frame.bars_closed_at(slot_ms) - 1
-        traders, signals, befores, masks = self._rows_of(self._boards[when])
-        matched = rows.bits[signals] & rows.packed(frame.present[:, newest : newest + 1].T)
-        entering = befores >= 0
-        matched[entering] &= ~rows.bits[befores[entering]]
-        matched &= masks
+        board = self._rows_of(self._boards[when])
+        matched = rows.bits[board.signals] & rows.packed(frame.present[:, newest : newest + 1].T)
+        entering = board.befores >= 0
+        matched[entering] &= ~rows.bits[board.befores[entering]]
+        matched &= board.symbols
         found = np.flatnonzero(matched.any(axis=1))
         symbols, prices = self.panel.symbols, frame.field("close")[:, newest]
         unsure = []
         for at, own in zip(found.tolist(), rows.unpacked(matched[found]), strict=True):
-            trader = traders[at]
+            trader = board.traders[at]
             if trader.before is not None and trader.before.call in self._standing.unknown:
                 unsure.append(trader.key)
                 continue
@@ -279,15 +293,16 @@ class Evaluator:
             failed.update(anew.failed)
             yield from anew.hits
 
-    def _rows_of(self, board: _Board) -> tuple[list[_Trader], Ints, Ints, Any]:
-        width = self._standing.rows.bits.shape[1]
-        if board.rows is None or board.rows[3].shape[1] != width:
+    def _rows_of(self, board: _Board) -> _BoardRows:
+        generation = self._standing.generation
+        if board.rows is None or board.rows.generation != generation:
             traders = list(board.traders.values())
             signals = np.array([trader.signal.row for trader in traders])
             befores = np.array([-1 if trader.before is None else trader.before.row for trader in traders])
             kinds = {trader.symbols: at for at, trader in enumerate(traders)}
             packed = dict(zip(kinds, self._standing.rows.packed(self._chosen(kinds)), strict=True))
-            board.rows = traders, signals, befores, np.array([packed[trader.symbols] for trader in traders])
+            symbols = np.array([packed[trader.symbols] for trader in traders])
+            board.rows = _BoardRows(generation, traders, signals, befores, symbols)
         return board.rows
 
     def _chosen(self, kinds: Iterable[frozenset[str] | None]) -> Bools:

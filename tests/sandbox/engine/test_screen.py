@@ -465,3 +465,46 @@ def test_every_operator_is_carried_on_bit_for_bit(gaps, market, panel_of):
         got = sorted(found[name], key=lambda row: row[:2])
         different = [pair for pair in zip(got, expected, strict=True) if repr(pair[0]) != repr(pair[1])]
         assert not different, (name, different[:3])
+
+
+def both_ways(keys, evaluator, slot_ms):
+    """The slot as carried on, and from the candles alone, by trader."""
+    carried = {hits.key: (hits.symbols, hits.values) for hits in evaluator.evaluate(slot_ms).hits}
+    scratch = {hits.key: (hits.symbols, hits.values) for hits in evaluator.evaluate(slot_ms, keys).hits}
+    return carried, scratch
+
+
+@pytest.mark.parametrize("listed", [1, 70])  # within one word of 64 symbols, and beyond it
+def test_traders_keep_their_own_matches_when_a_pair_is_listed(market, listed):
+    """
+    After a listing every trader matches by its own condition, the new pair included, though rows are handed out again.
+    """
+    candles = market("1m", 5 + listed, 12, seed=4)
+    minutes = candles.open_time + MINUTE
+
+    def columns(chosen_symbols, chosen_bars):
+        rows, bar = (m.ravel() for m in np.meshgrid(chosen_symbols, chosen_bars, indexing="ij"))
+        return rows, candles.open_time[bar], *(values[rows, bar] for values in candles.fields.values())
+
+    panel = Panel([f"S{row}" for row in range(5)])
+    panel.load("1m", *columns(range(5), range(10)))
+    evaluator = Evaluator(panel)
+    plans = {
+        level: build_plan([bars("1m"), const(level), node("gt", 0, 1)], 2, {"close": 0})
+        for level in (1e6, 50.0, 1e5, 2.0)
+    }
+    for level, plan in plans.items():
+        evaluator.put(level, plan, None, "every_bar")
+    evaluator.evaluate(int(minutes[8]))
+    evaluator.drop(50.0)
+    evaluator.put("chosen", plans[2.0], frozenset({"S1", "S5"}), "every_bar")
+    evaluator.evaluate(int(minutes[9]))
+    panel.add_symbols([f"S{row}" for row in range(5, 5 + listed)])
+    panel.append("1m", *columns(range(5 + listed), [10]))
+
+    carried, scratch = both_ways([*plans, "chosen"], evaluator, int(minutes[10]))
+
+    assert carried == scratch
+    assert carried.keys() == {2.0, "chosen"}
+    assert carried[2.0][0] == panel.symbols
+    assert carried["chosen"][0] == ["S1", "S5"]

@@ -609,11 +609,3 @@ reset search_path;
 grant usage on schema procrastinate to service_role;
 grant all on all tables in schema procrastinate to service_role;
 grant all on all sequences in schema procrastinate to service_role;
-
-create view public.dead_letters with (security_invoker = true) as
-  select j.id, j.task_name as task, j.queue_name as queue, j.args, j.attempts,
-         (select max(e.at) from procrastinate.procrastinate_events e where e.job_id = j.id) as failed_at
-    from procrastinate.procrastinate_jobs j where j.status in ('failed', 'aborted');
-comment on view public.dead_letters is 'Jobs that failed for good. Screening is not among them: the ledger screens a slot whatever becomes of its job.';
-revoke all on public.dead_letters from anon, authenticated;
-grant select on public.dead_letters to service_role;

@@ -41,9 +41,17 @@ create view public.slot_overview with (security_invoker = true) as
 comment on view public.slot_overview is 'The ledger of slots, with how many live machines have not accounted for each yet.';
 
 create view public.signal_feed with (security_invoker = true) as
-  select s.id, t.name as trader, s.symbol, s.timeframe, s.triggered_at, s.price, s.shown, s.late, s.created_at, s.trader_id, s.user_id
+  select s.id, t.name as trader, s.symbol, s.timeframe, s.triggered_at, s.price, s.shown, s.late, s.created_at, s.trader_id, s.user_id, s.forming
     from public.signals s join public.traders t on t.id = s.trader_id;
 comment on view public.signal_feed is 'Signals with the name of their trader; order by id desc for the newest.';
 
 revoke all on public.trader_overview, public.machine_overview, public.slot_overview, public.signal_feed from anon, authenticated;
 grant select on public.trader_overview, public.machine_overview, public.slot_overview, public.signal_feed to service_role;
+
+create view public.dead_letters with (security_invoker = true) as
+  select j.id, j.task_name as task, j.queue_name as queue, j.args, j.attempts,
+         (select max(e.at) from procrastinate.procrastinate_events e where e.job_id = j.id) as failed_at
+    from procrastinate.procrastinate_jobs j where j.status in ('failed', 'aborted');
+comment on view public.dead_letters is 'Jobs that failed for good. Screening is not among them: the ledger screens a slot whatever becomes of its job.';
+revoke all on public.dead_letters from anon, authenticated;
+grant select on public.dead_letters to service_role;

@@ -37,6 +37,7 @@ create table public.signals (
   plan_hash    text not null,
   epoch        bigint not null,
   late         boolean not null default false,
+  forming      boolean not null default false,
   screened_at  timestamptz not null,
   created_at   timestamptz not null default clock_timestamp(),
   constraint one_signal_per_trader_symbol_and_bar primary key (trader_id, symbol, triggered_at)
@@ -45,10 +46,27 @@ create index signals_id_idx on public.signals (id);
 create index signals_user_id_idx on public.signals (user_id, id);
 create index signals_user_id_created_at_idx on public.signals (user_id, created_at, id);
 create index signals_trader_id_created_at_idx on public.signals (trader_id, created_at);
-comment on table public.signals is 'Exactly one row per (trader, symbol, bar close); the primary key is what makes replicas safe.';
-comment on column public.signals.triggered_at is 'Close of the bar that matched: market time, never a wall clock.';
+comment on table public.signals is 'Exactly one row per (trader, symbol, bar); for closed bars the primary key sees to it, for bars in progress the trigger keep_first_of_bar.';
+comment on column public.signals.triggered_at is 'The slot at which it matched, close of the bar that matched or (forming) of a minute in it: market time, never a wall clock.';
+comment on column public.signals.forming is 'The filter reads bars in progress: what matched at triggered_at may not hold any more when the bar closes.';
 comment on column public.signals.shown is 'The values the filter asked to show, at that bar.';
 create trigger lock_feed before insert on public.signals for each statement execute function vyx.lock_feed();
+
+-- keep_first_of_bar: a match on a bar that has its signal already is passed over, as a second one at the same slot is. A bar is
+-- (open, close] in slots; names of timeframes read as intervals. No unique index: it would have to hold the partition key. Two
+-- writers cannot race past each other: a trader's signals are written under its one lease.
+create function vyx.keep_first_of_bar() returns trigger language plpgsql set search_path = '' as $$
+declare
+  opened timestamptz := date_bin(new.timeframe::text::interval, new.triggered_at - interval '1 microsecond', 'epoch');
+begin
+  if exists (select from public.signals s
+              where s.trader_id = new.trader_id and s.symbol = new.symbol and s.timeframe = new.timeframe
+                and s.triggered_at > opened and s.triggered_at < new.triggered_at) then
+    return null;
+  end if;
+  return new;
+end $$;
+create trigger keep_first_of_bar before insert on public.signals for each row when (new.forming) execute function vyx.keep_first_of_bar();
 
 -- keep_signal_partition: a partition per month of market time, made before a slot of that month is first screened.
 create function vyx.keep_signal_partition(at timestamptz) returns boolean language plpgsql set search_path = '' as $$
@@ -69,7 +87,8 @@ begin
 end $$;
 
 -- record_trader_events: one statement writes the events of all rows that changed their state.
-create function vyx.record_trader_events() returns trigger language plpgsql set search_path = '' as $$
+-- No nested loop: the tables of changed rows have no statistics (50 s for 30,000 rows, now 0.4).
+create function vyx.record_trader_events() returns trigger language plpgsql set search_path = '' set enable_nestloop = off as $$
 begin
   if exists (select from changed n join was o using (trader_id) where n.state is distinct from o.state) then
     insert into public.trader_events (trader_id, user_id, from_state, to_state, reason, version)

@@ -28,7 +28,7 @@ comment on table public.traders is 'What each user wants screened. One row per t
 comment on column public.traders.filter is 'The user''s source text. It runs only inside the interpreter sandbox, once, when it is saved.';
 comment on column public.traders.symbols is 'Null: every pair of the market.';
 comment on column public.traders.plan is 'The compiled filter. Validated again by every machine that loads it.';
-comment on column public.traders.plan_summary is 'What follows from the plan, for people: trigger, timeframes, operators, lookback_bars, cost, calls_each. Nothing computes from it.';
+comment on column public.traders.plan_summary is 'What follows from the plan, for people: trigger, timeframes, forming, due_every, operators, lookback_bars, cost, calls_each. Nothing computes from it.';
 comment on column public.traders.revision is 'Rises with every change of filter, symbols or frequency; a running machine loads the new one before its next slot.';
 
 create table vyx.transitions (
@@ -66,9 +66,11 @@ comment on column vyx.machines.screened_through is 'The last slot this machine h
 create table vyx.machine_heartbeats (
   boot_id      bigint primary key references vyx.machines (boot_id) on delete cascade,
   heartbeat_at timestamptz not null default clock_timestamp(),
-  owned        int not null default 0
+  owned        int not null default 0,
+  active       bigint not null default 0
 ) with (fillfactor = 50);
 comment on table vyx.machine_heartbeats is 'Apart from machines, so that a beat never waits for a fenced transaction. Rewritten once a second per machine.';
+comment on column vyx.machine_heartbeats.active is 'How many traders were starting or running, over all machines, at this beat.';
 
 create table public.trader_state (
   trader_id      uuid primary key references public.traders (id) on delete cascade,
@@ -89,6 +91,7 @@ create table public.trader_state (
   started_at     timestamptz,
   stopped_at     timestamptz,
   changed_at     timestamptz not null default now(),
+  changed_in     xid8 not null default pg_current_xact_id(),
   constraint only_an_active_trader_has_an_owner check (owner is null or state in ('starting', 'running', 'stopping')),
   constraint only_an_error_is_retried check (retry_at is null or state = 'error'),
   constraint only_an_owned_trader_is_in_step check (owner is not null or not in_step)
@@ -98,12 +101,14 @@ create index trader_state_owner_idx on public.trader_state (owner) where owner i
 create index trader_state_user_id_idx on public.trader_state (user_id);
 create index trader_state_active_idx on public.trader_state (trader_id) where state in ('starting', 'running');
 create index trader_state_retry_at_idx on public.trader_state (retry_at) where retry_at is not null;
+create index trader_state_changed_in_idx on public.trader_state (changed_in);
 comment on table public.trader_state is 'The run state and the lease of each trader. Only the transitions in vyx.transitions are accepted, from anybody.';
 comment on column public.trader_state.version is 'Optimistic lock: every change of state adds one.';
 comment on column public.trader_state.owner is 'Boot of the machine that screens it; null: nobody does, the next machine with room claims it.';
 comment on column public.trader_state.epoch is 'Rises whenever the owner changes; a late writer of an old epoch is refused.';
 comment on column public.trader_state.lease_after is 'The current lease covers the slots after this one.';
 comment on column public.trader_state.resume_after is 'The last slot accounted for when the owner took it; the next owner goes on after it. While in_step, machines.screened_through of the owner is the truth.';
+comment on column public.trader_state.changed_in is 'The transaction that last changed state, owner or what is screened. A machine reads the rows of transactions that were not over when it looked last: none is missed, whichever commits first.';
 
 create table vyx.leases (
   trader_id  uuid not null references public.traders (id) on delete cascade,
@@ -169,6 +174,15 @@ begin
 end $$;
 create trigger guard_trader_state before update on public.trader_state for each row execute function vyx.guard_trader_state();
 
+-- note_change: after guard_trader_state, which may change the owner.
+create function vyx.note_change() returns trigger language plpgsql set search_path = '' as $$
+begin
+  new.changed_in := pg_current_xact_id();
+  return new;
+end $$;
+create trigger note_change before update on public.trader_state for each row
+  when (new.state is distinct from old.state or new.owner is distinct from old.owner) execute function vyx.note_change();
+
 -- A trader is born stopped, whoever inserts it.
 create function vyx.guard_new_trader_state() returns trigger language plpgsql set search_path = '' as $$
 begin
@@ -199,6 +213,15 @@ begin
   return new;
 end $$;
 create trigger raise_revision before update on public.traders for each row execute function vyx.raise_revision();
+
+-- note_revision: what is screened is another column's business, but the same machine's.
+create function vyx.note_revision() returns trigger language plpgsql set search_path = '' as $$
+begin
+  update public.trader_state s set changed_in = pg_current_xact_id() where s.trader_id = new.id;
+  return null;
+end $$;
+create trigger note_revision after update on public.traders for each row
+  when (new.revision is distinct from old.revision) execute function vyx.note_revision();
 
 alter table public.traders      enable row level security;
 alter table public.trader_state enable row level security;

@@ -24,7 +24,7 @@ create index previews_created_at_idx on vyx.previews (created_at);
 create index previews_user_id_idx on vyx.previews (user_id);
 comment on table vyx.previews is 'Filters run over recent history without being saved. The web process waits for the row to end; it is pruned after an hour.';
 comment on column vyx.previews.plan is 'The compiled filter. Validated again by the process that evaluates it.';
-comment on column vyx.previews.bars is 'How many bars of the plan''s trigger are looked at, the newest of them closing at or before until.';
+comment on column vyx.previews.bars is 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
 comment on column vyx.previews.symbols is 'Null: every pair of the market.';
 comment on column vyx.previews.result is 'The answer as the HTTP interface gives it.';
 comment on column vyx.previews.problem is 'Why there is no answer, in a sentence for its user.';

@@ -7,6 +7,8 @@ create function vyx.active_traders("user" uuid) returns bigint language sql stab
    where s.user_id = "user" and (s.state in ('starting', 'running') or s.retry_at is not null)
 $$;
 
+-- check_quota: a user's own traders are counted, they are few. All users' are counted only near the limit; far from it the count of
+-- a beat of the last seconds will do (100,000 active traders: 20 ms a start otherwise, and a hundred starts come at once).
 create function vyx.check_quota("user" uuid, max_active bigint) returns void language plpgsql set search_path = '' as $$
 declare
   quota record;
@@ -20,16 +22,17 @@ begin
     raise exception 'the % tier runs at most % traders and % are active', quota.tier, quota.max_running, used
       using errcode = 'VX403', detail = json_build_object('limit', quota.max_running, 'used', used, 'tier', quota.tier);
   end if;
-  if max_active is not null then
+  if max_active is null then return; end if;
+  select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
+  if used < max_active - 10000 then return; end if;  -- more than can be started within 3 s
+  select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
+  if used > max_active - 1000 then                  -- near the limit starts queue, far from it they do not
+    perform pg_advisory_xact_lock(7004, 1);
     select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
-    if used > max_active - 1000 then        -- near the limit starts queue, far from it they do not
-      perform pg_advisory_xact_lock(7004, 1);
-      select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
-    end if;
-    if used >= max_active then
-      raise exception 'the service runs at most % traders and is full', max_active
-        using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
-    end if;
+  end if;
+  if used >= max_active then
+    raise exception 'the service runs at most % traders and is full', max_active
+      using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
   end if;
 end $$;
 
