@@ -1,10 +1,10 @@
 """
 The plan: what a filter compiles to, a small canonical graph of known operators.
 
-Decided here: the plan's format and limits, its one canonical form (same meaning, same bytes, same hash), and what
-follows from the graph alone: timeframes, trigger, how much history it needs, cost. Every plan is validated here
-wherever it comes from, so nothing downstream checks again. Not decided here: what a single node may say
-(`sandbox.plan.graph`), what operators do (`sandbox.plan.operators`).
+Decided here: the plan's format and limits, and its one canonical form (same meaning, same bytes, same hash). Every plan
+is validated here wherever it comes from, so nothing downstream checks again. Not decided here: what a single node may
+say (`sandbox.plan.graph`), what follows from the graph (`sandbox.plan.derive`), what operators do
+(`sandbox.plan.operators`).
 
 Canonical form: equal nodes are one node; `a > b` is `b < a`; operands of symmetric operators are sorted; nested
 `and`/`or` are flattened; operators composed of others are replaced by them; defaults are written out; constants are
@@ -13,18 +13,16 @@ depth-first walk from the condition, then from the shown values by name, finishe
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from sandbox.plan import axis as axes
-from sandbox.plan.graph import Facts, Graph, Node, PlanError
+from sandbox.plan.derive import Derived, derive
+from sandbox.plan.graph import Graph, Node, PlanError
 from sandbox.plan.operators import OPERATORS
-from sandbox.plan.timeframes import TIMEFRAMES
 
 __all__ = ["Node", "Plan", "PlanError", "build_plan", "build_plan_and_map", "load_plan"]
-
 PLAN_VERSION = 2
 """2: min and max of the same two series are one node."""
 PLAN_BYTES_MAX = 1 << 20
@@ -37,8 +35,6 @@ COST_MAX = 250_000
 """Bar steps for one symbol when nothing is cached: about 0.2 s for 400 symbols at 2 ns a step."""
 EACH_MAX = 4
 """Calls of `each`: with 250 ms for each of them (`sandbox.interpreter.functions`) a trader takes a second of a slot at most."""
-ALIGN_SLACK_BARS = 4
-"""Extra coarse bars behind a finer series: coarse bars that an outage left with few fine bars inside."""
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -175,95 +171,17 @@ def _checked_shape(
         raise PlanError(f"not a node: {error}", None, "format") from error
 
 
-def coarser_bars(bars: int, fine: str, coarse: str) -> int:
-    """How many bars before the current one of *coarse* can be seen from *bars* before the current one of *fine*."""
-    if fine == coarse or axes.NOW in {fine, coarse}:
-        return bars
-    return -(-bars * axes.length_s(fine) // axes.length_s(coarse)) + ALIGN_SLACK_BARS
-
-
-def _reach_of(
-    nodes: Sequence[Node], facts: Sequence[Facts], node_axes: Sequence[str | None], wanted: Mapping[int, int]
-) -> list[int]:
-    """
-    For each node how many bars before its current one are read, when *wanted* (node -> bars before) is asked for.
-
-    -1 for a node nobody reads. *nodes* are in topological order.
-    """
-    reach = [-1] * len(nodes)
-    for node, bars in wanted.items():
-        reach[node] = max(reach[node], bars)
-    for index in range(len(nodes) - 1, -1, -1):
-        own = node_axes[index]
-        if reach[index] < 0 or own is None:
-            continue
-        # A running total is one run, begun as many bars before the newest one however far one looks back on it.
-        looked_at = 0 if facts[index].operator.total else reach[index]
-        behind = looked_at + facts[index].bars_behind(own)
-        for arg in nodes[index].args:
-            of = node_axes[arg]
-            reach[arg] = max(reach[arg], 0 if of is None else coarser_bars(behind, own, of))
-    return reach
-
-
-def _node_cost(facts: Facts, axis: str, bars: int) -> int:
-    """Bar steps for *bars* values; what `each` is given beside the current bar is read, not computed."""
-    behind = facts.bars_behind(axis)
-    if facts.operator.form == "each":
-        return bars * facts.steps + behind
-    return (bars + behind) * facts.steps
-
-
 def _finish(graph: Graph, order: Sequence[int], signal: int, show: dict[str, int]) -> Plan:
-    """Renumber the nodes used and derive what follows from them."""
+    """Renumber the nodes used, derive what follows from them, and hold that to the limits."""
     position = {node: at for at, node in enumerate(order)}
     nodes = tuple(
         Node(n.op, tuple([position[arg] for arg in n.args]), n.params, n.out)
         for n in (graph.nodes[at] for at in order)
     )
-    facts = [graph.facts[at] for at in order]
     node_axes = tuple(graph.axes[at] for at in order)
-    read = [axis for axis in node_axes if axis is not None and axis != axes.NOW]
-    timeframes = _finest_first(axes.timeframe_of(axis) for axis in read)
-    forming = _finest_first(axes.timeframe_of(axis) for axis in read if axes.is_forming(axis))
-    # The bar before counts too: on_enter compares with it.
-    wanted = dict.fromkeys(show.values(), 0) | {signal: 0 if forming else 1}
-    reach = _reach_of(
-        nodes,
-        facts,
-        node_axes,
-        {
-            node: coarser_bars(bars, timeframes[0], node_axes[node] or timeframes[0])
-            for node, bars in wanted.items()
-        },
-    )
-    need: dict[str, int] = {}
-    cost = 0
-    for node_facts, axis, reached in zip(facts, node_axes, reach, strict=True):
-        if axis is None:
-            continue
-        if node_facts.operator.form == "bars":
-            timeframe = axes.timeframe_of(axis)
-            need[timeframe] = max(need.get(timeframe, 0), reached + 1)
-        cost += _node_cost(node_facts, axis, reached + 1)
-    if forming:
-        _need_bars_in_progress(need, timeframes[0], forming)
-    for timeframe, bars in need.items():
-        if bars > LOOKBACK_BARS_MAX:
-            raise PlanError(
-                f"the plan needs {bars} bars of {timeframe}, at most {LOOKBACK_BARS_MAX} are kept",
-                None,
-                "lookback",
-            )
+    derived = derive(nodes, [graph.facts[at] for at in order], node_axes, signal, show.values())
     calls = sum(node.op == "each" for node in nodes)
-    if calls > EACH_MAX:
-        raise PlanError(f"the plan calls each() {calls} times, at most {EACH_MAX} are allowed", None, "calls")
-    if len(nodes) > NODES_MAX:
-        raise PlanError(f"the plan takes {len(nodes)} parts; at most {NODES_MAX} are allowed", None, "nodes")
-    if cost > COST_MAX:
-        raise PlanError(
-            f"the plan costs {cost} bar steps per symbol, at most {COST_MAX} are allowed", None, "cost"
-        )
+    _check_limits(derived, nodes=len(nodes), calls=calls)
     return Plan(
         version=PLAN_VERSION,
         nodes=nodes,
@@ -271,28 +189,33 @@ def _finish(graph: Graph, order: Sequence[int], signal: int, show: dict[str, int
         show=show,
         node_axes=node_axes,
         node_bools=tuple(graph.bools[at] for at in order),
-        trigger=timeframes[0],
-        timeframes=timeframes,
-        forming=forming,
-        due_every="1m" if timeframes[0] in forming else timeframes[0],
+        trigger=derived.trigger,
+        timeframes=derived.timeframes,
+        forming=derived.forming,
+        due_every=derived.due_every,
         operators=tuple(sorted({n.op for n in nodes if not OPERATORS[n.op].internal})),
-        need={timeframe: need[timeframe] for timeframe in _finest_first(need)},
-        lookback_bars=max(need.values()),
-        cost=cost,
+        need=derived.need,
+        lookback_bars=max(derived.need.values()),
+        cost=derived.cost,
         calls_each=calls > 0,
     )
 
 
-def _finest_first(timeframes: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(timeframes), key=TIMEFRAMES.__getitem__))
-
-
-def _need_bars_in_progress(need: dict[str, int], trigger: str, forming: Sequence[str]) -> None:
-    """
-    Add what bars in progress are made of, and all that it takes to see everything as it was when the trigger's bar
-    before closed (`on_enter`).
-    """
-    minutes = max(TIMEFRAMES[timeframe] // TIMEFRAMES["1m"] for timeframe in forming)
-    need["1m"] = max(need.get("1m", 0), minutes)
-    for timeframe in need:
-        need[timeframe] += coarser_bars(1, trigger, timeframe) if timeframe != trigger else 1
+def _check_limits(derived: Derived, *, nodes: int, calls: int) -> None:
+    for timeframe, bars in derived.need.items():
+        if bars > LOOKBACK_BARS_MAX:
+            raise PlanError(
+                f"the plan needs {bars} bars of {timeframe}, at most {LOOKBACK_BARS_MAX} are kept",
+                None,
+                "lookback",
+            )
+    if calls > EACH_MAX:
+        raise PlanError(f"the plan calls each() {calls} times, at most {EACH_MAX} are allowed", None, "calls")
+    if nodes > NODES_MAX:
+        raise PlanError(f"the plan takes {nodes} parts; at most {NODES_MAX} are allowed", None, "nodes")
+    if derived.cost > COST_MAX:
+        raise PlanError(
+            f"the plan costs {derived.cost} bar steps per symbol, at most {COST_MAX} are allowed",
+            None,
+            "cost",
+        )

@@ -2,8 +2,8 @@
 The nodes of a plan: what one may say, and which are equal.
 
 Decided here: the checks of a single node (operator, arity, parameters, kinds, look back), and the canonical form of a
-graph of them: equal meaning gets the same node, whichever way it was written. Not decided here: the document, its limits
-as a whole, and what follows from a graph (`sandbox.plan.document`).
+graph of them: equal meaning gets the same node, whichever way it was written. Not decided here: the document and
+its limits as a whole (`sandbox.plan.document`), what follows from a graph (`sandbox.plan.derive`).
 
 What depends on operator and parameters only is worked out once and remembered (`_facts`): a hundred thousand plans are
 made of some ten thousand different nodes, and share their parameters in memory.
