@@ -1,5 +1,5 @@
 """
-Standing values: the current value of every call of every trader, carried from one slot to the next.
+Incremental evaluation: holds the newest value of every call and moves it forward one bar at a time.
 
 Decided here: what is kept and how it moves on by one bar. What a value *is* is decided in `sandbox.engine.ranges`; everything
 here must give the same bits, and whatever cannot be carried on is computed there anew: new calls, the first bar of a
@@ -27,15 +27,15 @@ import numpy as np
 
 from sandbox.engine.calls import BEFORE, Call, OperatorError, is_own_field
 from sandbox.engine.candles.panel import Panel
-from sandbox.engine.kinds.across import Across
-from sandbox.engine.kinds.anew import Anew
+from sandbox.engine.kinds.across import AcrossMarket
 from sandbox.engine.kinds.average import Averages
 from sandbox.engine.kinds.crossing import Crossings
-from sandbox.engine.kinds.kind import Event, Group, State
-from sandbox.engine.kinds.leaf import Fields
+from sandbox.engine.kinds.kind import CallGroup, Event, State
+from sandbox.engine.kinds.leaf import CandleFields
 from sandbox.engine.kinds.pointwise import Logic, Pointwise
-from sandbox.engine.kinds.run import Streams
-from sandbox.engine.kinds.shift import Befores, Delays
+from sandbox.engine.kinds.recomputed import Recomputed
+from sandbox.engine.kinds.run import Runs
+from sandbox.engine.kinds.shift import PreviousConditions, Shifts
 from sandbox.engine.kinds.window import Extremes, Windows, history_bytes
 from sandbox.engine.ranges import Computation
 from sandbox.engine.rows import Rows
@@ -62,7 +62,7 @@ class _Turn:
     in_progress: bool
 
 
-class Standing:
+class LiveValues:
     """
     Current values of calls over *panel*.
 
@@ -81,7 +81,7 @@ class Standing:
         self.computed = 0
         self.seconds: dict[str, float] = {}
         self.generation = 0
-        self._calls: dict[Call, Group] = {}
+        self._calls: dict[Call, CallGroup] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -89,8 +89,8 @@ class Standing:
         self.generation += 1
         self.rows = Rows(len(self.panel.symbols))
         self._state = State(self.panel, self.rows, self.failed, self.unknown, self._recompute)
-        self._groups: dict[Any, tuple[int, Group]] = {}
-        self._fresh: dict[Call, Group] = {}
+        self._groups: dict[Any, tuple[int, CallGroup]] = {}
+        self._fresh: dict[Call, CallGroup] = {}
         self._used: Counter[str] = Counter()
         self._on_totals: dict[str, dict[Call, None]] = {}
         self._at_ms: int | None = None
@@ -217,7 +217,7 @@ class Standing:
         frame, newest = event.frame(axis)
         return int(frame.open_time[newest]) + frame.step_ms if newest >= 0 else 0
 
-    def _by_level(self) -> list[Group]:
+    def _by_level(self) -> list[CallGroup]:
         empty = [key for key, (_, group) in self._groups.items() if not group.calls]
         for key in empty:
             del self._groups[key]
@@ -232,7 +232,7 @@ class Standing:
         groups = self._by_level()
         active = [group for group in groups if group.axis in moving]
         moved = [
-            group.moved() for group in active if isinstance(group, Delays) and group.axis in event.turned
+            group.moved() for group in active if isinstance(group, Shifts) and group.axis in event.turned
         ]
         for is_bool, to, values in moved:
             (self.rows.bits if is_bool else self.rows.floats)[to] = values
@@ -259,7 +259,7 @@ class Standing:
             self._fail_users()
         self._turns |= turns
 
-    def _step(self, group: Group, event: Event) -> None:
+    def _step(self, group: CallGroup, event: Event) -> None:
         """What goes wrong in a group fails its calls, which are computed anew at their next bar, and nobody else's."""
         try:
             group.step(event)
@@ -296,7 +296,7 @@ class Standing:
         self.seconds["anew"] = self.seconds.get("anew", 0.0) + perf_counter() - began
 
     def _fail_users(self) -> None:
-        """What uses a failed call has failed too: at its next bar it is not carried on, but computed anew."""
+        """Mark every dependant of a failed call as failed; it is recomputed from candles at its next bar."""
         for call in self._calls:  # arguments first
             if call not in self.failed:
                 cause = next((ref.call for ref in call.args if ref.call in self.failed), None)
@@ -307,26 +307,26 @@ class Standing:
         """Compute one call in the middle of an event."""
         self._load([call], event)
 
-    def _shape(self, call: Call) -> tuple[Any, type[Group]]:  # noqa: C901, PLR0911 - one decision table, read downwards
+    def _shape(self, call: Call) -> tuple[Any, type[CallGroup]]:  # noqa: C901, PLR0911 - one decision table, read downwards
         """What calls must have in common to stand in one group, and its kind."""
         operator, name = call.operator, call.operator.name
         own = bool(call.args) and all(is_own_field(ref.call) for ref in call.args)
         lookback = operator.lookback(call.params)
         if operator.form == "bars" or (own and name in {"shift", "change"}):
-            return None, Fields
+            return None, CandleFields
         if name in {"and", "or", "not"}:
             return (name, len(call.args)), Logic
         kinds = tuple(ref.call.is_bool for ref in call.args)
         if operator.form == "pointwise":
             return (name, kinds, tuple(call.params.values())), Pointwise
         if operator.form == "market":
-            return (name, kinds), Across
+            return (name, kinds), AcrossMarket
         if name in {"crossover", "crossunder"}:
             return (name, kinds), Crossings
         if name == "shift" and lookback <= DELAY_BARS_MAX:
-            return call.is_bool, Delays
+            return call.is_bool, Shifts
         if operator is BEFORE:
-            return None, Befores
+            return None, PreviousConditions
         if own and name in {"highest", "lowest"}:
             return (name, call.args[0].call.params["field"]), Extremes
         if own and name == "ta.sma":
@@ -337,5 +337,5 @@ class Standing:
                 self._state.history_bytes += more
                 return name, Windows
         if operator.stream is not None and not any(kinds):
-            return name, Streams
-        return name, Anew
+            return name, Runs
+        return name, Recomputed

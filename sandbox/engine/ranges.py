@@ -102,7 +102,9 @@ class Computation:
 
     def _round(self, planned: Sequence[Call]) -> list[Call]:
         """
-        Compute what waits for no function, then every function whose arguments are there, by turns; what waits for them is returned.
+        Compute all calls not blocked by a user's function, then the functions that are ready, in fair-share order.
+
+        Returns the calls still blocked.
         """
         functions: list[Call] = []
         later: list[Call] = []

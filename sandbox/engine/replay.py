@@ -1,5 +1,5 @@
 """
-What a plan found in the past: its matches over many bars, and what it saw of one symbol at one of them.
+Replay: one plan over a range of past slots, or one symbol at one slot.
 
 Decided here: that this is exactly what screening slot by slot found, or would have found; in which pieces the bars can
 be computed at once. Not decided here: what a match is (`sandbox.engine.screen`), why there was none (`sandbox.engine.explain`).
@@ -16,7 +16,7 @@ from sandbox.engine.calls import Calls, OperatorError, Ref
 from sandbox.engine.candles.frame import Floats, Ints
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.ranges import Computation
-from sandbox.engine.screen import Evaluator, Frequency, Value, close_before, picked, told
+from sandbox.engine.screen import Evaluator, Frequency, Value, as_values, close_before, gathered
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan
@@ -120,7 +120,7 @@ def _bars_at_once(  # noqa: PLR0917 - as given
         matched = matched & np.array([[name in chosen] for name in panel.symbols])
     columns, rows = np.nonzero(matched.T)
     values = {
-        name: told(picked(computation.values(refs[node], start, plan.trigger), rows, columns))
+        name: as_values(gathered(computation.values(refs[node], start, plan.trigger), rows, columns))
         for name, node in plan.show.items()
     }
     return RangeHits(
@@ -205,7 +205,7 @@ def node_values(
     values: list[Value] = []
     for ref in refs:
         seen = computation.values(ref, end - 1, view)
-        values.extend(told(picked(seen, np.array([row]), np.array([0]))) if end else [None])
+        values.extend(as_values(gathered(seen, np.array([row]), np.array([0]))) if end else [None])
     return values
 
 
@@ -231,13 +231,13 @@ def held_before(panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachR
     computation.run()
     end = computation.end(plan.trigger)
     held = computation.values(before, end - 1, plan.trigger) if end else np.zeros((1, 1), dtype=np.bool_)
-    return bool(picked(held, np.array([row]), np.array([0]))[0])
+    return bool(gathered(held, np.array([row]), np.array([0]))[0])
 
 
 def _asking(
     panel: Panel, plan: Plan, instant_ms: int, symbols: Collection[str] | None, each: EachRunner | None
 ) -> Computation:
-    """A computation of one plan for *symbols*; what the plan asks of each symbol alone need not be asked of the others."""
+    """Functions run only for *symbols*, unless the plan ranks across the market."""
     across = any(OPERATORS[node.op].form == "market" for node in plan.nodes)
     chosen = None if symbols is None or across else frozenset(symbols)
     return Computation(panel, instant_ms, each=each, each_symbols=chosen)

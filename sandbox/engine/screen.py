@@ -16,7 +16,7 @@ import numpy as np
 from sandbox.engine.calls import Call, Calls, OperatorError, Ref
 from sandbox.engine.candles.frame import Bools, Floats, Ints
 from sandbox.engine.candles.panel import Panel
-from sandbox.engine.live import Standing
+from sandbox.engine.live import LiveValues
 from sandbox.engine.ranges import Computation
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
@@ -36,7 +36,7 @@ class Hits(msgspec.Struct, frozen=True):
     One trader's matches in one slot: symbols in panel order, the trigger bar's close, the shown values (NaN: None).
 
     `forming` tells that the filter reads bars in progress. A symbol that goes on matching while the trigger's bar is in
-    progress is told at each slot: whoever stores signals keeps the first of each bar.
+    progress is reported at every slot; the table of signals keeps the first per bar.
     """
 
     key: Any
@@ -69,8 +69,8 @@ class _Trader(msgspec.Struct, eq=False):
     """
     What screening needs of a trader.
 
-    `enters` says that its frequency is `on_enter`; `before` is then the condition one trigger bar ago, where that is a
-    value of its own (of what a bar in progress was it is none).
+    `enters` says that its frequency is `on_enter`; `before` is then the condition one trigger bar ago. It is None for
+    filters on forming bars, which keep no earlier states.
     """
 
     key: Any
@@ -126,7 +126,7 @@ class Evaluator:
         self.panel = panel
         self._each = each
         self._calls = Calls()
-        self._standing = Standing(panel, each)
+        self._live = LiveValues(panel, each)
         self._traders: dict[Any, _Trader] = {}
         self._callers: dict[Any, _Trader] = {}  # those with functions
         self._boards: dict[_When, _Board] = {}
@@ -139,7 +139,7 @@ class Evaluator:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds spent by operator in the last slot that carried values on; "anew" is what had to be computed anew."""
-        return self._standing.seconds
+        return self._live.seconds
 
     def put(
         self,
@@ -163,7 +163,7 @@ class Evaluator:
         show = tuple((name, refs[node]) for name, node in plan.show.items())
         if before is not None:
             refs = (*refs, before)
-        self._standing.add(ref.call for ref in refs)
+        self._live.add(ref.call for ref in refs)
         self.drop(key)
         functions = tuple(dict.fromkeys(ref.call for ref in refs if ref.call.operator.form == "each"))
         trader = _Trader(
@@ -203,7 +203,7 @@ class Evaluator:
         board.rows = None
         for timeframe, bars in trader.need.items():
             self._need[timeframe][bars] -= 1
-        self._standing.remove(self._calls.drop(trader.refs))
+        self._live.remove(self._calls.drop(trader.refs))
 
     def needed(self) -> dict[str, int]:
         """How many bars of each timeframe the panel must hold for exact answers."""
@@ -222,7 +222,7 @@ class Evaluator:
         chosen = self._traders if keys is None else dict.fromkeys(keys)
         if self._each is not None:
             self._each.begin(self._users(due, chosen))
-        if keys is None and self._standing.can_advance(slot_ms):
+        if keys is None and self._live.can_advance(slot_ms):
             return self._carried(slot_ms, due)
         return self._anew(slot_ms, due, chosen)
 
@@ -236,7 +236,7 @@ class Evaluator:
         return users
 
     def _carried(self, slot_ms: int, due: list[_When]) -> Slot:
-        self._standing.advance(slot_ms)
+        self._live.advance(slot_ms)
         hits: list[Hits] = []
         failed: dict[Any, str] = {}
         asked = 0
@@ -245,15 +245,15 @@ class Evaluator:
             if not board.traders or not self._bar_closes(when, slot_ms):
                 continue
             asked += board.nodes
-            if self._standing.failed:
+            if self._live.failed:
                 failed |= self._failures(board)
             matches = self._matches(when, slot_ms, failed)
             hits.extend(found for found in matches if found.key not in failed)
         evaluated = sum(len(self._boards[when].traders) for when in due)
-        return Slot(hits, failed, evaluated, asked, self._standing.computed)
+        return Slot(hits, failed, evaluated, asked, self._live.computed)
 
     def _failures(self, board: _Board) -> dict[Any, str]:
-        failed = self._standing.failed
+        failed = self._live.failed
         return {
             trader.key: str(failed[ref.call])
             for trader in board.traders.values()
@@ -263,7 +263,7 @@ class Evaluator:
 
     def _matches(self, when: _When, slot_ms: int, failed: dict[Any, str]) -> Iterator[Hits]:
         """Hits of traders that are due together, from the standing rows; those that fail on the way are added to *failed*."""
-        rows, frame = self._standing.rows, self.panel.frame(when[1])
+        rows, frame = self._live.rows, self.panel.frame(when[1])
         newest = frame.bars_closed_at(slot_ms) - 1
         board = self._rows_of(self._boards[when])
         matched = rows.bits[board.signals] & rows.packed(frame.present[:, newest : newest + 1].T)
@@ -275,7 +275,7 @@ class Evaluator:
         unsure = []
         for at, own in zip(found.tolist(), rows.unpacked(matched[found]), strict=True):
             trader = board.traders[at]
-            if trader.before is not None and trader.before.call in self._standing.unknown:
+            if trader.before is not None and trader.before.call in self._live.unknown:
                 unsure.append(trader.key)
                 continue
             if trader.enters and trader.before is None:
@@ -285,7 +285,7 @@ class Evaluator:
                     failed[trader.key] = str(error)
             where = np.flatnonzero(own)
             if len(where):
-                values = {name: told(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
+                values = {name: as_values(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
                 names = [symbols[row] for row in where.tolist()]
                 yield Hits(trader.key, when[0], when[2], names, prices[where], values)
         if unsure:
@@ -294,13 +294,13 @@ class Evaluator:
             yield from anew.hits
 
     def _rows_of(self, board: _Board) -> _BoardRows:
-        generation = self._standing.generation
+        generation = self._live.generation
         if board.rows is None or board.rows.generation != generation:
             traders = list(board.traders.values())
             signals = np.array([trader.signal.row for trader in traders])
             befores = np.array([-1 if trader.before is None else trader.before.row for trader in traders])
             kinds = {trader.symbols: at for at, trader in enumerate(traders)}
-            packed = dict(zip(kinds, self._standing.rows.packed(self._chosen(kinds)), strict=True))
+            packed = dict(zip(kinds, self._live.rows.packed(self._chosen(kinds)), strict=True))
             symbols = np.array([packed[trader.symbols] for trader in traders])
             board.rows = _BoardRows(generation, traders, signals, befores, symbols)
         return board.rows
@@ -359,7 +359,9 @@ class Evaluator:
         if not len(rows):
             return None
         shown = {name: computation.values(ref, last, view) for name, ref in trader.show}
-        values = {name: told(picked(column, rows, np.zeros_like(rows))) for name, column in shown.items()}
+        values = {
+            name: as_values(gathered(column, rows, np.zeros_like(rows))) for name, column in shown.items()
+        }
         names = [self.panel.symbols[row] for row in rows]
         return Hits(trader.key, trigger, forming, names, frame.field("close")[rows, newest], values)
 
@@ -405,12 +407,12 @@ def close_before(panel: Panel, timeframe: str, slot_ms: int) -> int | None:
     return int(frame.open_time[closed - 1]) + frame.step_ms if closed else None
 
 
-def picked(values: Array, rows: Ints, columns: Ints) -> Array:
+def gathered(values: Array, rows: Ints, columns: Ints) -> Array:
     """Values of shape (symbols or 1, bars) at these places, shape (n,)."""
     found: Array = values[np.minimum(rows, len(values) - 1), columns]
     return found
 
 
-def told(values: Array) -> list[Value]:
+def as_values(values: Array) -> list[Value]:
     """Values as they are told: NaN is None."""
     return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124 - only NaN differs from itself

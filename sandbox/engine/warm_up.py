@@ -26,7 +26,7 @@ _NO_TIME = 1 << 60
 """When such a bar closes."""
 
 _EITHER = {"or": 0, "where": 1}
-"""Operators that answer when one of several inputs does, and how many inputs before those do not matter."""
+"""Defined as soon as any input is; the number is the first input that counts."""
 _ALWAYS = frozenset({"not", "nz"})
 """Operators that answer when their input does not."""
 _SEARCHES = frozenset({"barssince", "valuewhen"})

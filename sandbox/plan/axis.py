@@ -1,9 +1,9 @@
 """
 Axes: which bars a series has a value for.
 
-A series lives on the closed bars of one timeframe ("1h"), or on those and the bar in progress ("1h forming"), or on
-nothing but the instant of the screen (`NOW`): what mixes a bar in progress with bars that are not whole coarser ones
-has a present value and no past, since what the bar in progress looked like earlier is not a candle.
+A series lives on the closed bars of one timeframe ("1h"), or on those and the forming bar ("1h forming"), or on `NOW`:
+only a current value. Mixing a forming bar with bars of the same or a finer timeframe gives no history, because earlier
+states of the forming bar are not stored.
 
 Decided here: the names of the axes and on which one a combination of series lives. Not decided here: what the bar in
 progress holds (`sandbox.engine.candles.forming`), what may be done with a series that has no past (`sandbox.plan.document`).

@@ -86,7 +86,7 @@ def _reach_of(
         own = node_axes[index]
         if reach[index] < 0 or own is None:
             continue
-        # A running total is one run, begun as many bars before the newest one however far one looks back on it.
+        # A running total needs the same history however far back it is read: it is one run ending at the newest bar.
         looked_at = 0 if facts[index].operator.total else reach[index]
         behind = looked_at + facts[index].bars_behind(own)
         for arg in nodes[index].args:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from sandbox.engine.kinds.kind import Event, Group
+from sandbox.engine.kinds.kind import CallGroup, Event
 from sandbox.engine.ranges import as_kind
 
 
-class Across(Group):
+class AcrossMarket(CallGroup):
     """One operator that looks across the symbols: its calls are computed side by side, as bars would be."""
 
     def step(self, event: Event) -> None:

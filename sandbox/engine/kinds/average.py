@@ -6,11 +6,11 @@ import numpy as np
 
 from sandbox.engine.calls import Call
 from sandbox.engine.candles.frame import Floats
-from sandbox.engine.kinds.kind import Event, Group, State
+from sandbox.engine.kinds.kind import CallGroup, Event, State
 from sandbox.engine.runs import begins_block, run_start
 
 
-class Averages(Group):
+class Averages(CallGroup):
     """
     ta.sma of candle fields: TA-Lib's running sum, carried for all periods and symbols at once.
 

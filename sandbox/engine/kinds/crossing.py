@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from sandbox.engine.calls import Call, Ref
-from sandbox.engine.kinds.kind import Event, Group, State
+from sandbox.engine.kinds.kind import CallGroup, Event, State
 from sandbox.engine.rows import CHUNK_ROWS
 
 
-class Crossings(Group):
+class Crossings(CallGroup):
     """crossover or crossunder: the relation at the bar before stands in a row of its own."""
 
     carried = True

@@ -71,7 +71,7 @@ class State:
         self.rows.write(ref.row, value, is_bool=call.is_bool)
 
 
-class Group:
+class CallGroup:
     """
     Calls of one shape and axis.
 

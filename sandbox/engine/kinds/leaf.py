@@ -7,10 +7,10 @@ import numpy as np
 from sandbox.engine.calls import Call
 from sandbox.engine.candles.frame import Frame
 from sandbox.engine.candles.panel import Panel
-from sandbox.engine.kinds.kind import Event, Group
+from sandbox.engine.kinds.kind import CallGroup, Event
 
 
-class Fields(Group):
+class CandleFields(CallGroup):
     """Candle fields, their values some bars ago, and their changes: columns of the panel."""
 
     def step(self, event: Event) -> None:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from sandbox.engine.kinds.kind import Event, Group
+from sandbox.engine.kinds.kind import CallGroup, Event
 from sandbox.engine.rows import CHUNK_ROWS
 
 
-class Pointwise(Group):
+class Pointwise(CallGroup):
     """One pointwise operator with one set of parameters."""
 
     def step(self, event: Event) -> None:  # noqa: ARG002 - arguments are all it needs
@@ -24,7 +24,7 @@ class Pointwise(Group):
                 rows.floats[out[chunk]] = result
 
 
-class Logic(Group):
+class Logic(CallGroup):
     """and, or, not on packed conditions."""
 
     def step(self, event: Event) -> None:  # noqa: ARG002 - arguments are all it needs

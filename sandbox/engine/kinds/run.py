@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from sandbox.engine.calls import Call, OperatorError, Ref, is_own_field
-from sandbox.engine.kinds.kind import Event, Group, State
+from sandbox.engine.kinds.kind import CallGroup, Event, State
 from sandbox.engine.runs import begins_block, carried_run, run_start
 
 
-class Streams(Group):
+class Runs(CallGroup):
     """TA-Lib functions carried on by TA-Lib's own streaming handles, one for each symbol."""
 
     carried = True

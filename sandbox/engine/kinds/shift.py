@@ -6,10 +6,10 @@ import numpy as np
 
 from sandbox.engine.calls import Call
 from sandbox.engine.candles.frame import Ints
-from sandbox.engine.kinds.kind import Event, Group, State
+from sandbox.engine.kinds.kind import CallGroup, Event, State
 
 
-class Delays(Group):
+class Shifts(CallGroup):
     """
     s[n] of computed series: a chain of rows, each the value one bar before the next one's.
 
@@ -50,10 +50,10 @@ class Delays(Group):
         return is_bool, to, (self.state.rows.bits if is_bool else self.state.rows.floats)[source]
 
     def step(self, event: Event) -> None:
-        """Nothing: `Standing` moved the rows at the beginning of the event."""
+        """Nothing: `LiveValues` moved the rows at the beginning of the event."""
 
 
-class Befores(Delays):
+class PreviousConditions(Shifts):
     """
     Conditions one trigger bar ago, for `on_enter`.
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from sandbox.engine.calls import Call
-from sandbox.engine.kinds.kind import Event, Group, State
+from sandbox.engine.kinds.kind import CallGroup, Event, State
 from sandbox.engine.ranges import as_kind
 
 
-class Extremes(Group):
+class Extremes(CallGroup):
     """highest / lowest of one candle field: one running extreme over the longest period serves every period."""
 
     def step(self, event: Event) -> None:
@@ -24,7 +24,7 @@ class Extremes(Group):
         self.state.rows.floats[self.out_rows()] = running.T[periods - 1]
 
 
-class Windows(Group):
+class Windows(CallGroup):
     """Window operators over computed series, whose last values are kept for them."""
 
     carried = True

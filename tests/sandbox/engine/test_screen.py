@@ -383,7 +383,7 @@ def test_an_operator_that_raises_while_it_is_carried_on_fails_only_the_traders_u
     evaluator.put("good", above_previous(), None, "every_bar")
     evaluator.put("bad", bad, None, "every_bar")
     call = next(ref.call for ref in evaluator._traders["bad"].refs if ref.call.operator.name == name)
-    group = evaluator._standing._calls[call]
+    group = evaluator._live._calls[call]
 
     def broken(_event):
         raise ZeroDivisionError("no such luck")

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from sandbox.engine.calls import Call
-from sandbox.engine.kinds.kind import Event, Group
+from sandbox.engine.kinds.kind import CallGroup, Event
 
 
-class Anew(Group):
+class Recomputed(CallGroup):
     """Calls without a faster way: computed at each bar."""
 
     def restarts(self, event: Event) -> Iterable[Call]:
