@@ -9,6 +9,7 @@ one that only notifies flushes nothing. Hence never inside the writing transacti
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal
 
 import psycopg
@@ -26,10 +27,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Hints:
-    """Sends hints through the pool. Call ``send`` after the commit; ``close`` sends what is pending."""
+    """
+    Sends hints through the pool. Call ``send`` after the commit; ``close`` sends what is pending.
 
-    def __init__(self, pool: Pool, *, coalesce_s: float = COALESCE_S) -> None:
+    *on_send* is called at once by each ``send``: for work that this process does itself.
+    """
+
+    def __init__(
+        self, pool: Pool, *, coalesce_s: float = COALESCE_S, on_send: Callable[[], None] = lambda: None
+    ) -> None:
         self._pool = pool
+        self._on_send = on_send
         self._coalesce_s = coalesce_s
         self._pending: set[Channel] = set()
         self._task: asyncio.Task[None] | None = None
@@ -37,6 +45,7 @@ class Hints:
     def send(self, *channels: Channel) -> None:
         """Wake the listeners of these channels within ``COALESCE_S``. Never fails, never waits."""
         self._pending.update(channels)
+        self._on_send()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
