@@ -21,7 +21,7 @@ from app.delivery.rules.channels import Secrets
 from app.delivery.rules.presets import PRESETS
 from app.delivery.rules.quiet import parse
 from app.delivery.rules.templates import TemplateInvalid
-from app.delivery.sealing import Sealer
+from app.delivery.sealing import Sealer, Unopenable
 from app.errors import Kind, Refused
 from app.store import deliveries
 from app.store import destinations as store
@@ -33,7 +33,6 @@ DESTINATIONS_MAX = 50
 ROTATION_S = 24 * 3600.0  # for so long after a rotation the old secret signs, too
 TEST_S = 14.0
 TEST_POLL_S = 0.1
-SEALED_AT_ONCE = 200
 LOCAL_SCHEMAS = frozenset(
     {
         # needs the machine itself
@@ -169,7 +168,7 @@ class Destinations:
             sealed = await store.find_secrets(connection, destination_id)
             assert sealed is not None  # noqa: S101 written with the destination
             draft = replace(_draft_of(found), **changes)
-            secrets = _changed(sealer.open(destination_id, sealed.key_id, sealed.sealed), draft)
+            secrets = _changed(_opened(sealer, sealed), draft)
             keys: Sequence[str] = ()
             if rotate:
                 secrets, keys = _rotated(found.kind, secrets)
@@ -211,16 +210,6 @@ class Destinations:
             if found.state != "pending" or time.monotonic() > deadline:
                 return found
             await asyncio.sleep(TEST_POLL_S)
-
-    async def seal_again(self) -> int:
-        """Seal with the newest key what an older one has sealed; returns how many were left as they are, unopenable."""
-        sealer = self._need_sealer()
-        async with self.pool.connection() as connection, connection.transaction():
-            rows = await store.sealed_otherwise(connection, sealer.key_id, limit=SEALED_AT_ONCE)
-            for row in rows:
-                secrets = sealer.open(row.destination_id, row.key_id, row.sealed)
-                await store.change_secrets(connection, self._sealed(sealer, row.destination_id, secrets))
-        return len(rows)
 
     # -- checks ------------------------------------------------------------------------------------------------------------
 
@@ -298,6 +287,13 @@ class Destinations:
 
 def _not_found() -> Refused:
     return Refused(Kind.NOT_FOUND, "There is no such destination.")
+
+
+def _opened(sealer: Sealer, sealed: Sealed) -> Secrets:
+    try:
+        return sealer.open(sealed.destination_id, sealed.key_id, sealed.sealed)
+    except Unopenable as error:
+        raise Refused(Kind.UNAVAILABLE, f"The destination's secrets cannot be opened: {error}.") from None
 
 
 def _check_secrets(draft: Draft, secrets: Secrets, allowed: Sequence[Network]) -> None:

@@ -16,14 +16,18 @@ from uuid import UUID, uuid4
 from app.delivery.rules.answers import FAILING_DAYS_MAX, FAILING_HOLDS_S
 from app.delivery.rules.messages import SignalRow
 from app.delivery.rules.taking import PER_DESTINATION_MAX, Ready, Room, plan_taking
+from app.delivery.sealing import Sealer, Unopenable
 from app.store import deliveries as store
+from app.store import destinations
 from app.store.deliveries import DigestRow, Ended, Health, LeasedRow, Receipt
+from app.store.destinations import Sealed
 from app.store.pool import Connection, Pool
 
 LEASE_S = 30.0  # an attempt takes at most 10 s; the rest is for a receipt that has to wait for the database
 DESTINATIONS_MAX = 500
 TESTS_MAX = 20
 EXPIRED_AT_ONCE = 2000
+SEALED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +123,31 @@ async def expire(pool: Pool, *, now: datetime | None = None) -> int:
     """End what can no longer arrive in time; returns how many."""
     async with pool.connection() as connection:
         return await store.expire(connection, limit=EXPIRED_AT_ONCE, now=now)
+
+
+async def seal_again(pool: Pool, sealer: Sealer) -> tuple[int, int]:
+    """
+    Seal with the newest key what an older one has sealed; returns how many were, and how many no key of ours opens.
+    """
+    done, left, after = 0, 0, UUID(int=0)
+    while True:
+        async with pool.connection() as connection, connection.transaction():
+            rows = await destinations.sealed_otherwise(
+                connection, sealer.key_id, after=after, limit=SEALED_AT_ONCE
+            )
+            for row in rows:
+                try:
+                    secrets = sealer.open(row.destination_id, row.key_id, row.sealed)
+                except Unopenable:
+                    left += 1
+                    continue
+                again = Sealed(
+                    destination_id=row.destination_id,
+                    key_id=sealer.key_id,
+                    sealed=sealer.seal(row.destination_id, secrets),
+                )
+                await destinations.change_secrets(connection, again)
+                done += 1
+        if not rows:
+            return done, left
+        after = rows[-1].destination_id

@@ -165,10 +165,10 @@ async def delete(connection: Connection, destination_id: UUID) -> None:
     await connection.execute(_SQL["delete_destination"], {"id": destination_id})
 
 
-async def sealed_otherwise(connection: Connection, key_id: str, *, limit: int) -> list[Sealed]:
-    """Secrets sealed by another key than *key_id*."""
+async def sealed_otherwise(connection: Connection, key_id: str, *, after: UUID, limit: int) -> list[Sealed]:
+    """Secrets sealed by another key than *key_id*, of destinations behind *after*, locked."""
     async with connection.cursor(row_factory=rows_of(Sealed)) as cursor:
-        await cursor.execute(_SQL["sealed_otherwise"], {"key_id": key_id, "limit": limit})
+        await cursor.execute(_SQL["sealed_otherwise"], {"key_id": key_id, "after": after, "limit": limit})
         return await cursor.fetchall()
 
 

@@ -62,7 +62,8 @@ delete from public.destinations n where n.id = %(id)s;
 
 -- sealed_otherwise --
 -- Secrets that another key than the current one has sealed.
-select k.destination_id, k.key_id, k.sealed from vyx.destination_secrets k where k.key_id <> %(key_id)s order by k.destination_id limit %(limit)s;
+select k.destination_id, k.key_id, k.sealed from vyx.destination_secrets k where k.key_id <> %(key_id)s and k.destination_id > %(after)s
+ order by k.destination_id limit %(limit)s for update;
 
 -- own_traders --
 -- Which of these traders are the user's.
