@@ -288,7 +288,7 @@ def test_the_image_holds_every_file_the_service_reads(tmp_path):
     for source, target in copied:
         assert f"!{source}" in allowed
         shutil.copytree(ROOT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
-    program = "import app.web, app.worker, app.up, jobs.tasks; from app import development; from app.store import migrations; print(len(development.DEMO_FILTERS), len(migrations.load_migrations()))"
+    program = "import app.web, app.worker, app.up, jobs.tasks; from app import dev_data; from app.store import migrations; print(len(dev_data.DEMO_FILTERS), len(migrations.load_migrations()))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

@@ -2,7 +2,7 @@
 Whether a trader's screening can be believed, in one word and one sentence.
 
 ``running`` is a state somebody set; health is what the ledger of slots proves. Decided here: the words, their order of
-precedence and their thresholds. Not decided here: where the facts come from (``app/store/market_read.py``).
+precedence and their thresholds. Not decided here: where the facts come from (``app/store/markets.py``).
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ import msgspec
 import psycopg
 import structlog
 
+from app.coordination.hints import Channel, listen
 from app.domain.lifecycle import TraderState
 from app.http import shapes
 from app.http.metrics import Metrics
@@ -184,8 +185,7 @@ class Feed:
                 connection = await connect_direct(self._direct_url, name="vyx feed")
                 async with connection:
                     backoff_s = RECONNECT_S
-                    await connection.execute("listen vyx_feed")
-                    await connection.execute("listen vyx_preview")
+                    await listen(connection, Channel.FEED, Channel.PREVIEW)
                     await self._follow(connection)
             except (psycopg.Error, OSError) as error:
                 self._metrics.feed_reconnects.inc()
@@ -202,7 +202,7 @@ class Feed:
             if not self._watermark.is_waiting:
                 pause_s = CANDIDATE_POLL_S
                 async for notification in connection.notifies(timeout=POLL_S, stop_after=1):
-                    if notification.channel == "vyx_preview":
+                    if notification.channel == Channel.PREVIEW:
                         self.previews.announce()  # of the feed's own rows it is only a hint: the poll asks the table
                 continue
             pause_s = CANDIDATE_POLL_S if self.horizon != before else min(pause_s * 1.5, CANDIDATE_POLL_S_MAX)
