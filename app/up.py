@@ -28,6 +28,7 @@ from typing import IO
 import structlog
 
 from app import dev_data
+from app.backoff import Backoff
 from app.errors import CommandFailed
 from app.market import venue
 from app.settings import Settings
@@ -129,7 +130,7 @@ class _Child:
     environment: dict[str, str]
     process: subprocess.Popen[str] | None = None
     started: float = 0.0
-    backoff_s: float = BACKOFF_FIRST_S
+    backoff: Backoff = field(default_factory=lambda: Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S))
     restart_at: float = 0.0
     said_ready: threading.Event = field(default_factory=threading.Event)
 
@@ -158,15 +159,13 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        self.backoff_s = (
-            BACKOFF_FIRST_S
-            if now - self.started > HEALTHY_AFTER_S
-            else min(self.backoff_s * 2, BACKOFF_MAX_S)
-        )
-        self.restart_at = now + self.backoff_s
+        if now - self.started > HEALTHY_AFTER_S:
+            self.backoff.reset()
+        wait_s = self.backoff.next_s()
+        self.restart_at = now + wait_s
         self.process = None
         log.warning(
-            "process ended, starting it again", process=self.name, exit_code=code, wait_s=self.backoff_s
+            "process ended, starting it again", process=self.name, exit_code=code, wait_s=round(wait_s, 2)
         )
         return code
 

@@ -3,7 +3,7 @@ Timeframes: how long each bar is and which bars close at a slot.
 
 Decided here: the list of timeframes, and that every bar starts at a multiple of its length counted from the epoch in
 UTC (which is how the exchange cuts them up to one day; weeks and months are cut otherwise and are not offered).
-Not decided here: what a bar holds (``app.market.rollup``) and when a slot may close (ingest).
+Not decided here: what a bar holds (``app.market.simulated.rollup``) and when a slot may close (ingest).
 Instants are whole milliseconds since the epoch, the exchange's own unit.
 """
 

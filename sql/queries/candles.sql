@@ -10,7 +10,7 @@ on conflict do nothing;
 -- roll_up --
 -- The bars of one timeframe that closed at these slots, from the next finer one. Open, high and low are over bars with volume:
 -- that equals the exchange's own candles (a bucket without any trade is flat at its close); skipping is what makes it exact.
--- The same rule as app/market/rollup.py, which a test holds it to; greatest and least pass over null.
+-- The same rule as app/market/simulated/rollup.py, which a test holds it to; greatest and least pass over null.
 insert into vyx.candles (symbol_id, timeframe, open_time, open, high, low, close, volume, quote_volume, trade_count)
 select b.symbol_id, %(timeframe)s::vyx.timeframe, b.open_time, coalesce(b.open, b.close), greatest(b.high, b.close), least(b.low, b.close), b.close,
        b.volume, b.quote_volume, b.trade_count
