@@ -5,8 +5,8 @@ Everything hangs on one direct connection: the session lock that proves this pro
 The beat comes from the loop that does the work: a screening that has been stuck for ``STUCK_AFTER_S`` stops it, and others take over.
 
 Trust: a machine whose heartbeat could not be renewed stops believing in its leases before others may reap it, measured on its own
-monotonic clock from the moment it *began* the last successful beat (``GRACE_S`` − ``TRUST_MARGIN_S``; see reference: a link that fell
-still trusted itself at 3.5 s when anchored by the ttl).
+monotonic clock from the moment it *began* the last successful beat (``GRACE_S`` − ``TRUST_MARGIN_S``; ``docs/design.md``,
+*Leases*).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from app.domain.lifecycle import ACTIVE, TraderState
 
-PATIENCE_S = 120.0  # market seconds: two one-minute bars, the promise of DESIGN §1.7
+PATIENCE_S = 120.0  # market seconds: two one-minute bars, the promise of docs/design.md, 7
 PATIENCE_WALL_S = (
     2.0  # at speed 600 two bars pass in 0.2 s, less than a screening takes; allow it this much of real time
 )
