@@ -16,7 +16,7 @@ from app.settings import Settings, development_secret
 from app.store import accounts, trader_state, traders
 from app.store.pool import connect_direct
 from app.store.traders import PlanColumns
-from sandbox.compile import FilterCompiler
+from sandbox.language.compiler import FilterCompiler
 
 CONNECTION_NAME = "vyx-dev-data"
 DEMO_USER = UUID("00000000-0000-4000-8000-00000000d3a0")

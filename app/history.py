@@ -21,10 +21,11 @@ from app.store import candles
 from app.store import symbols as symbol_store
 from app.store.candles import SymbolCandles
 from app.store.pool import Connection
-from sandbox.evaluate import HISTORY_SLACK_BARS
-from sandbox.operators import OPERATORS
-from sandbox.panel import TIMEFRAMES, Panel
-from sandbox.plan import Plan
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.screen import HISTORY_SLACK_BARS
+from sandbox.plan.document import Plan
+from sandbox.plan.operators import OPERATORS
+from sandbox.plan.timeframes import TIMEFRAMES
 
 Columns = tuple[NDArray[Any], ...]
 """A panel's columns: symbol row and open time (ms, int64), open, high, low, close, volume (float64)."""

@@ -22,10 +22,10 @@ from app.store.pool import Connection, Pool
 from app.store.rate_limits import LIFECYCLE, SAVE
 from app.store.trader_state import TraderStatus
 from app.store.traders import Frequency, PlanColumns, Trader
-from sandbox.compile import FilterCompiler
-from sandbox.language.diagnostics import Diagnostic
-from sandbox.language.record import Term
-from sandbox.plan import Plan
+from sandbox.language.compiler import FilterCompiler
+from sandbox.language.recording import Term
+from sandbox.plan.document import Plan
+from sandbox.plan.text.diagnostics import Diagnostic
 
 COMPILES_MAX = 2  # at a time and process: each holds a thread and a sandbox worker
 COMPILE_WAIT_S = 10.0

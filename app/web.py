@@ -29,8 +29,8 @@ from app.preview.request import PreviewRequest
 from app.settings import Settings
 from app.store.pool import make_pool
 from jobs.tasks import defer_preview
-from sandbox.compile import FilterCompiler
-from sandbox.each import EachRunner
+from sandbox.interpreter.functions import EachRunner
+from sandbox.language.compiler import FilterCompiler
 
 log = structlog.get_logger(__name__)
 

@@ -696,9 +696,9 @@ CREATE TABLE public.signals (
     plan_hash text NOT NULL,
     epoch bigint NOT NULL,
     late boolean DEFAULT false NOT NULL,
+    forming boolean DEFAULT false NOT NULL,
     screened_at timestamp with time zone NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    forming boolean DEFAULT false NOT NULL
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 )
 PARTITION BY RANGE (triggered_at);
 

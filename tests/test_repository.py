@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = sorted(path for folder in ("app", "jobs", "sandbox") for path in (ROOT / folder).rglob("*.py"))
 FUNCTION_LINES_MAX = 70
 TABLES = {"window_operators", "band_operators"}  # lists of declarations: they have no steps to follow
-PROCRASTINATES_OWN = "20261122000009_jobs.sql"  # its schema as it publishes it, where 'todo' is a job's state
+PROCRASTINATES_OWN = "20261128000008_jobs.sql"  # its schema as it publishes it, where 'todo' is a job's state
 
 # Short statements that stand in code, each with its reason. Everything else is a named query in sql/queries.
 STATEMENTS_IN_CODE = {

@@ -12,7 +12,7 @@ from app.explain import Explained
 from app.http import shapes
 from app.http.endpoints import Call
 from app.preview.job import Preview
-from sandbox.explain import Bar
+from sandbox.engine.explain import Bar
 
 
 async def execute_filter(call: Call, body: shapes.FilterRun) -> Preview:

@@ -17,7 +17,8 @@ from app.domain import timeframes
 from app.store import candles, symbols
 from app.store.candles import Rows
 from app.store.pool import Pool
-from sandbox.panel import TIMEFRAMES, Panel
+from sandbox.engine.candles.panel import Panel
+from sandbox.plan.timeframes import TIMEFRAMES
 
 log = structlog.get_logger(__name__)
 SLACK_BARS = 64  # loaded beyond what is needed, so that a slightly deeper plan does not reload the frame
@@ -126,15 +127,15 @@ class PanelLoader:
             reach *= 4
 
     async def _know(self, rows: Rows) -> None:
-        """Give every symbol of *rows* a row in the panel; pairs are only ever added, in the order of their ids."""
+        """Give every symbol of *rows* a row in the panel, which alone decides which row that is."""
         newest = int(rows["symbol_id"].max(initial=-1))
-        if newest < len(self._row_of):
+        if newest < len(self._row_of) and not (self._row_of[rows["symbol_id"]] < 0).any():
             return
         async with self._pool.connection() as connection:
             universe = await symbols.list_universe(connection)
-        self.panel.add_symbols([pair.symbol for pair in universe[len(self.panel.symbols) :]])
+        self.panel.add_symbols(pair.symbol for pair in universe)
         self._row_of = np.full(max(pair.symbol_id for pair in universe) + 1, -1, dtype=np.int64)
-        self._row_of[[pair.symbol_id for pair in universe]] = np.arange(len(universe))
+        self._row_of[[pair.symbol_id for pair in universe]] = [self.panel.index[p.symbol] for p in universe]
 
     def _append(self, timeframe: str, rows: Rows) -> None:
         if len(rows["symbol_id"]):

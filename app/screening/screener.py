@@ -31,9 +31,9 @@ from app.screening.roster import Held, Roster
 from app.store import leases, machines, signals, slots, trader_state
 from app.store.pool import Pool
 from app.store.signals import Match
-from sandbox.compile import Compiled
-from sandbox.each import EachRunner
-from sandbox.evaluate import Evaluator, Hits, Slot
+from sandbox.engine.screen import Evaluator, Hits, Slot
+from sandbox.interpreter.functions import EachRunner
+from sandbox.language.compiler import Compiled
 
 log = structlog.get_logger(__name__)
 SLOTS_AT_ONCE = 100  # read ahead from the ledger

@@ -19,6 +19,7 @@ from app.errors import CommandFailed
 from app.store.queries import SQL_DIR
 
 LOCK_KEY = 0x7679785F6D696772  # "vyx_migr"
+PRERELEASE = "20261122%"  # versions of before the first release; they were folded into one clean set
 _NAME = re.compile(r"(\d{14})_([a-z0-9_]+)\.sql\Z")
 _HISTORY = """
 create schema if not exists supabase_migrations;
@@ -78,6 +79,7 @@ def migrate(url: str, folder: Path = SQL_DIR / "migrations") -> list[str]:
                     "plain_postgres.sql",
                 )
             _execute(connection, _HISTORY, "history")
+            _refuse_prerelease(connection)
         for migration in load_migrations(folder):
             with connection.transaction():
                 _lock(connection)
@@ -85,6 +87,15 @@ def migrate(url: str, folder: Path = SQL_DIR / "migrations") -> list[str]:
                     _apply(connection, migration)
                     applied.append(f"{migration.version}_{migration.name}")
     return applied
+
+
+def _refuse_prerelease(connection: psycopg.Connection) -> None:
+    made_before = "select from supabase_migrations.schema_migrations where version like %s limit 1"
+    if connection.execute(made_before, (PRERELEASE,)).fetchone() is not None:
+        raise MigrationFailed(
+            "This database was made by a version of before the first release and cannot be upgraded: "
+            "start with an empty database (embedded: remove the data directory, .vyx by default)."
+        )
 
 
 def _lock(connection: psycopg.Connection) -> None:

@@ -10,9 +10,9 @@ from app.domain.timeframes import epoch_ms
 from app.preview import evaluation, wire
 from app.preview.job import ask
 from app.store import candles as candle_store
-from sandbox.each import EachRunner
-from sandbox.evaluate import Evaluator
-from sandbox.plan import build_plan
+from sandbox.engine.screen import Evaluator
+from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.document import build_plan
 from tests.preview.conftest import FIRST, LAST, LATE, MINUTES, OUTAGE, SYMBOLS
 
 ALL = 10_000

@@ -1,0 +1,97 @@
+-- What users, people in Studio and machines do to a trader's state. Refusals carry a code of ours:
+--   VX404 no such trader · VX409 transition not allowed (detail: the state) · VX403 quota (detail: json limit, used, tier) · VXFEN fenced
+
+-- active_traders: what counts against a quota: running, on the way there, or in error and about to retry by itself.
+create function vyx.active_traders("user" uuid) returns bigint language sql stable set search_path = '' as $$
+  select count(*) from public.trader_state s
+   where s.user_id = "user" and (s.state in ('starting', 'running') or s.retry_at is not null)
+$$;
+
+-- check_quota: a user's own traders are counted, they are few. All users' are counted only near the limit; far from it the count of
+-- a beat of the last seconds will do (100,000 active traders: 20 ms a start otherwise, and a hundred starts come at once).
+create function vyx.check_quota("user" uuid, max_active bigint) returns void language plpgsql set search_path = '' as $$
+declare
+  quota record;
+  used bigint;
+begin
+  insert into public.accounts (user_id) values ("user") on conflict do nothing;
+  -- the row lock makes two simultaneous starts of one user count one after the other
+  select a.tier, t.max_running into quota from public.accounts a join public.tiers t using (tier) where a.user_id = "user" for update of a;
+  used := vyx.active_traders("user");
+  if used >= quota.max_running then
+    raise exception 'the % tier runs at most % traders and % are active', quota.tier, quota.max_running, used
+      using errcode = 'VX403', detail = json_build_object('limit', quota.max_running, 'used', used, 'tier', quota.tier);
+  end if;
+  if max_active is null then return; end if;
+  select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
+  if used < max_active - 10000 then return; end if;  -- more than can be started within 3 s
+  select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
+  if used > max_active - 1000 then                  -- near the limit starts queue, far from it they do not
+    perform pg_advisory_xact_lock(7004, 1);
+    select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
+  end if;
+  if used >= max_active then
+    raise exception 'the service runs at most % traders and is full', max_active
+      using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
+  end if;
+end $$;
+
+-- change_state_v1: the one way from state to state; refuses another version than expected.
+create function vyx.change_state_v1(trader uuid, to_state public.trader_lifecycle, reason text, expected_version bigint default null, error text default null)
+returns public.trader_state language plpgsql set search_path = '' as $$
+declare changed public.trader_state;
+begin
+  update public.trader_state s set state = to_state, reason = change_state_v1.reason, last_error = coalesce(error, s.last_error)
+   where s.trader_id = trader and (expected_version is null or s.version = expected_version)
+  returning * into changed;
+  if not found then
+    if exists (select from public.trader_state s where s.trader_id = trader) then
+      raise exception 'the trader has changed meanwhile' using errcode = 'VX409', detail = (select s.state from public.trader_state s where s.trader_id = trader);
+    end if;
+    raise exception 'there is no trader %', trader using errcode = 'VX404';
+  end if;
+  return changed;
+end $$;
+
+-- start_trader_v1: repeating it is harmless. max_active is the limit over all users; null leaves it unchecked.
+create function vyx.start_trader_v1(trader uuid, max_active bigint default null) returns public.trader_state
+language plpgsql set search_path = '' as $$
+declare current public.trader_state;
+begin
+  select * into current from public.trader_state s where s.trader_id = trader for update;
+  if not found then raise exception 'there is no trader %', trader using errcode = 'VX404'; end if;
+  if current.state in ('starting', 'running') then return current; end if;
+  if current.state = 'stopping' then
+    raise exception 'a stopping trader cannot become starting' using errcode = 'VX409', detail = current.state;
+  end if;
+  if current.retry_at is null then perform vyx.check_quota(current.user_id, max_active); end if;
+  if current.state = 'error' then                         -- a person looked at it: count anew, go on from now
+    update public.trader_state s set error_count = 0, resume_after = coalesce(vyx.newest_slot(), s.resume_after) where s.trader_id = trader;
+  end if;
+  return vyx.change_state_v1(trader, 'starting', 'start');
+end $$;
+
+-- stop_trader_v1: repeating it is harmless; a trader nobody holds is stopped at once.
+create function vyx.stop_trader_v1(trader uuid) returns public.trader_state
+language plpgsql set search_path = '' as $$
+declare current public.trader_state;
+begin
+  select * into current from public.trader_state s where s.trader_id = trader for update;
+  if not found then raise exception 'there is no trader %', trader using errcode = 'VX404'; end if;
+  if current.state in ('stopped', 'stopping') then return current; end if;
+  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
+  current := vyx.change_state_v1(trader, 'stopping', 'stop');
+  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
+  return current;
+end $$;
+
+create function public.start_trader(trader uuid) returns public.trader_state language sql set search_path = '' as $$
+  select vyx.start_trader_v1(trader)
+$$;
+comment on function public.start_trader is 'Start a trader by hand: select start_trader(''…uuid…''). The owner''s tier is checked.';
+create function public.stop_trader(trader uuid) returns public.trader_state language sql set search_path = '' as $$
+  select vyx.stop_trader_v1(trader)
+$$;
+comment on function public.stop_trader is 'Stop a trader by hand: select stop_trader(''…uuid…'').';
+revoke all on function public.start_trader, public.stop_trader from public, anon, authenticated;
+grant execute on function public.start_trader, public.stop_trader to service_role;
