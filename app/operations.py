@@ -37,14 +37,18 @@ async def drain(url: str, machine: str) -> None:
 
 
 async def redeliver(url: str) -> tuple[int, int]:
-    """Retry every dead letter whose queue somebody works on; returns how many were retried, and how many are left."""
+    """
+    Retry every dead letter whose queue somebody works on; returns how many were retried, and how many are
+    left.
+    """
     async with await connect_direct(url, name=CONNECTION_NAME) as connection:
         return await jobs.redeliver(connection), await jobs.dead_letters(connection)
 
 
 def schema() -> str:
     """
-    The schema that the migrations make, as SQL: from a throw-away embedded cluster, without what depends on the server's version.
+    The schema that the migrations make, as SQL: from a throw-away embedded cluster, without what depends on
+    the server's version.
 
     Raises:
         CommandFailed: the cluster or pg_dump failed.

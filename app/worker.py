@@ -57,7 +57,7 @@ class LazyCompiler:
 
 
 class Worker:
-    """One worker process; :meth:`run` returns after a clean drain."""
+    """One worker process; :meth:``run`` returns after a clean drain."""
 
     def __init__(self, settings: Settings) -> None:
         database_url, direct_url = settings.addresses()

@@ -1,7 +1,8 @@
 """
 The worker's half of a preview: from the row to the question, and from the answer to the row.
 
-Decided here: what the row says in every case, so that no job fails and the request always learns how it ended.
+Decided here: what the row says in every case, so that no job fails and the request always learns how it
+ended.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class Preview(msgspec.Struct):
     """
     A filter over recent history.
 
-    `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the pairs. `hits` are oldest first; of more than 1000 the
-    newest are told, and `truncated` says so; `hit_count` counts all.
+    `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the
+    pairs. `hits` are oldest first; of more than 1000 the newest are told, and `truncated` says so;
+    `hit_count` counts all.
     """
 
     trigger: str
@@ -74,7 +76,10 @@ class PreviewJob:
         self._process = process
 
     async def run(self, preview_id: UUID) -> None:
-        """Answer one preview; whatever goes wrong with it is said in its row. One that nobody waits for any more is left alone."""
+        """
+        Answer one preview; whatever goes wrong with it is said in its row. One that nobody waits for any more
+        is left alone.
+        """
         async with self._pool.connection() as connection:
             asked = await previews.take(connection, preview_id, wait_s=WAIT_S)
         if asked is None:

@@ -1,5 +1,6 @@
 """
-The web process's half of a preview: compile the filter, put the question to the machines, wait for the answer.
+The web process's half of a preview: compile the filter, put the question to the machines, wait for the
+answer.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class PreviewRequest:
         What the filter *source* would have found at the newest *bars* bars that close by *until* (None: now).
 
         Raises:
-            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), TIMEOUT after ``WAIT_S``.
+            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), TIMEOUT after
+                ``WAIT_S``.
         """
         async with self._pool.connection() as connection:
             await count_call(connection, user_id, PREVIEW)

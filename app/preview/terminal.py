@@ -127,7 +127,10 @@ def _spark_at(frame: Frame, row: int, triggered_at_ms: int) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One character per value, from the lowest to the highest of them; a blank where there is none, the middle when all are equal."""
+    """
+    One character per value, from the lowest to the highest of them; a blank where there is none, the middle
+    when all are equal.
+    """
     known = np.array([value for value in values if value == value])  # noqa: PLR0124 only NaN differs from itself
     if not len(known):
         return " " * len(values)

@@ -29,7 +29,9 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How a preview stands. ``result`` is JSON text once it is done, ``problem`` a sentence once it has failed."""
+    """
+    How a preview stands. ``result`` is JSON text once it is done, ``problem`` a sentence once it has failed.
+    """
 
     state: Literal["waiting", "running"] | Ended
     result: str | None
