@@ -29,8 +29,7 @@ from app.store.traders import ExplainedTrader
 from sandbox.engine.calls import OperatorError
 from sandbox.engine.explain import Explanation, explain
 from sandbox.interpreter.functions import EachRunner
-from sandbox.language.recording import Term
-from sandbox.plan.document import Plan, PlanError, load_plan
+from sandbox.plan.document import Plan, PlanError, Term, load_plan
 from sandbox.plan.timeframes import TIMEFRAMES
 
 TERMS_KEPT = 256  # of filters explained lately: a page that explains bar after bar compiles once

@@ -16,7 +16,7 @@ from app.store.jobs import use_job_schema
 from app.store.pool import KEEPALIVE, Connection
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 
-GRACEFUL_S = 10  # a screening in hand ends well within
+GRACEFUL_S = 10  # a running screening ends well within
 CONCURRENCY = 4
 PREVIEWS_AT_ONCE = (
     1  # per machine, apart from the others: a screening never waits for a place behind previews

@@ -77,8 +77,8 @@ class PreviewRequest:
                 while True:
                     ended = self._upcoming()
                     async with self._pool.connection() as connection:
-                        standing = await previews.find(connection, preview_id)
-                    if standing is None or standing.state not in ("waiting", "running"):
+                        stored = await previews.find(connection, preview_id)
+                    if stored is None or stored.state not in ("waiting", "running"):
                         break
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(ended.wait(), POLL_S)
@@ -86,11 +86,11 @@ class PreviewRequest:
             raise Refused(
                 Kind.TIMEOUT, f"No machine had an answer within {WAIT_S:g} s; try again, with fewer bars."
             ) from None
-        if standing is None or standing.state == "timeout":
-            raise Refused(Kind.TIMEOUT, (standing and standing.problem) or "It took too long.")
-        if standing.result is None:
-            raise Refused(Kind.REQUEST_INVALID, standing.problem or "The preview failed.")
-        return msgspec.json.decode(standing.result, type=Preview)
+        if stored is None or stored.state == "timeout":
+            raise Refused(Kind.TIMEOUT, (stored and stored.problem) or "It took too long.")
+        if stored.result is None:
+            raise Refused(Kind.REQUEST_INVALID, stored.problem or "The preview failed.")
+        return msgspec.json.decode(stored.result, type=Preview)
 
 
 async def _end(connection: Connection, until: datetime | None) -> datetime:

@@ -149,8 +149,8 @@ def _print_table(seen: _Seen) -> None:
     table = Table("symbol", f"closed at ({preview.due_every})", "price", *names)
     table.add_column("closes", no_wrap=True, min_width=SPARK_BARS_BEFORE + SPARK_BARS_AFTER)
     for hit, spark in list(zip(preview.hits, seen.sparks, strict=True))[-ROWS_MAX:]:
-        told = (_told(hit.values[name]) for name in names)
-        table.add_row(hit.symbol, _minute(hit.triggered_at), f"{hit.price:.8g}", *told, spark)
+        texts = (_text_of(hit.values[name]) for name in names)
+        table.add_row(hit.symbol, _minute(hit.triggered_at), f"{hit.price:.8g}", *texts, spark)
     if preview.hits:
         console.print(table)
     shown = min(ROWS_MAX, len(preview.hits))
@@ -165,7 +165,7 @@ def _minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-def _told(value: float | bool | None) -> str:
+def _text_of(value: float | bool | None) -> str:
     if value is None:
         return "–"
     return str(value) if isinstance(value, bool) else f"{value:.6g}"

@@ -41,7 +41,7 @@ class Question(msgspec.Struct, frozen=True):
 
     ``symbols`` are the panel's rows; only hits of ``matched`` (None: of all) count. The newest ``bars`` slots
     at which the plan is due by ``until_ms`` are looked at. Hits at ``outages_ms``, or of the (symbol, slot)
-    pairs in ``late``, do not count: live screening passed them over. ``hits_max`` hits are told, the newest
+    pairs in ``late``, do not count: live screening passed them over. ``hits_max`` hits are given, the newest
     ones.
     """
 

@@ -59,7 +59,7 @@ async def register(connection: Connection, machine_id: str) -> tuple[int, dateti
 
 
 async def resume(connection: Connection, boot_id: int) -> bool:
-    """Take the session lock again on a new direct connection; False when this boot was buried meanwhile."""
+    """Take the session lock again on a new direct connection; False when this boot was reaped meanwhile."""
     return bool((await _row(connection, "resume_machine", boot_id=boot_id))[0])
 
 

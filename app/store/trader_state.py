@@ -117,7 +117,7 @@ class OwnedChanges:
     """
     What changed since an earlier horizon: ours as they are now, and traders that are not (or no longer) ours.
 
-    ``horizon`` is what the next question begins with; some of what is told now is told again then. ``owned``
+    ``horizon`` is what the next question begins with; a row may come again then. ``owned``
     counts all of ours. A trader that was deleted is among neither: only the count tells.
     """
 

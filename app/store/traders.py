@@ -23,7 +23,7 @@ Frequency = str | dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class PlanColumns:
-    """A compiled filter as it is stored: canonical JSON, its hash, and what people are told about it."""
+    """A compiled filter as it is stored: canonical JSON, its hash, and its summary for people."""
 
     plan: bytes
     plan_hash: str
@@ -196,7 +196,7 @@ async def plans(connection: Connection, trader_ids: Sequence[UUID]) -> list[Stor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recompiled:
-    """A plan made anew from the filter of a trader's *revision*."""
+    """A plan compiled again from the filter of a trader's *revision*."""
 
     trader_id: UUID
     revision: int
