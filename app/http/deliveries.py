@@ -7,12 +7,12 @@ from __future__ import annotations
 from typing import cast
 from uuid import uuid5
 
+from app.access import count_call
 from app.delivery.rules.messages import message_id
 from app.errors import Kind, Refused
 from app.http import delivery_shapes as shapes
 from app.http import pages
 from app.http.endpoints import Call
-from app.lifecycle import count_call
 from app.store import deliveries as store
 from app.store.rate_limits import SAVE
 

@@ -9,13 +9,13 @@ from uuid import UUID
 
 import msgspec
 
+from app.access import count_call
 from app.delivery.destinations import Draft, Made
 from app.http import delivery_shapes as shapes
 from app.http import pages
 from app.http.deliveries import delivery_of
 from app.http.endpoints import Answer, Call
 from app.http.shapes import PageQuery
-from app.lifecycle import count_call
 from app.store import destinations as store
 from app.store.rate_limits import DELIVERY_TEST, SAVE
 

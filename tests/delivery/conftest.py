@@ -25,7 +25,7 @@ from app.delivery.transport import Transport
 from app.metrics import DeliveryMetrics
 from app.store.pool import Pool, make_pool
 from tests.world import (
-    SCREENING,
+    SIGNALS,
     above,
     add_trader,
     add_user,
@@ -188,7 +188,7 @@ class Screen:
         close_slots(self.connection, slot)
         n = len(symbols)
         self.connection.execute(
-            SCREENING["insert_signals"],
+            SIGNALS["insert_signals"],
             {
                 "boot_id": self.boot,
                 "slot": at(slot),

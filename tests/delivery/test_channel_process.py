@@ -37,7 +37,7 @@ async def mail_server():
         def __init__(self):
             self.mails = []
 
-        async def handle_DATA(self, server, session, envelope):  # noqa: N802 aiosmtpd's name
+        async def handle_DATA(self, server, session, envelope):
             self.mails.append(envelope)
             return "250 OK"
 
@@ -124,11 +124,14 @@ async def test_the_child_inherits_no_environment(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("body", "text"), [("import time; time.sleep(60)", "no answer in time"), ("sys.exit(1)", "the channel's code crashed")]
+    ("body", "text"),
+    [("import time; time.sleep(60)", "no answer in time"), ("sys.exit(1)", "the channel's code crashed")],
 )
 async def test_code_that_hangs_or_dies_costs_one_attempt_and_the_next_gets_a_new_child(tmp_path, body, text):
     script = tmp_path / "child.py"
-    script.write_text(f"import sys\nsys.stdout.write('\\n'); sys.stdout.flush()\nsys.stdin.readline()\n{body}\n")
+    script.write_text(
+        f"import sys\nsys.stdout.write('\\n'); sys.stdout.flush()\nsys.stdin.readline()\n{body}\n"
+    )
     process = ChannelProcess((), command=(sys.executable, str(script)), time_limit_s=0.5)
     try:
         answers = [await process.send(ChannelCall(url="x://y", title="", body="")) for _ in range(2)]
@@ -147,7 +150,9 @@ def test_what_the_library_complains_of_holds_no_part_of_the_url():
     )
 
 
-async def test_telegram_answers_and_their_retry_after_are_understood(make, make_sender, screen, receiver, rows):
+async def test_telegram_answers_and_their_retry_after_are_understood(
+    make, make_sender, screen, receiver, rows
+):
     receiver.answer = lambda _: web.json_response(
         {"ok": False, "error_code": 429, "parameters": {"retry_after": 33}}, status=429
     )
@@ -180,7 +185,9 @@ async def test_telegram_answers_and_their_retry_after_are_understood(make, make_
         ("pushover", {"settings": {"app_token": "aaaa", "user_key": "uuuuu"}}, "message"),
     ],
 )
-async def test_each_kind_says_the_symbol_and_the_price(make, make_sender, screen, receiver, rows, kind, given, field):
+async def test_each_kind_says_the_symbol_and_the_price(
+    make, make_sender, screen, receiver, rows, kind, given, field
+):
     await make(kind=kind, **given)
     screen.match("BTCUSDT")
 
