@@ -222,8 +222,8 @@ class Destinations:
 
     def _checked(self, draft: Draft, secrets: Secrets) -> Rules:
         try:
-            _check_secrets(draft, secrets, self.allowed)
             _check_rules(draft)
+            _check_secrets(draft, secrets, self.allowed)
             template = PRESETS[draft.preset].template if draft.preset else draft.template
             if template is not None:
                 sample = messages.of_signal(
@@ -356,6 +356,8 @@ def _check_rules(draft: Draft) -> None:
         raise ValueError("events: one is named twice.")
     if draft.quiet_hours is not None:
         parse(draft.quiet_hours)
+    if draft.digest is not None and len(draft.digest) != 1:
+        raise ValueError("digest: give every_s or per, one of them.")
     if draft.preset is not None and draft.digest is not None:
         raise ValueError("A bot takes one signal at a time: a preset cannot be gathered into a digest.")
 

@@ -4,14 +4,11 @@ The endpoints under ``/api/v1/deliveries``: receipts, and sending again what did
 
 from __future__ import annotations
 
-from typing import cast
-from uuid import uuid5
-
 from app.access import count_call
-from app.delivery.rules.messages import message_id
 from app.errors import Kind, Refused
 from app.http import delivery_shapes as shapes
 from app.http import pages
+from app.http.delivery_events import delivery_of
 from app.http.endpoints import Call
 from app.store import deliveries as store
 from app.store.rate_limits import SAVE
@@ -52,24 +49,3 @@ async def redrive_deliveries(call: Call, body: shapes.Redrive) -> shapes.Redrive
             states=body.states,
         )
     return shapes.Redriven(count)
-
-
-def delivery_of(row: store.Delivery) -> shapes.Delivery:
-    """A row as JSON; its id follows from what makes it unique."""
-    return shapes.Delivery(
-        id=uuid5(row.destination_id, str(row.source_id)),
-        signal_id=row.source_id if row.event == "signal" else None,
-        trader_id=row.trader_id,
-        destination_id=row.destination_id,
-        event=cast("shapes.Event", row.event),
-        state=cast("shapes.State", row.state),
-        attempts=row.attempts,
-        next_attempt_at=row.next_attempt_at,
-        queued_at=row.queued_at,
-        sent_at=row.sent_at,
-        answered_at=row.answered_at,
-        expires_at=row.expires_at,
-        status=row.status,
-        answer=row.answer,
-        message_id=message_id(row.source_id, row.destination_id),
-    )

@@ -11,11 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from typing import cast
+from uuid import UUID, uuid5
 
 import msgspec
 
-from app.http.deliveries import delivery_of
+from app.delivery.rules.messages import message_id
+from app.http import delivery_shapes as shapes
 from app.store import deliveries as store
 from app.store.pool import Connection
 
@@ -53,3 +55,24 @@ class DeliveryEvents:
             self._since = max(self._since, row.changed_at)
         self._told = {key: at for key, at in self._told.items() if at > self._since - 2 * overlap}
         return [(row.user_id, b"event: delivery\ndata: %s\n\n" % _encode(delivery_of(row))) for row in new]
+
+
+def delivery_of(row: store.Delivery) -> shapes.Delivery:
+    """A row as JSON; its id follows from what makes it unique."""
+    return shapes.Delivery(
+        id=uuid5(row.destination_id, str(row.source_id)),
+        signal_id=row.source_id if row.event == "signal" else None,
+        trader_id=row.trader_id,
+        destination_id=row.destination_id,
+        event=cast("shapes.Event", row.event),
+        state=cast("shapes.State", row.state),
+        attempts=row.attempts,
+        next_attempt_at=row.next_attempt_at,
+        queued_at=row.queued_at,
+        sent_at=row.sent_at,
+        answered_at=row.answered_at,
+        expires_at=row.expires_at,
+        status=row.status,
+        answer=row.answer,
+        message_id=message_id(row.source_id, row.destination_id),
+    )

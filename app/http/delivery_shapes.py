@@ -34,16 +34,14 @@ class QuietHours(Struct, forbid_unknown_fields=True):
     zone: Zone
 
 
-class DigestEvery(Struct, forbid_unknown_fields=True):
-    """At most one message in so many seconds; a delivery's life is longer by as much."""
+class Digest(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """
+    Signals gathered into one message: ``every_s``, at most one in so many seconds (a delivery's life is longer by as much), or
+    ``per``, one for each bar close with everything that matched at it.
+    """
 
-    every_s: Annotated[int, Meta(ge=60, le=86400)]
-
-
-class DigestPerBar(Struct, forbid_unknown_fields=True):
-    """One message per bar close, with everything that matched at it."""
-
-    per: Literal["bar_close"]
+    every_s: Annotated[int, Meta(ge=60, le=86400)] | None = None
+    per: Literal["bar_close"] | None = None
 
 
 class DestinationRate(Struct, forbid_unknown_fields=True):
@@ -66,12 +64,12 @@ class NewDestination(Struct, forbid_unknown_fields=True, kw_only=True):
     headers: Texts = {}
     settings: Texts = {}
     signature: Literal["hmac", "ed25519"] = "hmac"
-    events: Events = ["signal"]
+    events: Events = field(default_factory=lambda: ["signal"])
     trader_ids: TraderIds | None = None
     preset: Preset | None = None
     template: Template | None = None
     quiet_hours: QuietHours | None = None
-    digest: DigestEvery | DigestPerBar | None = None
+    digest: Digest | None = None
     rate: DestinationRate | None = None
     expires_after_s: ExpiresAfter | None = None
 
@@ -91,7 +89,7 @@ class DestinationChange(Struct, forbid_unknown_fields=True, kw_only=True):
     preset: Preset | UnsetType | None = UNSET
     template: Template | UnsetType | None = UNSET
     quiet_hours: QuietHours | UnsetType | None = UNSET
-    digest: DigestEvery | DigestPerBar | UnsetType | None = UNSET
+    digest: Digest | UnsetType | None = UNSET
     rate: DestinationRate | UnsetType | None = UNSET
     expires_after_s: ExpiresAfter | UnsetType | None = UNSET
     enabled: bool | UnsetType = UNSET
@@ -110,7 +108,7 @@ class Destination(Struct, kw_only=True):
     preset: str | None
     template: str | None
     quiet_hours: QuietHours | None
-    digest: DigestEvery | DigestPerBar | None
+    digest: Digest | None
     rate: DestinationRate | None
     expires_after_s: int | None
     enabled: bool
@@ -195,7 +193,9 @@ class Redrive(Struct, forbid_unknown_fields=True, kw_only=True):
     destination_id: UUID | None = None
     since: Instant | None = field(name="from", default=None)
     until: Instant | None = None
-    states: Annotated[list[Literal["failed", "expired"]], Meta(min_length=1, max_length=2)] = ["failed"]
+    states: Annotated[list[Literal["failed", "expired"]], Meta(min_length=1, max_length=2)] = field(
+        default_factory=lambda: ["failed"]
+    )
 
 
 class Redriven(Struct):

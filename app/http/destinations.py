@@ -13,7 +13,7 @@ from app.access import count_call
 from app.delivery.destinations import Draft, Made
 from app.http import delivery_shapes as shapes
 from app.http import pages
-from app.http.deliveries import delivery_of
+from app.http.delivery_events import delivery_of
 from app.http.endpoints import Answer, Call
 from app.http.shapes import PageQuery
 from app.store import destinations as store

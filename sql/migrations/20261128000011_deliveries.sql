@@ -1,6 +1,6 @@
 -- Deliveries: where a user's signals and news go, and the outbox that takes them there.
 -- A row of the outbox is written by the statement that writes its signal. Retries, quiet hours, pacing and leases only move
--- next_attempt_at or held_until; there is no second scheduler. app/delivery/ holds the rules, app/store/outbox.py the statements.
+-- next_attempt_at or held_until; there is no second scheduler. app/delivery/ holds the rules, app/store/deliveries.py the statements.
 
 create table public.destinations (
   id              uuid primary key default gen_random_uuid(),
@@ -27,7 +27,8 @@ create table public.destinations (
     array['signal', 'error', 'recovered', 'lagging', 'outage', 'quota', 'destination_disabled']),
   constraint destination_template_has_at_most_8_kib check (octet_length(template) <= 8192),
   constraint expires_after_is_5_s_to_7_days check (expires_after_s between 5 and 604800),
-  constraint digest_has_one_rule check (digest is null or digest ->> 'per' = 'bar_close' or (digest ->> 'every_s')::int between 60 and 86400),
+  constraint digest_has_one_rule check (digest is null or digest = '{"per": "bar_close"}'
+    or (digest - 'every_s' = '{}' and (digest ->> 'every_s')::int between 60 and 86400)),
   constraint disabled_destination_has_a_reason check (enabled or disabled_reason is not null)
 );
 create index destinations_user_id_idx on public.destinations (user_id, created_at desc, id);
@@ -97,7 +98,7 @@ create table vyx.deliveries (
   answer          text,
   digest_id       bigint,
   lease_token     uuid,
-  constraint one_delivery_per_signal_and_destination primary key (source_id, destination_id),
+  constraint one_delivery_per_signal_and_destination primary key (destination_id, source_id),
   constraint only_a_pending_delivery_is_leased check (lease_token is null or state = 'pending'),
   constraint sent_delivery_was_answered check (state <> 'sent' or answered_at is not null)
 ) with (autovacuum_vacuum_scale_factor = 0.02);
