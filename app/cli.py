@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
@@ -35,6 +35,13 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Vyx screens every closed candle of every USDT pair with the filters its users write. `vyx up` starts everything.",
 )
+
+INSTANTS = [
+    "%Y-%m-%dT%H:%M:%S%z",
+    "%Y-%m-%dT%H:%M:%S",
+    "%Y-%m-%dT%H:%M",
+    "%Y-%m-%d",
+]  # without an offset: UTC
 
 DataDir = Annotated[
     Path | None,
@@ -220,9 +227,31 @@ def preview(
 
 
 @cli.command()
-def redeliver(data_dir: DataDir = None) -> None:
-    """Retry dead letters: jobs that failed for good go back to their queues."""
-    retried, left = asyncio.run(operations.redeliver(_database_url(_settings(data_dir=data_dir))))
+def redeliver(
+    since: Annotated[
+        datetime | None, typer.Option("--from", help="Deliveries queued from here on.", formats=INSTANTS)
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(help="And before this.", formats=INSTANTS)] = None,
+    signal: Annotated[int | None, typer.Option(help="Those of one signal.")] = None,
+    destination: Annotated[UUID | None, typer.Option(help="Those to one destination.")] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="What expired, too.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """
+    Bring back what failed: the deliveries that options name, with the same ids; without options, jobs.
+    """
+    url = _database_url(_settings(data_dir=data_dir))
+    which = operations.Redrive(
+        signal_id=signal,
+        destination_id=destination,
+        since=_in_utc(since),
+        until=_in_utc(until),
+        expired_too=expired,
+    )
+    if which.names_deliveries:
+        print(f"{asyncio.run(operations.redrive(url, which))} deliveries redelivered")
+        return
+    retried, left = asyncio.run(operations.redeliver(url))
     print(
         f"{retried} redelivered"
         + (f", {left} left (their machines are gone, or the same job waits already)" if left else "")
@@ -267,6 +296,10 @@ def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **f
     settings = read_settings(flags | {"from": start}, metrics_port_default=metrics_port_default)
     configure(settings.log_format)
     return settings
+
+
+def _in_utc(instant: datetime | None) -> datetime | None:
+    return instant.replace(tzinfo=UTC) if instant is not None and instant.tzinfo is None else instant
 
 
 def _read_filter(file: Path) -> str:

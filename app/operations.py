@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from app.errors import CommandFailed
-from app.store import embedded, jobs, machines, markets, migrations, trader_state
+from app.store import deliveries, embedded, jobs, machines, markets, migrations, trader_state
 from app.store.pool import connect_direct
 
 CONNECTION_NAME = "vyx-cli"
@@ -46,6 +48,37 @@ async def redeliver(url: str) -> tuple[int, int]:
         url, name=CONNECTION_NAME, statement_timeout_s=REDELIVER_WITHIN_S
     ) as connection:
         return await jobs.redeliver(connection), await jobs.dead_letters(connection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redrive:
+    """Which deliveries are sent again; None leaves a field open."""
+
+    signal_id: int | None
+    destination_id: UUID | None
+    since: datetime | None
+    until: datetime | None
+    expired_too: bool
+
+    @property
+    def names_deliveries(self) -> bool:
+        return self.expired_too or any((self.signal_id, self.destination_id, self.since, self.until))
+
+
+async def redrive(url: str, which: Redrive) -> int:
+    """Make deliveries that failed (or expired) due again, with the same ids; returns how many."""
+    async with await connect_direct(
+        url, name=CONNECTION_NAME, statement_timeout_s=REDELIVER_WITHIN_S
+    ) as connection:
+        return await deliveries.redrive(
+            connection,
+            user_id=None,
+            signal_id=which.signal_id,
+            destination_id=which.destination_id,
+            since=which.since,
+            until=which.until,
+            states=["failed", "expired"] if which.expired_too else ["failed"],
+        )
 
 
 def schema() -> str:

@@ -553,6 +553,47 @@ begin
   return null;
 end $$;
 
+CREATE FUNCTION vyx.queue_troubles_v1() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  facts record;
+  patience interval;
+  is_outage boolean;
+  why text;
+  queued bigint;
+begin
+  perform pg_advisory_xact_lock(7010, 1);
+  select * into facts from vyx.market_facts;
+  patience := make_interval(secs => greatest(120, 2 * facts.speed));
+  is_outage := coalesce(facts.market_at < coalesce(facts.ends_at, 'infinity')
+                        and (facts.newest_closed_is_outage or facts.oldest_open < facts.market_at - patience), false);
+  why := coalesce(facts.outage_reason, 'no candles have come since ' || facts.oldest_open);
+  with active as (
+    select s.user_id, s.trader_id, t.name, coalesce(not is_outage and vyx.screened_through(s) < facts.newest_closed - patience, false) as lags
+      from public.trader_state s join public.traders t on t.id = s.trader_id
+     where s.state in ('starting', 'running')
+       and exists (select from public.destinations d where d.user_id = s.user_id and d.enabled and d.events && array['outage', 'lagging'])),
+  now_so as (
+    select distinct a.user_id, 'outage' as event, jsonb_build_object('reason', why, 'at', clock_timestamp()) as notice from active a where is_outage
+    union all
+    select a.user_id, 'lagging', jsonb_build_object('count', count(*), 'traders', (array_agg(a.name order by a.name))[1:20], 'at', clock_timestamp(),
+             'reason', 'screened later than ' || patience || ' after the close: ' || left(string_agg(a.name, ', ' order by a.name), 500))
+      from active a where a.lags group by a.user_id),
+  begun as (
+    insert into vyx.troubles (user_id, event) select n.user_id, n.event from now_so n on conflict do nothing returning user_id, event),
+  over as (
+    delete from vyx.troubles t
+     where not exists (select from now_so n where n.user_id = t.user_id and n.event = t.event) and (t.event = 'outage' or not is_outage)
+    returning t.user_id, t.event, t.since)
+  select sum(told) into queued from (
+    select vyx.queue_notice(b.user_id, b.event, n.notice) as told from begun b join now_so n using (user_id, event)
+    union all
+    select vyx.queue_notice(o.user_id, 'recovered', jsonb_build_object('what', o.event, 'since', o.since, 'at', clock_timestamp())) from over o) x;
+  return coalesce(queued, 0);
+end $$;
+
 CREATE FUNCTION vyx.raise_revision() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -786,7 +827,7 @@ CREATE TABLE public.destinations (
     CONSTRAINT destination_kind_is_known CHECK ((kind = ANY (ARRAY['webhook'::text, 'telegram'::text, 'discord'::text, 'slack'::text, 'email'::text, 'ntfy'::text, 'pushover'::text, 'apprise'::text]))),
     CONSTRAINT destination_name_has_1_to_120_characters CHECK (((length(name) >= 1) AND (length(name) <= 120))),
     CONSTRAINT destination_template_has_at_most_8_kib CHECK ((octet_length(template) <= 8192)),
-    CONSTRAINT digest_has_one_rule CHECK (((digest IS NULL) OR ((digest ->> 'per'::text) = 'bar_close'::text) OR ((((digest ->> 'every_s'::text))::integer >= 60) AND (((digest ->> 'every_s'::text))::integer <= 86400)))),
+    CONSTRAINT digest_has_one_rule CHECK (((digest IS NULL) OR (digest = '{"per": "bar_close"}'::jsonb) OR (((digest - 'every_s'::text) = '{}'::jsonb) AND ((((digest ->> 'every_s'::text))::integer >= 60) AND (((digest ->> 'every_s'::text))::integer <= 86400))))),
     CONSTRAINT disabled_destination_has_a_reason CHECK ((enabled OR (disabled_reason IS NOT NULL))),
     CONSTRAINT expires_after_is_5_s_to_7_days CHECK (((expires_after_s >= 5) AND (expires_after_s <= 604800)))
 );
@@ -929,7 +970,10 @@ CREATE VIEW public.delivery_overview WITH (security_invoker='true') AS
             WHEN (d.state = 'pending'::public.delivery_state) THEN GREATEST(d.next_attempt_at, q.held_until)
             ELSE NULL::timestamp with time zone
         END AS next_attempt_at,
-    q.hold_reason,
+        CASE
+            WHEN (q.held_until > clock_timestamp()) THEN q.hold_reason
+            ELSE NULL::text
+        END AS hold_reason,
     d.expires_at,
     round((EXTRACT(epoch FROM (d.answered_at - d.queued_at)) * (1000)::numeric)) AS queued_to_answered_ms,
     d.destination_id,
@@ -1305,6 +1349,15 @@ CREATE TABLE vyx.transitions (
 
 COMMENT ON TABLE vyx.transitions IS 'The lifecycle as a table; app/domain/lifecycle.py holds the same one and a test keeps them equal.';
 
+CREATE TABLE vyx.troubles (
+    user_id uuid NOT NULL,
+    event text NOT NULL,
+    since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT trouble_is_an_outage_or_a_lag CHECK ((event = ANY (ARRAY['outage'::text, 'lagging'::text])))
+);
+
+COMMENT ON TABLE vyx.troubles IS 'What each user has been told of and has not been told the end of: one message per user, not one per trader or slot.';
+
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (user_id);
 
@@ -1354,7 +1407,7 @@ ALTER TABLE ONLY vyx.markets
     ADD CONSTRAINT markets_pkey PRIMARY KEY (only_one);
 
 ALTER TABLE ONLY vyx.deliveries
-    ADD CONSTRAINT one_delivery_per_signal_and_destination PRIMARY KEY (source_id, destination_id);
+    ADD CONSTRAINT one_delivery_per_signal_and_destination PRIMARY KEY (destination_id, source_id);
 
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_pkey PRIMARY KEY (preview_id);
@@ -1376,6 +1429,9 @@ ALTER TABLE ONLY vyx.symbols
 
 ALTER TABLE ONLY vyx.transitions
     ADD CONSTRAINT transitions_pkey PRIMARY KEY (from_state, to_state);
+
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_pkey PRIMARY KEY (user_id, event);
 
 CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
 
@@ -1518,6 +1574,9 @@ ALTER TABLE ONLY vyx.machine_heartbeats
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY accounts_owner_select ON public.accounts FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
@@ -1577,6 +1636,8 @@ ALTER TABLE vyx.slots ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vyx.symbols ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.transitions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.troubles ENABLE ROW LEVEL SECURITY;
 
 GRANT USAGE ON SCHEMA public TO anon;
 GRANT USAGE ON SCHEMA public TO authenticated;
@@ -1669,3 +1730,5 @@ GRANT ALL ON TABLE vyx.service_paces TO service_role;
 GRANT ALL ON TABLE vyx.symbols TO service_role;
 
 GRANT ALL ON TABLE vyx.transitions TO service_role;
+
+GRANT ALL ON TABLE vyx.troubles TO service_role;

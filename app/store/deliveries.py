@@ -414,3 +414,9 @@ async def redrive(
 async def prune(connection: Connection, *, days: int, limit: int) -> int:
     """Drop at most *limit* receipts older than *days*; returns how many."""
     return (await connection.execute(_SQL["prune_deliveries"], {"days": days, "limit": limit})).rowcount
+
+
+async def queue_troubles(connection: Connection) -> int:
+    """Tell users once of an outage of the market or of traders that lag, and once that it is over; returns how many deliveries."""
+    row = await (await connection.execute(_SQL["queue_troubles"])).fetchone()
+    return int(row[0]) if row else 0

@@ -89,8 +89,8 @@ marked as (
   returning d.destination_id, d.digest_id, d.user_id),
 queued as (
   insert into vyx.deliveries (source_id, destination_id, event, user_id, expires_at, next_attempt_at)
-  select distinct m.digest_id, m.destination_id, 'digest', m.user_id, clock_timestamp() + interval '1 day', coalesce(%(now)s::timestamptz, clock_timestamp())
-    from marked m
+  select m.digest_id, m.destination_id, 'digest', m.user_id, clock_timestamp() + interval '1 day', coalesce(%(now)s::timestamptz, clock_timestamp())
+    from marked m group by m.digest_id, m.destination_id, m.user_id
   returning destination_id)
 update vyx.destination_queues q set last_digest_at = coalesce(%(now)s::timestamptz, clock_timestamp()) from queued x where q.destination_id = x.destination_id;
 
@@ -252,3 +252,7 @@ with old as (
   select d.source_id, d.destination_id from vyx.deliveries d
    where d.queued_at < clock_timestamp() - make_interval(days => %(days)s) and d.state <> 'pending' limit %(limit)s)
 delete from vyx.deliveries d using old where d.source_id = old.source_id and d.destination_id = old.destination_id;
+
+-- queue_troubles --
+-- Tell users once of an outage or a lag, and once that it is over.
+select vyx.queue_troubles_v1();
