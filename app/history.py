@@ -27,6 +27,7 @@ from sandbox.engine.candles.panel import Panel
 from sandbox.engine.screen import HISTORY_SLACK_BARS
 from sandbox.plan.document import Plan
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import AcrossMarket
 from sandbox.plan.timeframes import TIMEFRAMES
 
 Columns = tuple[NDArray[Any], ...]
@@ -59,7 +60,7 @@ def symbols_read(plan: Plan, symbols: Collection[str] | None) -> list[str] | Non
     Whose candles the plan's answers for *symbols* depend on: theirs and those it names; None (all) when it
     looks across the market.
     """
-    if symbols is None or any(OPERATORS[node.op].form == "market" for node in plan.nodes):
+    if symbols is None or any(isinstance(OPERATORS[node.op].kind, AcrossMarket) for node in plan.nodes):
         return None
     named = {str(node.params["symbol"]) for node in plan.nodes if node.params.get("symbol")}
     return sorted(named | set(symbols))
