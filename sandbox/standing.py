@@ -426,6 +426,9 @@ class Befores(Delays):
         """Nothing."""
 
     def load(self, call: Call, event: Event) -> None:  # noqa: ARG002 - nothing is loaded
+        """The row says "was not true": what it holds from before (a correction, another trader) would hide a match."""
+        for row in self._chains[call][1:]:
+            self.standing.rows.write(row, False, is_bool=True)
         self.standing.unknown.add(call)
 
     def release(self, call: Call) -> None:
