@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from sandbox.evaluate import Evaluator
-from sandbox.operators import FIELDS
-from sandbox.panel import TIMEFRAMES, Panel
-from sandbox.plan import build_plan
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.screen import Evaluator
+from sandbox.plan.document import build_plan
+from sandbox.plan.operators import FIELDS
+from sandbox.plan.timeframes import TIMEFRAMES
 from tests.plans import bars, const, forming, node
 
 LARGE = os.environ.get("VYX_PROPERTY") == "large"
