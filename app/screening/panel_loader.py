@@ -33,13 +33,14 @@ class PanelLoader:
     Attributes:
         panel: What the evaluator sees.
         through: The newest slot whose bars are in every loaded frame; None before the first load.
+        corrections: The newest correction of a candle that the panel may hold.
     """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._row_of = np.zeros(0, dtype=np.int64)  # symbol_id → row; -1: not known
         self._loaded: set[str] = set()
-        self._corrections = 0
+        self.corrections = 0
         self._complete: set[str] = set()  # frames that hold every bar there is, however short
         self.panel = Panel([])
         self.through: datetime | None = None
@@ -65,15 +66,17 @@ class PanelLoader:
         async with self._pool.connection() as connection:
             corrections = await candles.newest_correction(connection)
             # rare: what is held may differ from the rows now, so it is read again
-            if corrections != self._corrections:
-                self._corrections = corrections
+            if corrections != self.corrections:
+                self.corrections = corrections
                 self.forget()
                 closing = []
+            bars: dict[str, Rows] = {}
             for timeframe in closing:
                 open_time = slot - timedelta(seconds=TIMEFRAMES[timeframe])
-                rows = await candles.read(connection, timeframe, open_time, open_time)
-                await self._know(rows)
-                self._append(timeframe, rows)
+                bars[timeframe] = await candles.read(connection, timeframe, open_time, open_time)
+                await self._know(bars[timeframe])
+        for timeframe, rows in bars.items():  # only now: a slot that an error interrupts is appended once
+            self._append(timeframe, rows)
         self.through = slot
 
     def trim(self, needed: Mapping[str, int]) -> None:

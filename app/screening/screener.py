@@ -1,36 +1,39 @@
 """
-One machine's screening: every slot of the ledger after the last accounted one, each in one fenced transaction.
+One machine's queue of slots: every slot of the ledger after the last accounted one, in order, each exactly once.
 
-Decided here: the order of slots, which traders see which, what a transaction holds. Jobs and notifications only wake this up; the
-ledger (``vyx.slots`` against ``vyx.machines.screened_through``) says what is due, so that a wake-up that is lost, late or doubled
-changes nothing but latency.
+Decided here: the order of slots, which traders see which, when a slot is tried again. What one slot's transaction holds is
+`slot_commit`. Jobs and notifications only wake this up; the ledger (``vyx.slots`` against ``vyx.machines.screened_through``)
+says what is due, so that a wake-up that is lost, late or doubled changes nothing but latency.
 
-A trader is *in step* when it has been screened through the slot at which the machine stands. One that was just claimed may be behind
-(its last owner died some slots ago): it catches up first, slot by slot, with the same evaluator over the same rows.
+A trader has *caught up* when it has been screened through the slot at which the machine stands. One that was just claimed may
+be behind: its last owner died at 10:03, the machine stands at 10:05. It is screened at 10:04 and 10:05 first, by the same
+evaluator over the same rows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
 from itertools import groupby
 from uuid import UUID
 
 import msgspec
+import psycopg
+import stamina
 import structlog
 
 from app.coordination.hints import Channel, Hints
 from app.errors import Fenced, NotTrusted
 from app.metrics import WorkerMetrics
-from app.screening.bars_in_progress import FirstOfBar
+from app.screening.first_of_bar import FirstOfBar
+from app.screening.loaded_traders import LoadedTrader, LoadedTraders
 from app.screening.panel_loader import PanelLoader
-from app.screening.roster import Held, Roster
-from app.store import leases, machines, signals, slots, trader_state
+from app.screening.slot_commit import Outcome, commit
+from app.store import incidents, leases, machines, slots, trader_state
 from app.store.pool import Pool
-from app.store.signals import Match
+from app.store.signals import Match, Unjoined
 from sandbox.engine.screen import Evaluator, Hits, Slot
 from sandbox.interpreter.functions import EachRunner
 from sandbox.language.compiler import Compiled
@@ -40,6 +43,8 @@ SLOTS_AT_ONCE = 100  # read ahead from the ledger
 TRIM_EVERY_SLOTS = 60
 TRUST_POLL_S = 0.05
 TRUST_POLLS = 100
+ATTEMPTS_MAX = 8  # of one slot: the waits between them grow from 20 ms to half a second
+RETRY_S_MAX = 10.0  # afterwards the slot is left to the next wake-up
 
 
 class Screener:
@@ -67,9 +72,9 @@ class Screener:
         self._trusted = trusted
         self._panel = PanelLoader(pool)
         self.evaluator = Evaluator(self._panel.panel, each)
-        self.roster = Roster(pool, self.evaluator, compile_filter, metrics)
+        self.traders = LoadedTraders(pool, self.evaluator, compile_filter, metrics)
         self._first_of_bar = FirstOfBar()
-        self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
+        self._slot_lock = asyncio.Lock()  # held while a slot is screened, or what slots depend on changes
         self._is_awaited = False
         self._slots_since_trim = 0
         self._draining = False
@@ -79,7 +84,7 @@ class Screener:
 
     @property
     def owned(self) -> int:
-        return len(self.roster.held)
+        return len(self.traders.by_id)
 
     async def adopt(self, boot_id: int, screened_through: datetime) -> None:
         """
@@ -89,8 +94,8 @@ class Screener:
         wait would last its full time, and others would reap the new boot meanwhile.
         """
         self.boot_id = None
-        async with self._hand:
-            self.roster.clear()
+        async with self._slot_lock:
+            self.traders.clear()
             self._first_of_bar.clear()
             self._panel.forget()
             self.boot_id = boot_id
@@ -100,19 +105,19 @@ class Screener:
     async def drain(self) -> None:
         """Finish the slot in hand and start no other."""
         self._draining = True
-        async with self._hand:
-            self.roster.clear()
+        async with self._slot_lock:
+            self.traders.clear()
 
     async def release_surplus(self, surplus: int) -> int:
         """Give *surplus* traders back, between two slots; returns how many."""
-        async with self._hand:
-            ids, boot_id = list(self.roster.held)[:surplus], self.boot_id
+        async with self._slot_lock:
+            ids, boot_id = list(self.traders.by_id)[:surplus], self.boot_id
             if not ids or boot_id is None:
                 return 0
             async with machines.fenced(self._pool, boot_id) as connection:
                 released = await leases.release(connection, boot_id, ids)
             for trader_id in ids:
-                self.roster.drop(trader_id)
+                self.traders.drop(trader_id)
             return released
 
     async def sync(self) -> None:
@@ -126,7 +131,7 @@ class Screener:
         """
         await self._take_over()
         boot_id = self.boot_id
-        if boot_id is not None and not self._draining and await self.roster.recompile(boot_id):
+        if boot_id is not None and not self._draining and await self.traders.recompile(boot_id):
             await self._take_over()
 
     async def screen(self) -> int:
@@ -144,7 +149,7 @@ class Screener:
             return 0
         self._is_awaited = True
         try:
-            await self._hand.acquire()
+            await self._slot_lock.acquire()
         finally:
             self._is_awaited = False
         try:
@@ -155,7 +160,7 @@ class Screener:
             return await self._screen(boot_id)
         finally:
             self.busy_since = None
-            self._hand.release()
+            self._slot_lock.release()
 
     async def _screen(self, boot_id: int) -> int:
         done = 0
@@ -184,12 +189,12 @@ class Screener:
     # -- between slots ------------------------------------------------------------------------------------------------
 
     async def _take_over(self) -> None:
-        async with self._hand:
+        async with self._slot_lock:
             boot_id = self.boot_id
             if boot_id is None or self._draining:
                 return
             await self._sync(boot_id)
-            if all(held.in_step for held in self.roster.held.values()):
+            if all(held.in_step for held in self.traders.by_id.values()):
                 return
             try:
                 await self._find_position(boot_id)
@@ -198,7 +203,7 @@ class Screener:
                 self.busy_since = None
 
     async def _sync(self, boot_id: int) -> None:
-        change = await self.roster.sync(boot_id)
+        change = await self.traders.sync(boot_id)
         if change is None:
             return
         self._hints.send(Channel.FEED)
@@ -208,7 +213,7 @@ class Screener:
         """Screen traders that are behind the machine, oldest first, until they stand where it stands."""
         standing = self._standing()
         behind = sorted(
-            (h for h in self.roster.held.values() if not h.in_step and h.resume_after <= standing),
+            (h for h in self.traders.by_id.values() if not h.in_step and h.resume_after <= standing),
             key=lambda h: h.resume_after,
         )
         for resume_after, group in groupby(behind, key=lambda h: h.resume_after):
@@ -225,7 +230,7 @@ class Screener:
                     boot_id,
                     slot,
                     state,
-                    [h for h in late if h.trader_id in self.roster.held],
+                    [h for h in late if h.trader_id in self.traders.by_id],
                     machine_too=False,
                 )
             async with machines.fenced(self._pool, boot_id) as connection:
@@ -238,7 +243,7 @@ class Screener:
     async def _account_for(self, boot_id: int, slot: datetime, state: str) -> None:
         await self._sync(boot_id)
         await self._catch_up(boot_id)
-        due = [h for h in self.roster.held.values() if h.in_step or h.resume_after < slot]
+        due = [h for h in self.traders.by_id.values() if h.in_step or h.resume_after < slot]
         await self._screen_for(boot_id, slot, state, due, machine_too=True)
         self._slots_since_trim += 1
         if self._slots_since_trim >= TRIM_EVERY_SLOTS:
@@ -258,15 +263,15 @@ class Screener:
             await self._panel.ensure(self.evaluator.needed(), slot, through=max(slot, self._standing()))
             slot_ms = int(slot.timestamp() * 1000)
             # None, not every name: only a slot of all traders carries values on from the slot before
-            everybody = machine_too and len(traders) == len(self.roster.held)
+            everybody = machine_too and len(traders) == len(self.traders.by_id)
             keys = None if everybody else [h.trader_id for h in traders]
             result = await asyncio.to_thread(self.evaluator.evaluate, slot_ms, keys)
         outcome = _Outcome(
             slot,
             datetime.now(UTC),
             traders,
-            self._first_of_bar.news(slot, _matches(result, self.roster.held)),
-            _failures(result, self.roster.held),
+            self._first_of_bar.news(slot, _matches(result, self.traders.by_id)),
+            _failures(result, self.traders.by_id),
         )
         await self._until_trusted(boot_id)
         inserted = await self._commit(boot_id, outcome, machine_too=machine_too)
@@ -308,7 +313,7 @@ class Screener:
         if machine_too:
             self.screened_through = slot
         for failure in failures:
-            self.roster.drop(failure.trader_id)
+            self.traders.drop(failure.trader_id)
             log.warning("trader failed", trader_id=str(failure.trader_id), reason=failure.message)
         return inserted
 
