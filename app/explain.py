@@ -1,8 +1,9 @@
 """
 Why a trader did or did not signal a symbol at a slot, from stored candles and the trader's own past.
 
-Decided here: the order of reasons (first what the market says, then the trader's circumstances), and that the plan explained is the
-stored one, which is what is screened. What the plan alone tells is ``sandbox/engine/explain.py``; nothing here is screened or written.
+Decided here: the order of reasons (first what the market says, then the trader's circumstances), and that the
+plan explained is the stored one, which is what is screened. What the plan alone tells is
+``sandbox/engine/explain.py``; nothing here is screened or written.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from app.store.traders import ExplainedTrader
 from sandbox.engine.calls import OperatorError
 from sandbox.engine.explain import Explanation, explain
 from sandbox.interpreter.functions import EachRunner
-from sandbox.language.recording import Term
-from sandbox.plan.document import Plan, PlanError, load_plan
+from sandbox.plan.document import Plan, PlanError, Term, load_plan
 from sandbox.plan.timeframes import TIMEFRAMES
 
 TERMS_KEPT = 256  # of filters explained lately: a page that explains bar after bar compiles once
@@ -38,7 +38,10 @@ BARS_LOOKED_AT = 2  # the slot's, and the one before, which on_enter compares wi
 
 @dataclass(frozen=True)
 class Explained:
-    """`reason` is None exactly if it matched; else the first reason in force, beginning with its kind and a colon."""
+    """
+    ``reason`` is None exactly if it matched; else the first reason in force, beginning with its kind and a
+    colon.
+    """
 
     at: datetime
     reason: str | None
@@ -71,7 +74,7 @@ class Explaining:
     """
     Args:
         compile_filter: Compiles a filter, for the places of its terms; refuses one that does not compile.
-        each: Runs the functions of filters that use `each`.
+        each: Runs the functions of filters that use ``each``.
     """
 
     def __init__(
@@ -87,7 +90,8 @@ class Explaining:
         Explain the slot *at* (None: the newest one at which the trader is due) for one symbol.
 
         Raises:
-            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed yet, UNAVAILABLE.
+            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed
+                yet, UNAVAILABLE.
         """
         async with self._pool.connection() as connection:
             trader = await _own_trader(connection, user_id, trader_id)
@@ -116,7 +120,9 @@ class Explaining:
         return Explained(slot, _reason(_Case(trader, plan, symbol, slot, explanation, past)), explanation)
 
     async def _terms_of(self, source: str, plan: Plan) -> Sequence[Term]:
-        """The terms of *source* where it compiles to *plan*; none where the stored plan is of something else."""
+        """
+        The terms of *source* where it compiles to *plan*; none where the stored plan is of something else.
+        """
         key = hashlib.sha256(source.encode()).hexdigest()
         if key not in self._terms:
             try:

@@ -1,7 +1,7 @@
 """
 What a user does to a trader: save, change, delete, start, stop. Every door to these (HTTP today) goes through here.
 
-Decided here: the order of checks and what is told to whom afterwards. What is allowed is decided by Postgres (transitions,
+Decided here: the order of checks and whom a change wakes afterwards. What is allowed is decided by Postgres (transitions,
 quotas); what a filter means by ``sandbox``.
 """
 
@@ -23,8 +23,7 @@ from app.store.rate_limits import LIFECYCLE, SAVE
 from app.store.trader_state import TraderStatus
 from app.store.traders import Frequency, PlanColumns, Trader
 from sandbox.language.compiler import FilterCompiler
-from sandbox.language.recording import Term
-from sandbox.plan.document import Plan
+from sandbox.plan.document import Plan, Term
 from sandbox.plan.text.diagnostics import Diagnostic
 
 COMPILES_MAX = 2  # at a time and process: each holds a thread and a sandbox worker
@@ -80,7 +79,7 @@ class Lifecycle:
 
     Args:
         active_traders_max: The limit over all users.
-        on_compiled: Told how many seconds each compilation took.
+        on_compiled: Called with the seconds that each compilation took.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Signals: ``sql/queries/signals.sql``. Machines write them, inside :func:`app.store.machines.fenced`; their owners read them."""
+"""
+Signals: ``sql/queries/signals.sql``. Machines write them, inside :func:``app.store.machines.fenced``; their
+owners read them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,8 @@ async def list_signals(
     """
     At most *limit* of the user's signals in order of creation, oldest first.
 
-    Only those created at or after *since*, and behind *after*: the ``(created_at, id)`` where the last page ended.
+    Only those created at or after *since*, and behind *after*: the ``(created_at, id)`` where the last page
+    ended.
     """
     after_at, after_id = after or (None, 0)
     query = "list_signals" if trader_id is None else "list_signals_of_trader"
