@@ -109,7 +109,9 @@ class LoadedTraders:
             UUID, OwnedTrader
         ] = {}  # this machine's leases, as they were when they changed last
         self._horizon: str | None = None
-        self._begun: dict[UUID, int] = {}  # versions loaded that no machine has screened, until that is on record
+        self._begun: dict[
+            UUID, int
+        ] = {}  # versions loaded that no machine has screened, until that is on record
         self.by_id: dict[UUID, LoadedTrader] = {}
 
     def clear(self) -> None:

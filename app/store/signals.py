@@ -19,7 +19,9 @@ from app.store.rows import rows_of
 
 _SQL = queries.load("signals")
 BATCH_ROWS_MAX = 1000  # one unnest: 95k rows/s; larger batches only lengthen the transaction
-REFUSED_TRIES_MAX = 200  # pieces refused while halving: 15 single rows among 40,000, or all rows of a few hundred
+REFUSED_TRIES_MAX = (
+    200  # pieces refused while halving: 15 single rows among 40,000, or all rows of a few hundred
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,9 @@ async def keep_signal_partition(connection: Connection, slot: datetime) -> None:
     await connection.execute(_SQL["keep_signal_partition"], {"slot": slot})
 
 
-async def insert_signals(connection: Connection, boot_id: int, slot: datetime, matches: Sequence[Match]) -> int:
+async def insert_signals(
+    connection: Connection, boot_id: int, slot: datetime, matches: Sequence[Match]
+) -> int:
     """
     Insert what is new among *matches*, in batches of ``BATCH_ROWS_MAX``; returns how many signals are new.
 
@@ -150,9 +154,7 @@ async def insert_signals_bisecting(
     return inserted, refused
 
 
-async def _insert_batch(
-    connection: Connection, boot_id: int, slot: datetime, batch: Sequence[Match]
-) -> int:
+async def _insert_batch(connection: Connection, boot_id: int, slot: datetime, batch: Sequence[Match]) -> int:
     parameters: dict[str, Any] = {
         "boot_id": boot_id,
         "slot": slot,

@@ -38,7 +38,9 @@ async def put(connection: Connection, slot: datetime, refused: Sequence[RefusedM
     for trader_id in sorted(reasons):
         own = reasons[trader_id]
         pairs = ", ".join(sorted(one.match.symbol for one in own)[:5]) + (" …" if len(own) > 5 else "")
-        message = f"The database refused {len(own)} signals at {slot:%Y-%m-%d %H:%M} ({pairs}): {own[0].reason}"
+        message = (
+            f"The database refused {len(own)} signals at {slot:%Y-%m-%d %H:%M} ({pairs}): {own[0].reason}"
+        )
         await connection.execute(_SQL["state_failed_signals"], {"trader_id": trader_id, "message": message})
 
 
