@@ -73,7 +73,7 @@ async def test_a_deleted_trader_is_let_go(connection, machine, user):
     await a.sync()
 
     assert held(a) == {stays}
-    assert len(a.evaluator) == 1
+    assert len(a.evaluation.evaluator) == 1
 
 
 async def test_only_what_changed_is_read(connection, pool, machine, user, monkeypatch):

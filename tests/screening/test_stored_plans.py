@@ -215,7 +215,9 @@ async def test_while_old_plans_are_compiled_slots_are_screened(
     assert world.states(connection)[old] == "starting"
 
 
-async def test_a_trader_caught_up_whose_new_plan_is_outdated_misses_no_slot(connection, machine, market, user):
+async def test_a_trader_caught_up_whose_new_plan_is_outdated_misses_no_slot(
+    connection, machine, market, user
+):
     """During a rolling deploy an older web process may save for a newer machine: until it is compiled anew the filter before counts."""
     trader = world.add_trader(connection, user, world.above(100))
     compiled = []
