@@ -56,7 +56,7 @@ class PanelLoader:
         if self.through is None:
             self.through = through
         for timeframe, bars in needed.items():
-            if not self._is_deep_enough(timeframe, bars, slot):
+            if not self.is_deep_enough(timeframe, bars, slot):
                 await self._load(timeframe, bars, slot)
 
     async def extend(self, slot: datetime) -> None:
@@ -104,7 +104,8 @@ class PanelLoader:
         self._loaded.discard(timeframe)
         self._complete.discard(timeframe)
 
-    def _is_deep_enough(self, timeframe: str, bars: int, slot: datetime) -> bool:
+    def is_deep_enough(self, timeframe: str, bars: int, slot: datetime) -> bool:
+        """Whether so many bars that close by *slot* are held, or all there are."""
         if timeframe not in self._loaded:
             return False
         return (
@@ -125,7 +126,7 @@ class PanelLoader:
             await self._know(rows)
             self.panel.load(timeframe, self._row_of[rows["symbol_id"]], rows["open_time"], *_prices(rows))
             self._loaded.add(timeframe)
-            if self._is_deep_enough(timeframe, bars, slot):
+            if self.is_deep_enough(timeframe, bars, slot):
                 return
             # an outage makes the axis shorter than the time it spans: reach back further, until there is no
             # more

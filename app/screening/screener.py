@@ -97,7 +97,8 @@ class Screener:
         async with self.slot_lock:
             self.traders.clear()
             self._first_of_bar.clear()
-            self.evaluation.panel.forget()
+            self.evaluation.forget()
+            self._metrics.incremental.set(1)
             self.boot_id = boot_id
             self.screened_through = screened_through
             self._in_doubt = None

@@ -51,6 +51,11 @@ class SlotEvaluation:
         self.incremental = True
         self._slots_since_trim = 0
 
+    def forget(self) -> None:
+        """Read everything again when it is next needed, and carry values on again."""
+        self.panel.forget()
+        self.incremental = True
+
     async def extend(self, slot: datetime) -> None:
         """Take the candles of *slot* into memory, and drop old ones now and then."""
         self._slots_since_trim += 1

@@ -216,6 +216,7 @@ class CommittedSignal:
 
     trader_id: UUID
     symbol: str
+    timeframe: str
     triggered_at: datetime
     price: float
     shown: dict[str, float | bool | None]

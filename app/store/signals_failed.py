@@ -83,3 +83,11 @@ async def list_between(
     parameters = {"trader_id": trader_id, "after": after, "through": through}
     rows = await (await connection.execute(_SQL["failed_signals_between"], parameters)).fetchall()
     return {(row[0], row[1]) for row in rows}
+
+
+async def symbols_of(connection: Connection, trader_ids: Sequence[UUID]) -> set[tuple[UUID, str]]:
+    """(trader, symbol) of which a signal is refused."""
+    rows = await (
+        await connection.execute(_SQL["failed_symbols_of"], {"trader_ids": list(trader_ids)})
+    ).fetchall()
+    return {(row[0], row[1]) for row in rows}

@@ -59,7 +59,7 @@ select g.triggered_at, g.plan_hash from public.signals g
 
 -- signals_at --
 -- What was committed for traders at a slot, and earlier signals of each within its reach (cooldown, forming bar), oldest first.
-select g.trader_id, g.symbol, g.triggered_at, g.price, g.shown, g.plan_hash
+select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.price, g.shown, g.plan_hash
   from unnest(%(trader_ids)s::uuid[], %(reaches_s)s::float8[]) as asked (trader_id, reach_s)
   join public.signals g on g.trader_id = asked.trader_id and g.triggered_at <= %(slot)s
    and (g.triggered_at = %(slot)s or g.triggered_at > %(slot)s::timestamptz - make_interval(secs => asked.reach_s))
@@ -67,6 +67,6 @@ select g.trader_id, g.symbol, g.triggered_at, g.price, g.shown, g.plan_hash
 
 -- signals_between --
 -- A trader's signals after one slot and through another, oldest first.
-select g.trader_id, g.symbol, g.triggered_at, g.price, g.shown, g.plan_hash
+select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.price, g.shown, g.plan_hash
   from public.signals g where g.trader_id = %(trader_id)s and g.triggered_at > %(after)s and g.triggered_at <= %(through)s
  order by g.triggered_at;

@@ -52,3 +52,7 @@ update public.trader_state s set reason = null, last_error = null
 -- Which signals of a trader were refused, after one slot and through another.
 select f.symbol, f.triggered_at from public.signals_failed f
  where f.trader_id = %(trader_id)s and f.triggered_at > %(after)s and f.triggered_at <= %(through)s;
+
+-- failed_symbols_of --
+-- Of which pairs signals of these traders were refused.
+select distinct f.trader_id, f.symbol from public.signals_failed f where f.trader_id = any (%(trader_ids)s::uuid[]);
