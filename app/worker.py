@@ -27,6 +27,7 @@ from app.metrics_server import serve_metrics
 from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.screening.screener import Screener
+from app.screening.standing_audit import StandingAudit
 from app.settings import Settings
 from app.store import jobs
 from app.store.pool import make_pool
@@ -89,8 +90,15 @@ class Worker:
 
     def _make_screener(self, trusted: Callable[[], bool]) -> Screener:
         self._screener = Screener(
-            self._pool, self._hints, self._metrics, trusted, self._compiler.compile, self._each
+            self._pool,
+            self._hints,
+            self._metrics,
+            trusted,
+            self._compiler.compile,
+            self._each,
+            on_screened=self._audit.note,
         )
+        self._audit = StandingAudit(self._pool, self._screener, self._metrics, self._each)
         return self._screener
 
     def _give_up(self, error: CommandFailed) -> None:
@@ -114,6 +122,7 @@ class Worker:
                 tasks = [
                     asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
                     asyncio.create_task(supervise("jobs", self._run_jobs, self._stopping)),
+                    asyncio.create_task(supervise("audit", self._audit.run, self._stopping)),
                     asyncio.create_task(supervise("previews", self._run_previews, self._stopping)),
                 ]
                 ready = asyncio.create_task(self._announce(on_ready))
@@ -152,6 +161,7 @@ class Worker:
                 await self._keeper.leave()
                 self._registered.set()
                 self._jobs_ended.set()
+                self._audit.stop()
                 await self._feeder.close()
                 await self._hints.close()
                 await asyncio.gather(*tasks, return_exceptions=True)
