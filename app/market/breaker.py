@@ -59,6 +59,11 @@ class Breaker:
         return "open" if self._clock() < self._open_until else "half_open"
 
     @property
+    def generation(self) -> int:
+        """Rises with every change of state; a permit of an earlier one counts no more."""
+        return self._generation
+
+    @property
     def open_for_s(self) -> float:
         """Seconds until it is no longer open; 0 when closed or half-open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
@@ -105,7 +110,7 @@ class Breaker:
             self._probing = False
 
     def hold(self, seconds: float, reason: str) -> None:
-        """Open for *seconds* from now, as Retry-After says; never shortens a hold already longer."""
+        """Open for *seconds* from now, as Retry-After says; 0 leaves one probe. Never shortens a hold already longer."""
         until = self._clock() + seconds
         if self._open_until is not None and until <= self._open_until:
             return
