@@ -89,12 +89,14 @@ class Breaker:
         self._probing = self.state == "half_open"
         return Permit(self._generation)
 
-    def succeed(self, permit: Permit) -> None:
-        """The exchange answered: close, and forget earlier failures."""
-        if permit.generation == self._generation:
-            self._failures = 0
-            if self._open_until is not None:
-                self._change(None)
+    def succeed(self, permit: Permit) -> bool:
+        """The exchange answered: close, and forget earlier failures; False when that was before it refused."""
+        if permit.generation != self._generation:
+            return False
+        self._failures = 0
+        if self._open_until is not None:
+            self._change(None)
+        return True
 
     def fail(self, permit: Permit, reason: str) -> None:
         """The exchange did not answer: open when this was the probe or the last failure allowed."""

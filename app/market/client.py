@@ -373,8 +373,8 @@ class ExchangeClient:
             raise
         self._on_answer(answer.status)
         if answer.status == 200:
-            self.breaker.succeed(permit)
-            await self._record.answered()
+            if self.breaker.succeed(permit):
+                await self._record.answered()
             return answer.body
         raise await self._refused(permit, path, answer)
 
@@ -422,8 +422,8 @@ class ExchangeClient:
         if status >= 500 or (refused and refused.code in _THEIRS):
             await self._fail(permit, said)
             return errors.ExchangeUnavailable(f"The exchange is not well ({said}).")
-        self.breaker.succeed(permit)
-        await self._record.answered()
+        if self.breaker.succeed(permit):
+            await self._record.answered()
         if status >= 400:
             code = refused.code if refused else None
             return errors.RequestInvalid(

@@ -41,16 +41,27 @@ async def find(connection: Connection, host: str, address: str) -> Hold | None:
 
 
 async def put(  # noqa: PLR0917 - one row's columns
-    connection: Connection, host: str, address: str, status: int | None, wait_s: float, reason: str
+    connection: Connection,
+    host: str,
+    address: str,
+    status: int | None,
+    wait_s: float,
+    reason: str,
+    *,
+    longest_s: float = LONGEST_S,
 ) -> float:
-    """Hold an address for *wait_s*, or twice the last time when it is refused again; returns the seconds until it may ask."""
+    """
+    Hold an address for *wait_s*, or twice the last time (at most *longest_s*) when it is refused again.
+
+    Returns the seconds until it may ask.
+    """
     parameters = {
         "host": host,
         "address": address,
         "status": status,
         "wait_s": wait_s,
         "reason": reason,
-        "longest_s": LONGEST_S,
+        "longest_s": longest_s,
     }
     row = await (await connection.execute(_SQL["put_hold"], parameters)).fetchone()
     return float(row[0]) if row else wait_s
