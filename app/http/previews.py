@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
+from app.domain.timeframes import instant
 from app.explain import Explained
 from app.http import shapes
 from app.http.endpoints import Call
-from app.preview.answering import Preview
-from app.store.history import instant
-from sandbox.explain import Bar
+from app.preview.job import Preview
+from sandbox.engine.explain import Bar
 
 
 async def execute_filter(call: Call, body: shapes.FilterRun) -> Preview:

@@ -21,7 +21,7 @@ from app.market.fetching import PairTrouble
 from app.market.history import History, Piece
 from app.market.metrics import MarketMetrics
 from app.market.pairs import LOADING, Pairs, Waiting
-from app.store import screening, symbols
+from app.store import machines, symbols
 from app.store.pool import Pool
 
 log = structlog.get_logger(__name__)
@@ -167,7 +167,7 @@ class Backfill:
 
     async def _screen(self, names: Sequence[str]) -> None:
         ids = [self._pairs.ids[symbol] for symbol in names if symbol in self._pairs.ids]
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             await symbols.screen(connection, ids)
         for symbol in names:
             self._pairs.waiting.pop(symbol, None)
@@ -179,12 +179,12 @@ class Backfill:
             return
         wait_s = waiting.postpone(reason, time.monotonic())
         log.warning("pair waits for its history", symbol=symbol, reason=reason, retry_s=wait_s)
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             await symbols.let_wait(connection, self._pairs.ids[symbol], reason, wait_s)
 
 
 async def let_wait(pool: Pool, boot_id: int, pairs: Pairs, names: Sequence[str]) -> None:
     """These pairs trade from now on, and wait for their history."""
-    async with screening.fenced(pool, boot_id) as connection:
+    async with machines.fenced(pool, boot_id) as connection:
         for symbol in names:
             await symbols.let_wait(connection, pairs.ids[symbol], LOADING, 0.0)

@@ -50,7 +50,6 @@ class WeightBudget:
         self._told = 0
         # first in, first out: a light request does not overtake a heavy one; live ones do not queue behind history
         self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}
-        self._waiting = 0
         self._reserved = 0.0
         self._pace = 1.0
 
@@ -59,11 +58,6 @@ class WeightBudget:
         """Weight used in this minute: the greater of our own count and what the exchange told."""
         self._roll_over()
         return max(self._own, self._told)
-
-    @property
-    def waiting_count(self) -> int:
-        """Requests that wait for their weight now."""
-        return self._waiting
 
     @property
     def background_ceiling(self) -> int:
@@ -102,15 +96,11 @@ class WeightBudget:
         """
         if weight > self.ceiling:
             raise ValueError(f"a request of weight {weight} can never pass a ceiling of {self.ceiling}")
-        self._waiting += 1
-        try:
-            async with self._turns[background]:
-                while self._must_wait(weight, background=background):
-                    await self._sleep(self._until_next_minute_s())
-                self._own += weight
-                return self._minute
-        finally:
-            self._waiting -= 1
+        async with self._turns[background]:
+            while self._must_wait(weight, background=background):
+                await self._sleep(self._until_next_minute_s())
+            self._own += weight
+            return self._minute
 
     def observe(self, used: int, *, minute: int) -> None:
         """

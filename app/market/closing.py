@@ -17,7 +17,7 @@ from app.market.assembly import MINUTE_MS, NO_CANDLE, Taken
 from app.market.candles import Candles
 from app.market.metrics import MarketMetrics
 from app.market.pairs import Pairs
-from app.store import candle_ranges, screening, slots
+from app.store import candle_ranges, machines, signals, slots
 from app.store import candles as candle_store
 from app.store.candle_ranges import Span
 from app.store.pool import Connection, Pool
@@ -91,7 +91,7 @@ class SlotCloser:
         started = time.perf_counter()
         fresh = [candle for slot in instants for candle in taken[slot].candles.values()]
         closed = [self._outcome(slot, taken[slot], is_first=is_first) for slot in instants]
-        async with self.lock, screening.fenced(self._pool, self._boot_id) as connection:
+        async with self.lock, machines.fenced(self._pool, self._boot_id) as connection:
             await self._keep_partitions(connection, instants)
             if fresh:
                 store = candle_store.insert if len(fresh) < COPY_FROM_ROWS else candle_store.copy
@@ -100,8 +100,6 @@ class SlotCloser:
                 await candle_ranges.know(connection, "1m", self._spans(instants, taken))
                 await self._roll_up(connection, instants)
             await slots.close(connection, closed)
-            # one writer per slot: it serialises nobody
-            await connection.execute("select pg_notify('vyx_slot', '')")
             await self._wake(connection)
         if any(not e.is_settled for slot in instants for e in taken[slot].excuses.values()):
             self.has_gaps = True
@@ -153,7 +151,7 @@ class SlotCloser:
     async def _keep_partitions(self, connection: Connection, instants: Sequence[int]) -> None:
         ends = (instants[0], instants[-1])
         for month in sorted({timeframes.instant(slot).replace(day=1, hour=0, minute=0) for slot in ends}):
-            await screening.keep_signal_partition(connection, month)
+            await signals.keep_signal_partition(connection, month)
 
     def _count(self, closed: Sequence[ClosedSlot], stored: int, seconds: float) -> None:
         self._metrics.candles.inc(stored)

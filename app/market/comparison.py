@@ -16,7 +16,7 @@ import structlog
 from app.domain import timeframes
 from app.market.metrics import MarketMetrics
 from app.market.pairs import Pairs
-from app.store import candle_ranges, screening
+from app.store import candle_ranges, machines
 from app.store.candle_ranges import Difference
 from app.store.pool import Pool
 
@@ -58,11 +58,11 @@ class Comparison:
         ranges = bars = 0
         found: list[Difference] = []
         for timeframe in timeframes.TIMEFRAMES:
-            async with screening.fenced(self._pool, self._boot_id) as connection:
+            async with machines.fenced(self._pool, self._boot_id) as connection:
                 some_ranges, some_bars, differences = await candle_ranges.compare(connection, timeframe)
                 await candle_ranges.forget(connection, timeframe, [d.symbol for d in differences])
             ranges, bars, found = ranges + some_ranges, bars + some_bars, found + differences
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             await candle_ranges.put_check(connection, ranges=ranges, bars=bars, differences=found)
         self._metrics.ranges_wrong.inc(len(found))
         if found:

@@ -17,7 +17,7 @@ from app.market.candles import Candle, Candles
 from app.market.closing import ROLL_UP_FROM
 from app.market.metrics import MarketMetrics
 from app.market.pairs import Pairs
-from app.store import candle_ranges, screening
+from app.store import candle_ranges, machines
 from app.store import candles as candle_store
 from app.store.candle_ranges import Span
 from app.store.candles import Bar
@@ -44,7 +44,7 @@ class Corrections:
             for symbol, open_ms in newest
             if symbol in self._pairs.ids
         ]
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             changed = await self.store(connection, "1m", batch, spans, through_ms)
         if changed:
             log.warning(

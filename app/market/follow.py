@@ -27,7 +27,7 @@ from app.market.fetching import Fetched, Fetching, PairTrouble
 from app.market.metrics import MarketMetrics
 from app.market.pairs import Pairs
 from app.market.streams import KlineStreams, StreamDown, StreamEvent, StreamUp
-from app.store import candle_refusals, screening
+from app.store import candle_refusals, machines
 from app.store.candle_refusals import Refusal
 from app.store.pool import Pool
 
@@ -182,7 +182,7 @@ class Follow:
             for r in refused
             if r.symbol in self._pairs.ids
         ]
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             await candle_refusals.put(connection, "1m", rows)
 
     # -- what did not come by itself ----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from app.market.corrections import Corrections
 from app.market.fetching import Fetched, Fetching
 from app.market.metrics import MarketMetrics
 from app.market.pairs import Pairs
-from app.store import candle_ranges, candle_refusals, screening
+from app.store import candle_ranges, candle_refusals, machines
 from app.store import candles as candle_store
 from app.store.candle_ranges import Span
 from app.store.candle_refusals import Refusal
@@ -126,7 +126,7 @@ class History:
             inside = (fetched.candles.open_time >= first) & (fetched.candles.open_time < until)
             batch = fetched.candles.take(inside)
             spans = [Span(symbol_id, first, until), *_absent(symbol_id, batch, first, until)]
-            async with screening.fenced(self._pool, self._boot_id) as connection:
+            async with machines.fenced(self._pool, self._boot_id) as connection:
                 if symbol in self._pairs.waiting:
                     await candle_store.copy(connection, piece.timeframe, self._pairs.rows(batch))
                     await candle_ranges.know(connection, piece.timeframe, spans)

@@ -23,7 +23,9 @@ from app.store.exchange_holds import Hold
 from app.store.pool import Pool
 
 log = structlog.get_logger(__name__)
-KEEP_WEIGHT_EVERY_S: Final = 1.0  # a feeder that dies takes at most so much spending with it: the ceiling leaves 900 free
+KEEP_WEIGHT_EVERY_S: Final = (
+    1.0  # a feeder that dies takes at most so much spending with it: the ceiling leaves 900 free
+)
 LONGEST_S: Final = {None: 900.0, 403: 3_600.0, 429: 3_600.0, 451: 6 * 3_600.0}  # of a repeated refusal
 UNKNOWN_ADDRESS: Final = "unknown"
 

@@ -224,7 +224,6 @@ class KlineStreams:
         limits: Times.
 
     Attributes:
-        repeat_count: Candles that came again, equal to one before.
         reconnect_count: Connections that broke, or could not be made.
     """
 
@@ -244,7 +243,6 @@ class KlineStreams:
         self._limits = limits
         self._seen: dict[str, deque[Candle]] = {name: deque(maxlen=_REMEMBERED) for name in symbols}
         self._events: asyncio.Queue[StreamEvent | Exception] = asyncio.Queue(_QUEUE_MAX)
-        self.repeat_count = 0
         self.reconnect_count = 0
         self._is_running = False
 
@@ -431,7 +429,6 @@ class KlineStreams:
         if isinstance(candle, Candle):
             seen = self._seen.get(candle.symbol)
             if seen is None or candle in seen:
-                self.repeat_count += 1
                 return
             seen.append(candle)  # another copy of a minute is news: a correction
         await self._events.put(candle)

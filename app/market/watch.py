@@ -20,7 +20,7 @@ from app.market.client import ExchangeClient
 from app.market.metrics import MarketMetrics
 from app.market.pairs import Pairs, Waiting
 from app.market.universe import QUOTE, Universe, universe
-from app.store import screening, symbols
+from app.store import machines, symbols
 from app.store.pool import Pool
 
 log = structlog.get_logger(__name__)
@@ -107,7 +107,7 @@ class Watch:
 
     async def _put(self, chosen: Universe, bases: Mapping[str, str]) -> None:
         listed = [(symbol, bases[symbol], QUOTE) for symbol in chosen.symbols]
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             await symbols.put_listed(connection, listed, chosen.skipped)
             rows = await symbols.list_universe(connection)
         ids = {pair.symbol: pair.symbol_id for pair in rows if pair.trading}

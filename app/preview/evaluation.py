@@ -1,5 +1,6 @@
 """
-The answer to a preview's question: the production evaluator over a panel made of the question's candles. Pure.
+The answer to a preview's question: the production evaluator over a panel made of the question's candles.
+Pure.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.preview.wire import Answer, Columns, Found, Hit, Question, Refused
-from sandbox.compute import OperatorError
-from sandbox.each import EachRunner
-from sandbox.panel import Bools, Panel
-from sandbox.past import RangeHits, evaluate_range, signalled
-from sandbox.plan import PlanError, load_plan
+from sandbox.engine.calls import OperatorError
+from sandbox.engine.candles.panel import Bools, Panel
+from sandbox.engine.replay import RangeHits, evaluate_range, signalled
+from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.document import PlanError, load_plan
 
 EACH_S = 3.0  # for the functions of a filter: what live screening asks in many slots is asked here at once
 
@@ -26,9 +27,11 @@ def each_runner() -> EachRunner:
 
 def evaluate(question: Question, frames: Sequence[Columns], each: EachRunner) -> Answer:
     """
-    Exactly the matches that live screening would have found (or did) at each of the slots; what cannot be answered is refused.
+    Exactly the matches that live screening would have found (or did) at each of the slots; what cannot be
+    answered is refused.
 
-    The plan is validated here, wherever it has been before. *each* runs the functions of a filter that uses `each`.
+    The plan is validated here, wherever it has been before. *each* runs the functions of a filter that uses
+    ``each``.
     """
     try:
         plan = load_plan(question.plan)

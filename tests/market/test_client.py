@@ -15,8 +15,8 @@ from app.market.breaker import Breaker
 from app.market.candles import COLUMNS, Candles
 from app.market.client import ExchangeClient, OwnTime
 from app.market.kline_rows import read_rows
-from app.market.rollup import roll_up
 from app.market.simulated import Hole, Impossible, SimulatedExchange
+from app.market.simulated.rollup import roll_up
 from app.market.universe import ExchangeInfo
 
 MINUTE = 60_000
