@@ -52,6 +52,8 @@ class Settings:
     cors_origins: tuple[str, ...]
     log_format: str
     history_bars: int
+    universe_refresh_s: float
+    is_embedded: bool = False  # the database is the embedded one, of this data directory
 
     def addresses(self) -> tuple[str, str]:
         """
@@ -167,6 +169,7 @@ def read_settings(
         ),
         log_format=_log_format(read),
         history_bars=read.whole("VYX_HISTORY_BARS", 1000, low=100, high=3000),
+        universe_refresh_s=read.number("VYX_UNIVERSE_REFRESH_S", 600, low=1, high=86_400),
     )
     _check_relations(settings, read)
     return settings

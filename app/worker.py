@@ -74,7 +74,12 @@ class Worker:
         self._registered = asyncio.Event()
         self._jobs_ended = asyncio.Event()
         self._feeder = Feeder(
-            settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
+            settings,
+            self._pool,
+            MarketMetrics(self._registry),
+            wake=_defer_tick,
+            on_unusable=self._give_up,
+            on_held=self._feed_no_more,
         )
         self._keeper = Keeper(
             direct_url,
@@ -92,6 +97,9 @@ class Worker:
             self._pool, self._hints, self._metrics, trusted, self._compiler.compile, self._each
         )
         return self._screener
+
+    def _feed_no_more(self) -> None:
+        self._keeper.feed_no_more()
 
     def _give_up(self, error: CommandFailed) -> None:
         self._fatal = error

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Final
 
 import structlog
@@ -29,6 +27,7 @@ from app.market.fetching import Fetching
 from app.market.follow import GRACE_MIN_S, GRACE_S, Follow
 from app.market.history import History
 from app.market.metrics import MarketMetrics
+from app.market.one_error import one_error
 from app.market.pairs import Pairs
 from app.market.progress import Progress
 from app.market.streams import KlineStreams
@@ -109,7 +108,7 @@ class Ingest:
 
     async def run(self) -> None:
         """Feed the market until cancelled, or until the exchange or the database is out of reach (the caller starts again)."""
-        async with _OneError():
+        async with one_error():
             await self._progress.say("starting", "the exchange's list of pairs is being read")
             await self._watch.begin()
             newest = await self._load_history()
@@ -152,18 +151,3 @@ class Ingest:
     def _on_difference(self) -> None:
         self._closer.has_gaps = True
         self._backfill.wake()
-
-
-class _OneError(AbstractAsyncContextManager[None]):
-    """Raises the first error of a task group by itself: callers act on its type."""
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-            if not isinstance(error, BaseExceptionGroup):
-                raise error from None
