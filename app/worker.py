@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -81,7 +82,12 @@ class Worker:
         self._registered = asyncio.Event()
         self._jobs_ended = asyncio.Event()
         self._feeder = Feeder(
-            settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
+            settings,
+            self._pool,
+            MarketMetrics(self._registry),
+            wake=_defer_tick,
+            on_unusable=self._give_up,
+            on_held=self._feed_no_more,
         )
         self._keeper = Keeper(
             direct_url,
@@ -102,10 +108,16 @@ class Worker:
             trusted,
             self._compiler.compile,
             self._each,
-            on_screened=self._audit.note,
+            on_screened=self._note_screened,
         )
         self._audit = StandingAudit(self._pool, self._screener, self._metrics, self._each)
         return self._screener
+
+    def _note_screened(self, boot_id: int, slot: datetime) -> None:
+        self._audit.note(boot_id, slot)
+
+    def _feed_no_more(self) -> None:
+        self._keeper.feed_no_more()
 
     def _give_up(self, error: CommandFailed) -> None:
         self._fatal = error

@@ -397,6 +397,24 @@ begin
   return new;
 end $$;
 
+CREATE FUNCTION vyx.halt_pair() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if new.trading then
+    new.halted_at := null;
+    new.reason := null;
+  else
+    new.halted_at := coalesce(new.halted_at, clock_timestamp());
+    new.reason := coalesce(new.reason, 'taken out by hand');
+    new.screened := false;
+    new.waits_for := null;
+    new.retry_at := null;
+  end if;
+  return new;
+end $$;
+
 CREATE FUNCTION vyx.keep_destination() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -1017,6 +1035,66 @@ CREATE VIEW public.delivery_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.delivery_overview IS 'One line per delivery with its receipt; order by queued_at desc for the newest.';
 
+CREATE TABLE vyx.candle_ranges (
+    symbol_id integer NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    known tstzmultirange DEFAULT '{}'::tstzmultirange NOT NULL,
+    absent tstzmultirange DEFAULT '{}'::tstzmultirange NOT NULL,
+    CONSTRAINT absent_bars_are_known CHECK ((known @> absent))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE vyx.candle_ranges IS 'Of which bars the exchange has been asked. Every bar in known is a row of candles, except those in absent; what lies between two pieces of known is a gap and gets filled.';
+
+COMMENT ON COLUMN vyx.candle_ranges.known IS 'Spans of open times, upper end exclusive.';
+
+COMMENT ON COLUMN vyx.candle_ranges.absent IS 'Bars that the exchange does not have (outage, not listed yet, halted), or that were refused: candle_refusals says why.';
+
+CREATE TABLE vyx.symbols (
+    symbol_id integer NOT NULL,
+    symbol text NOT NULL,
+    base text NOT NULL,
+    quote text NOT NULL,
+    trading boolean DEFAULT true NOT NULL,
+    listed_at timestamp with time zone DEFAULT now() NOT NULL,
+    halted_at timestamp with time zone,
+    reason text,
+    screened boolean DEFAULT false NOT NULL,
+    waits_for text,
+    retry_at timestamp with time zone,
+    join_count integer DEFAULT 0 NOT NULL,
+    CONSTRAINT only_a_halted_pair_has_a_reason CHECK (((trading = (halted_at IS NULL)) AND (trading = (reason IS NULL)))),
+    CONSTRAINT only_a_trading_pair_is_screened CHECK ((trading OR (NOT screened))),
+    CONSTRAINT only_an_unscreened_pair_waits CHECK (((NOT screened) OR ((waits_for IS NULL) AND (retry_at IS NULL)))),
+    CONSTRAINT symbol_is_not_empty CHECK ((symbol <> ''::text))
+);
+
+COMMENT ON TABLE vyx.symbols IS 'Pairs ever screened. trading says whether the exchange lists the pair as TRADING now.';
+
+COMMENT ON COLUMN vyx.symbols.listed_at IS 'When the pair was first seen listed; of a pair that was there at the first start, when that was.';
+
+COMMENT ON COLUMN vyx.symbols.reason IS 'Why the pair is not screened now: its status on the exchange, or a limit of the universe.';
+
+COMMENT ON COLUMN vyx.symbols.screened IS 'Its history is whole, and slots wait for its candle. False: it waits for its history, or does not trade.';
+
+COMMENT ON COLUMN vyx.symbols.waits_for IS 'What a trading pair without whole history waits for; its own backoff ends at retry_at.';
+
+COMMENT ON COLUMN vyx.symbols.join_count IS 'How often its history became whole. A change tells panels to read their frames again.';
+
+CREATE VIEW public.history_overview WITH (security_invoker='true') AS
+ SELECT s.symbol,
+    r.timeframe,
+    lower(r.known) AS from_open,
+    upper(r.known) AS through_close,
+    (tstzmultirange(range_merge(r.known)) - r.known) AS gaps,
+    r.absent,
+    s.screened,
+    s.waits_for
+   FROM (vyx.candle_ranges r
+     JOIN vyx.symbols s USING (symbol_id));
+
+COMMENT ON VIEW public.history_overview IS 'How far the history of each pair and timeframe reaches, and which bars are not known yet.';
+
 CREATE TABLE vyx.machine_heartbeats (
     boot_id bigint NOT NULL,
     heartbeat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -1112,6 +1190,7 @@ CREATE TABLE vyx.slots (
     symbols_expected integer DEFAULT 0 NOT NULL,
     symbols_missing integer DEFAULT 0 NOT NULL,
     missing text[] DEFAULT '{}'::text[] NOT NULL,
+    missing_reasons jsonb DEFAULT '{}'::jsonb NOT NULL,
     reason text,
     opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     closed_at timestamp with time zone,
@@ -1123,6 +1202,8 @@ CREATE TABLE vyx.slots (
 COMMENT ON TABLE vyx.slots IS 'The ledger: every minute boundary at which bars close. open: waiting for candles; complete: candles are rows, screen it; outage: the exchange had no candle, skipped with a reason.';
 
 COMMENT ON COLUMN vyx.slots.missing IS 'Symbols without a candle in this slot, at most 20 names; symbols_missing is the number.';
+
+COMMENT ON COLUMN vyx.slots.missing_reasons IS 'Why each symbol named in missing has no candle.';
 
 CREATE VIEW public.slot_overview WITH (security_invoker='true') AS
  SELECT slot,
@@ -1223,6 +1304,34 @@ ALTER TABLE vyx.candle_corrections ALTER COLUMN correction_id ADD GENERATED ALWA
     CACHE 1
 );
 
+CREATE TABLE vyx.candle_refusals (
+    refusal_id bigint NOT NULL,
+    symbol_id integer NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    open_time timestamp with time zone NOT NULL,
+    source text NOT NULL,
+    what text NOT NULL,
+    raw text NOT NULL,
+    refused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT raw_text_is_bounded CHECK ((octet_length(raw) <= 1000)),
+    CONSTRAINT source_is_known CHECK ((source = ANY (ARRAY['stream'::text, 'rest'::text, 'file'::text])))
+);
+
+COMMENT ON TABLE vyx.candle_refusals IS 'Candles set aside because no candle can be like that. Each was asked again by REST once; a bar refused by both sources stays absent.';
+
+COMMENT ON COLUMN vyx.candle_refusals.open_time IS 'The bar it stands for: an open time off the grid is moved to the nearest bar, the text says what it was.';
+
+COMMENT ON COLUMN vyx.candle_refusals.raw IS 'What the exchange sent, its first 1,000 bytes.';
+
+ALTER TABLE vyx.candle_refusals ALTER COLUMN refusal_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.candle_refusals_refusal_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE vyx.candles (
     symbol_id integer NOT NULL,
     timeframe vyx.timeframe NOT NULL,
@@ -1233,7 +1342,7 @@ CREATE TABLE vyx.candles (
     close double precision NOT NULL,
     volume double precision NOT NULL,
     quote_volume double precision DEFAULT 0 NOT NULL,
-    trade_count integer DEFAULT 0 NOT NULL,
+    trade_count bigint DEFAULT 0 NOT NULL,
     CONSTRAINT high_is_highest CHECK (((high >= open) AND (high >= close) AND (high >= low))),
     CONSTRAINT low_is_lowest CHECK (((low <= open) AND (low <= close))),
     CONSTRAINT prices_are_positive CHECK ((low > (0)::double precision)),
@@ -1254,6 +1363,27 @@ COMMENT ON TABLE vyx.destination_secrets IS 'Address, tokens and signing secrets
 
 COMMENT ON COLUMN vyx.destination_secrets.key_id IS 'Which key of VYX_SECRET_KEY sealed it; rows of an older key are sealed again by a job.';
 
+CREATE TABLE vyx.exchange_holds (
+    host text NOT NULL,
+    address text NOT NULL,
+    held_until timestamp with time zone,
+    held_s double precision DEFAULT 0 NOT NULL,
+    status integer,
+    reason text,
+    weight_minute timestamp with time zone,
+    weight_used integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT a_hold_has_a_reason CHECK (((held_until IS NULL) OR (reason IS NOT NULL)))
+);
+
+COMMENT ON TABLE vyx.exchange_holds IS 'Until when an exchange must not be asked from an address, and the weight that address has used. Whoever feeds obeys it, after any restart.';
+
+COMMENT ON COLUMN vyx.exchange_holds.address IS 'The address a machine reaches the exchange from, as far as it knows: behind a gateway, its own.';
+
+COMMENT ON COLUMN vyx.exchange_holds.held_until IS 'Stays after its time: one probe is allowed then. An answer clears it, another refusal doubles held_s.';
+
+COMMENT ON COLUMN vyx.exchange_holds.status IS 'HTTP status that said so; null: the breaker opened after failures in a row.';
+
 CREATE TABLE vyx.feed_floors (
     only_one boolean DEFAULT true NOT NULL,
     id bigint DEFAULT 0 NOT NULL,
@@ -1261,6 +1391,25 @@ CREATE TABLE vyx.feed_floors (
 );
 
 COMMENT ON TABLE vyx.feed_floors IS 'Up to this id the feed has been pruned.';
+
+CREATE TABLE vyx.history_checks (
+    check_id bigint NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ranges integer NOT NULL,
+    bars bigint NOT NULL,
+    wrong jsonb DEFAULT '[]'::jsonb NOT NULL
+);
+
+COMMENT ON TABLE vyx.history_checks IS 'What comparing the rows of candles with candle_ranges found; a wrong range is forgotten and fetched again.';
+
+ALTER TABLE vyx.history_checks ALTER COLUMN check_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.history_checks_check_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE vyx.incidents (
     incident_id bigint NOT NULL,
@@ -1301,6 +1450,13 @@ CREATE TABLE vyx.leases (
 
 COMMENT ON TABLE vyx.leases IS 'Ended leases: the machine accounted for every slot in (after, through]. Their union with the live leases is a trader''s coverage; a hole is a gap.';
 
+CREATE TABLE vyx.machine_addresses (
+    boot_id bigint NOT NULL,
+    address text NOT NULL
+);
+
+COMMENT ON TABLE vyx.machine_addresses IS 'From which address a machine reaches the exchange, as far as it knows: a machine that is held lets one at another address feed.';
+
 ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.machines_boot_id_seq
     START WITH 1
@@ -1313,6 +1469,7 @@ ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
 CREATE TABLE vyx.markets (
     only_one boolean DEFAULT true NOT NULL,
     source text NOT NULL,
+    chosen_by_auto boolean DEFAULT false NOT NULL,
     speed double precision DEFAULT 1 NOT NULL,
     anchor_market_at timestamp with time zone NOT NULL,
     anchor_wall_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -1324,6 +1481,8 @@ CREATE TABLE vyx.markets (
 COMMENT ON TABLE vyx.markets IS 'The market this database holds, and how its time follows the wall clock: market = anchor_market_at + (wall - anchor_wall_at) * speed, never past ends_at. Binance has speed 1 and both anchors equal.';
 
 COMMENT ON COLUMN vyx.markets.source IS 'binance, simulated or the file market''s fingerprint; a process with another market refuses to start here.';
+
+COMMENT ON COLUMN vyx.markets.chosen_by_auto IS 'Nobody named this market: a simulated one gives way to Binance as long as only the demo user lives here.';
 
 COMMENT ON COLUMN vyx.markets.ends_at IS 'A file market stands still here; null for an endless one.';
 
@@ -1348,6 +1507,19 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
          LIMIT 1) closed ON (true));
 
 COMMENT ON VIEW vyx.market_facts IS 'What the health of a trader is derived from, beside its own row.';
+
+CREATE TABLE vyx.market_progress (
+    only_one boolean DEFAULT true NOT NULL,
+    stage text NOT NULL,
+    reason text,
+    history_done integer DEFAULT 0 NOT NULL,
+    history_total integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT one_progress_per_database CHECK (only_one),
+    CONSTRAINT stage_is_known CHECK ((stage = ANY (ARRAY['starting'::text, 'held'::text, 'history'::text, 'live'::text])))
+);
+
+COMMENT ON TABLE vyx.market_progress IS 'What whoever feeds the market is doing, for status and health.';
 
 CREATE SEQUENCE vyx.notice_id
     START WITH -1
@@ -1415,18 +1587,6 @@ CREATE TABLE vyx.service_paces (
 
 COMMENT ON TABLE vyx.service_paces IS 'The same for destinations that share a limit of their service.';
 
-CREATE TABLE vyx.symbols (
-    symbol_id integer NOT NULL,
-    symbol text NOT NULL,
-    base text NOT NULL,
-    quote text NOT NULL,
-    trading boolean DEFAULT true NOT NULL,
-    listed_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT symbol_is_not_empty CHECK ((symbol <> ''::text))
-);
-
-COMMENT ON TABLE vyx.symbols IS 'Pairs ever screened. trading says whether the exchange lists the pair as TRADING now.';
-
 ALTER TABLE vyx.symbols ALTER COLUMN symbol_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.symbols_symbol_id_seq
     START WITH 1
@@ -1477,6 +1637,12 @@ ALTER TABLE ONLY public.traders
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_pkey PRIMARY KEY (correction_id);
 
+ALTER TABLE ONLY vyx.candle_ranges
+    ADD CONSTRAINT candle_ranges_pkey PRIMARY KEY (symbol_id, timeframe);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT candle_refusals_pkey PRIMARY KEY (refusal_id);
+
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_pkey PRIMARY KEY (timeframe, symbol_id, open_time);
 
@@ -1486,8 +1652,14 @@ ALTER TABLE ONLY vyx.destination_queues
 ALTER TABLE ONLY vyx.destination_secrets
     ADD CONSTRAINT destination_secrets_pkey PRIMARY KEY (destination_id);
 
+ALTER TABLE ONLY vyx.exchange_holds
+    ADD CONSTRAINT exchange_holds_pkey PRIMARY KEY (host, address);
+
 ALTER TABLE ONLY vyx.feed_floors
     ADD CONSTRAINT feed_floors_pkey PRIMARY KEY (only_one);
+
+ALTER TABLE ONLY vyx.history_checks
+    ADD CONSTRAINT history_checks_pkey PRIMARY KEY (check_id);
 
 ALTER TABLE ONLY vyx.incidents
     ADD CONSTRAINT incidents_pkey PRIMARY KEY (incident_id);
@@ -1495,17 +1667,26 @@ ALTER TABLE ONLY vyx.incidents
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (trader_id, epoch);
 
+ALTER TABLE ONLY vyx.machine_addresses
+    ADD CONSTRAINT machine_addresses_pkey PRIMARY KEY (boot_id);
+
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_pkey PRIMARY KEY (boot_id);
 
 ALTER TABLE ONLY vyx.machines
     ADD CONSTRAINT machines_pkey PRIMARY KEY (boot_id);
 
+ALTER TABLE ONLY vyx.market_progress
+    ADD CONSTRAINT market_progress_pkey PRIMARY KEY (only_one);
+
 ALTER TABLE ONLY vyx.markets
     ADD CONSTRAINT markets_pkey PRIMARY KEY (only_one);
 
 ALTER TABLE ONLY vyx.deliveries
     ADD CONSTRAINT one_delivery_per_signal_and_destination PRIMARY KEY (destination_id, source_id);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT one_refusal_per_bar_and_source UNIQUE (symbol_id, timeframe, open_time, source);
 
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_pkey PRIMARY KEY (preview_id);
@@ -1626,6 +1807,8 @@ CREATE TRIGGER touch_destination BEFORE UPDATE ON public.destinations FOR EACH R
 
 CREATE TRIGGER guard_screened_through BEFORE UPDATE ON vyx.machines FOR EACH ROW WHEN ((new.screened_through > old.screened_through)) EXECUTE FUNCTION vyx.guard_screened_through();
 
+CREATE TRIGGER halt_pair BEFORE UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
+
 CREATE TRIGGER keep_slots BEFORE DELETE ON vyx.slots FOR EACH ROW EXECUTE FUNCTION vyx.keep_slots();
 
 ALTER TABLE ONLY public.accounts
@@ -1676,6 +1859,12 @@ ALTER TABLE ONLY public.traders
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
 
+ALTER TABLE ONLY vyx.candle_ranges
+    ADD CONSTRAINT candle_ranges_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT candle_refusals_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
 
@@ -1696,6 +1885,9 @@ ALTER TABLE ONLY vyx.incidents
 
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.machine_addresses
+    ADD CONSTRAINT machine_addresses_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
@@ -1741,6 +1933,10 @@ CREATE POLICY traders_owner_select ON public.traders FOR SELECT TO authenticated
 
 ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.candle_ranges ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.candle_refusals ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.candles ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.deliveries ENABLE ROW LEVEL SECURITY;
@@ -1749,15 +1945,23 @@ ALTER TABLE vyx.destination_queues ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.destination_secrets ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.exchange_holds ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.feed_floors ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.history_checks ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.incidents ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.leases ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.machine_addresses ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.machine_heartbeats ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.machines ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.market_progress ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.markets ENABLE ROW LEVEL SECURITY;
 
@@ -1819,6 +2023,12 @@ GRANT ALL ON TABLE vyx.destination_queues TO service_role;
 
 GRANT SELECT ON TABLE public.delivery_overview TO service_role;
 
+GRANT ALL ON TABLE vyx.candle_ranges TO service_role;
+
+GRANT ALL ON TABLE vyx.symbols TO service_role;
+
+GRANT SELECT ON TABLE public.history_overview TO service_role;
+
 GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
 
 GRANT SELECT ON TABLE public.machine_overview TO service_role;
@@ -1847,19 +2057,29 @@ GRANT ALL ON TABLE public.trader_versions TO service_role;
 
 GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
 
+GRANT ALL ON TABLE vyx.candle_refusals TO service_role;
+
 GRANT ALL ON TABLE vyx.candles TO service_role;
 
 GRANT ALL ON TABLE vyx.destination_secrets TO service_role;
 
+GRANT ALL ON TABLE vyx.exchange_holds TO service_role;
+
 GRANT ALL ON TABLE vyx.feed_floors TO service_role;
+
+GRANT ALL ON TABLE vyx.history_checks TO service_role;
 
 GRANT ALL ON TABLE vyx.incidents TO service_role;
 
 GRANT ALL ON TABLE vyx.leases TO service_role;
 
+GRANT ALL ON TABLE vyx.machine_addresses TO service_role;
+
 GRANT ALL ON TABLE vyx.markets TO service_role;
 
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
+
+GRANT ALL ON TABLE vyx.market_progress TO service_role;
 
 GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
 
@@ -1870,7 +2090,5 @@ GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 GRANT SELECT ON TABLE vyx.recomputing_machines TO service_role;
 
 GRANT ALL ON TABLE vyx.service_paces TO service_role;
-
-GRANT ALL ON TABLE vyx.symbols TO service_role;
 
 GRANT ALL ON TABLE vyx.transitions TO service_role;
