@@ -56,13 +56,42 @@ class WorkerMetrics:
             "vyx_beat_failures", "Heartbeats that could not be renewed.", registry=registry
         )
         self.dead_letters = Gauge(
-            "vyx_dead_letters", "Jobs that failed for good and wait for vyx redeliver.", registry=registry
+            "vyx_dead_letters",
+            "Signals and jobs that failed for good and wait for vyx redeliver.",
+            registry=registry,
         )
         self.job_bypasses = Counter(
             "vyx_job_bypasses",
             "Slots screened by the keeper because no job did within 15 s.",
             registry=registry,
         )
+        self.slot_retries = Counter(
+            "vyx_slot_retries", "Slots tried again at once after an error that passes.", registry=registry
+        )
+        self.matches_unjoined = Counter(
+            "vyx_matches_unjoined",
+            "Matches whose lease had changed; their slot was screened again.",
+            registry=registry,
+        )
+        self.signals_refused = Counter(
+            "vyx_signals_refused",
+            "Signals that the database refused and that were set aside.",
+            registry=registry,
+        )
+        self.audited = Counter(
+            "vyx_audited",
+            "Traders and slots that were computed again from the candles and compared with what was committed.",
+            registry=registry,
+        )
+        self.audit_mismatches = Counter(
+            "vyx_audit_mismatches", "Of these, those that differed.", registry=registry
+        )
+        self.incremental = Gauge(
+            "vyx_incremental",
+            "1 while values are carried on from slot to slot, 0 once an audit found a difference.",
+            registry=registry,
+        )
+        self.incremental.set(1)
         for state in STATES:
             self.traders_active.labels(state)
         for reason in ("plan refused", "filter refused", "evaluation failed"):

@@ -60,6 +60,8 @@ class Settings:
     secret_keys: tuple[str, ...]
     hook_allow: tuple[Opening, ...]
     public_url: str | None
+    universe_refresh_s: float
+    is_embedded: bool = False  # the database is the embedded one, of this data directory
 
     def addresses(self) -> tuple[str, str]:
         """
@@ -178,6 +180,7 @@ def read_settings(
         secret_keys=_secret_keys(read),
         hook_allow=_hook_allow(read),
         public_url=read.url("VYX_PUBLIC_URL", None, ("http", "https")),
+        universe_refresh_s=read.number("VYX_UNIVERSE_REFRESH_S", 600, low=1, high=86_400),
     )
     _check_relations(settings, read)
     return settings

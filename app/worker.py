@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -31,6 +32,7 @@ from app.metrics_server import serve_metrics
 from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.screening.screener import Screener
+from app.screening.standing_audit import StandingAudit
 from app.settings import Settings
 from app.store import jobs
 from app.store.pool import make_pool
@@ -81,7 +83,12 @@ class Worker:
         self._registered = asyncio.Event()
         self._jobs_ended = asyncio.Event()
         self._feeder = Feeder(
-            settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
+            settings,
+            self._pool,
+            MarketMetrics(self._registry),
+            wake=_defer_tick,
+            on_unusable=self._give_up,
+            on_held=self._feed_no_more,
         )
         self._keeper = Keeper(
             direct_url,
@@ -96,9 +103,22 @@ class Worker:
 
     def _make_screener(self, trusted: Callable[[], bool]) -> Screener:
         self._screener = Screener(
-            self._pool, self._hints, self._metrics, trusted, self._compiler.compile, self._each
+            self._pool,
+            self._hints,
+            self._metrics,
+            trusted,
+            self._compiler.compile,
+            self._each,
+            on_screened=self._note_screened,
         )
+        self._audit = StandingAudit(self._pool, self._screener, self._metrics, self._each)
         return self._screener
+
+    def _note_screened(self, boot_id: int, slot: datetime) -> None:
+        self._audit.note(boot_id, slot)
+
+    def _feed_no_more(self) -> None:
+        self._keeper.feed_no_more()
 
     def _give_up(self, error: CommandFailed) -> None:
         self._fatal = error
@@ -121,6 +141,7 @@ class Worker:
                 tasks = [
                     asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
                     asyncio.create_task(supervise("jobs", self._run_jobs, self._stopping)),
+                    asyncio.create_task(supervise("audit", self._audit.run, self._stopping)),
                     asyncio.create_task(supervise("sender", self._send, self._stopping)),
                     asyncio.create_task(supervise("previews", self._run_previews, self._stopping)),
                 ]
@@ -191,6 +212,7 @@ class Worker:
                     self._sender.stop()
                 self._registered.set()
                 self._jobs_ended.set()
+                self._audit.stop()
                 await self._feeder.close()
                 await self._hints.close()
                 await asyncio.gather(*tasks, return_exceptions=True)

@@ -322,6 +322,19 @@ begin
   return new;
 end $$;
 
+CREATE FUNCTION vyx.guard_screened_through() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if exists (select from vyx.slots s where s.slot > old.screened_through and s.slot < new.screened_through)
+     or not exists (select from vyx.slots s where s.slot = new.screened_through and s.state <> 'open') then
+    raise exception 'a machine goes on by one closed slot at a time, not from % to %', old.screened_through, new.screened_through
+      using errcode = 'VX422';
+  end if;
+  return new;
+end $$;
+
 CREATE FUNCTION vyx.guard_trader_state() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -357,6 +370,16 @@ begin
   elsif new.version is distinct from old.version then
     raise exception 'the version of a trader changes only with its state' using errcode = 'VX409', detail = old.state;
   end if;
+  if new.owner is not distinct from old.owner then                -- what a lease says changes only with its owner
+    if new.epoch is distinct from old.epoch or new.lease_after is distinct from old.lease_after then
+      raise exception 'the epoch and the start of a lease change only with its owner' using errcode = 'VX409', detail = old.state;
+    elsif old.in_step and not new.in_step then
+      raise exception 'a trader falls out of step only when its lease ends' using errcode = 'VX409', detail = old.state;
+    elsif new.in_step and new.owner is not null and (not old.in_step or new.resume_after is distinct from old.resume_after)
+      and new.resume_after is distinct from (select m.screened_through from vyx.machines m where m.boot_id = new.owner) then
+      raise exception 'a trader is in step only where its machine stands' using errcode = 'VX409', detail = old.state;
+    end if;
+  end if;
   if new.owner is distinct from old.owner then
     new.epoch := old.epoch + 1;
     if old.owner is not null then
@@ -370,6 +393,24 @@ begin
     end if;
     new.in_step := false;
     new.lease_after := case when new.owner is not null then new.resume_after end;
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION vyx.halt_pair() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if new.trading then
+    new.halted_at := null;
+    new.reason := null;
+  else
+    new.halted_at := coalesce(new.halted_at, clock_timestamp());
+    new.reason := coalesce(new.reason, 'taken out by hand');
+    new.screened := false;
+    new.waits_for := null;
+    new.retry_at := null;
   end if;
   return new;
 end $$;
@@ -422,12 +463,33 @@ begin
   return true;
 end $$;
 
+CREATE FUNCTION vyx.keep_slots() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if old.slot > vyx.newest_slot() - interval '1 day' then
+    raise exception 'the slot % is too young to be deleted: machines count on every slot of the last day', old.slot using errcode = 'VX422';
+  end if;
+  return old;
+end $$;
+
 CREATE FUNCTION vyx.keep_trader_state() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 begin
   insert into public.trader_state (trader_id, user_id) values (new.id, new.user_id);
+  return null;
+end $$;
+
+CREATE FUNCTION vyx.keep_trader_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  insert into public.trader_versions (trader_id, number, user_id, filter, symbols, frequency, plan, plan_hash)
+  values (new.id, new.revision, new.user_id, new.filter, new.symbols, new.frequency, new.plan, new.plan_hash);
   return null;
 end $$;
 
@@ -603,7 +665,7 @@ begin
   if new.user_id is distinct from old.user_id then
     raise exception 'a trader does not change hands' using errcode = 'VX422';
   end if;
-  if (new.plan, new.filter, new.symbols, new.frequency) is distinct from (old.plan, old.filter, old.symbols, old.frequency) then
+  if (new.plan, new.plan_hash, new.filter, new.symbols, new.frequency) is distinct from (old.plan, old.plan_hash, old.filter, old.symbols, old.frequency) then
     new.revision := old.revision + 1;
   end if;
   return new;
@@ -790,19 +852,50 @@ CREATE FUNCTION vyx.wall_lateness(slot timestamp with time zone) RETURNS interva
   select coalesce((select greatest(vyx.market_time() - slot, interval '0') / m.speed from vyx.markets m), interval '0')
 $$;
 
+CREATE TABLE public.signals_failed (
+    failed_id bigint NOT NULL,
+    trader_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    symbol text NOT NULL,
+    timeframe text NOT NULL,
+    triggered_at timestamp with time zone NOT NULL,
+    price double precision NOT NULL,
+    shown text NOT NULL,
+    plan_hash text NOT NULL,
+    epoch bigint NOT NULL,
+    forming boolean NOT NULL,
+    cooldown_s double precision,
+    reason text NOT NULL,
+    failed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE public.signals_failed IS 'Signals that a constraint or a type refused, set aside so that the rest of their slot is kept. `vyx redeliver` tries them again.';
+
+COMMENT ON COLUMN public.signals_failed.shown IS 'JSON text as it was offered; not jsonb, since that may be what was refused.';
+
+COMMENT ON COLUMN public.signals_failed.reason IS 'What the database said.';
+
 CREATE VIEW public.dead_letters WITH (security_invoker='true') AS
- SELECT id,
-    task_name AS task,
-    queue_name AS queue,
-    args,
-    attempts,
+ SELECT 'signal'::text AS kind,
+    f.failed_id AS id,
+    f.trader_id,
+    ((f.symbol || ' at '::text) || f.triggered_at) AS about,
+    f.reason,
+    f.failed_at
+   FROM public.signals_failed f
+UNION ALL
+ SELECT 'job'::text AS kind,
+    j.id,
+    NULL::uuid AS trader_id,
+    (((((j.task_name)::text || ' on '::text) || (j.queue_name)::text) || ' '::text) || j.args) AS about,
+    (('failed after '::text || j.attempts) || ' attempts'::text) AS reason,
     ( SELECT max(e.at) AS max
            FROM procrastinate.procrastinate_events e
           WHERE (e.job_id = j.id)) AS failed_at
    FROM procrastinate.procrastinate_jobs j
-  WHERE (status = ANY (ARRAY['failed'::procrastinate.procrastinate_job_status, 'aborted'::procrastinate.procrastinate_job_status]));
+  WHERE (j.status = ANY (ARRAY['failed'::procrastinate.procrastinate_job_status, 'aborted'::procrastinate.procrastinate_job_status]));
 
-COMMENT ON VIEW public.dead_letters IS 'Jobs that failed for good. Screening is not among them: the ledger screens a slot whatever becomes of its job.';
+COMMENT ON VIEW public.dead_letters IS 'What failed for good and waits for `vyx redeliver`: signals that the database refused, and jobs. A slot is screened whatever becomes of its job.';
 
 CREATE TABLE public.destinations (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -986,6 +1079,66 @@ CREATE VIEW public.delivery_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.delivery_overview IS 'One line per delivery with its receipt; order by queued_at desc for the newest.';
 
+CREATE TABLE vyx.candle_ranges (
+    symbol_id integer NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    known tstzmultirange DEFAULT '{}'::tstzmultirange NOT NULL,
+    absent tstzmultirange DEFAULT '{}'::tstzmultirange NOT NULL,
+    CONSTRAINT absent_bars_are_known CHECK ((known @> absent))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE vyx.candle_ranges IS 'Of which bars the exchange has been asked. Every bar in known is a row of candles, except those in absent; what lies between two pieces of known is a gap and gets filled.';
+
+COMMENT ON COLUMN vyx.candle_ranges.known IS 'Spans of open times, upper end exclusive.';
+
+COMMENT ON COLUMN vyx.candle_ranges.absent IS 'Bars that the exchange does not have (outage, not listed yet, halted), or that were refused: candle_refusals says why.';
+
+CREATE TABLE vyx.symbols (
+    symbol_id integer NOT NULL,
+    symbol text NOT NULL,
+    base text NOT NULL,
+    quote text NOT NULL,
+    trading boolean DEFAULT true NOT NULL,
+    listed_at timestamp with time zone DEFAULT now() NOT NULL,
+    halted_at timestamp with time zone,
+    reason text,
+    screened boolean DEFAULT false NOT NULL,
+    waits_for text,
+    retry_at timestamp with time zone,
+    join_count integer DEFAULT 0 NOT NULL,
+    CONSTRAINT only_a_halted_pair_has_a_reason CHECK (((trading = (halted_at IS NULL)) AND (trading = (reason IS NULL)))),
+    CONSTRAINT only_a_trading_pair_is_screened CHECK ((trading OR (NOT screened))),
+    CONSTRAINT only_an_unscreened_pair_waits CHECK (((NOT screened) OR ((waits_for IS NULL) AND (retry_at IS NULL)))),
+    CONSTRAINT symbol_is_not_empty CHECK ((symbol <> ''::text))
+);
+
+COMMENT ON TABLE vyx.symbols IS 'Pairs ever screened. trading says whether the exchange lists the pair as TRADING now.';
+
+COMMENT ON COLUMN vyx.symbols.listed_at IS 'When the pair was first seen listed; of a pair that was there at the first start, when that was.';
+
+COMMENT ON COLUMN vyx.symbols.reason IS 'Why the pair is not screened now: its status on the exchange, or a limit of the universe.';
+
+COMMENT ON COLUMN vyx.symbols.screened IS 'Its history is whole, and slots wait for its candle. False: it waits for its history, or does not trade.';
+
+COMMENT ON COLUMN vyx.symbols.waits_for IS 'What a trading pair without whole history waits for; its own backoff ends at retry_at.';
+
+COMMENT ON COLUMN vyx.symbols.join_count IS 'How often its history became whole. A change tells panels to read their frames again.';
+
+CREATE VIEW public.history_overview WITH (security_invoker='true') AS
+ SELECT s.symbol,
+    r.timeframe,
+    lower(r.known) AS from_open,
+    upper(r.known) AS through_close,
+    (tstzmultirange(range_merge(r.known)) - r.known) AS gaps,
+    r.absent,
+    s.screened,
+    s.waits_for
+   FROM (vyx.candle_ranges r
+     JOIN vyx.symbols s USING (symbol_id));
+
+COMMENT ON VIEW public.history_overview IS 'How far the history of each pair and timeframe reaches, and which bars are not known yet.';
+
 CREATE TABLE vyx.machine_heartbeats (
     boot_id bigint NOT NULL,
     heartbeat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -1066,12 +1219,22 @@ CREATE VIEW public.signal_feed WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.signal_feed IS 'Signals with the name of their trader; order by id desc for the newest.';
 
+ALTER TABLE public.signals_failed ALTER COLUMN failed_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.signals_failed_failed_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE vyx.slots (
     slot timestamp with time zone NOT NULL,
     state vyx.slot_state DEFAULT 'open'::vyx.slot_state NOT NULL,
     symbols_expected integer DEFAULT 0 NOT NULL,
     symbols_missing integer DEFAULT 0 NOT NULL,
     missing text[] DEFAULT '{}'::text[] NOT NULL,
+    missing_reasons jsonb DEFAULT '{}'::jsonb NOT NULL,
     reason text,
     opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     closed_at timestamp with time zone,
@@ -1083,6 +1246,8 @@ CREATE TABLE vyx.slots (
 COMMENT ON TABLE vyx.slots IS 'The ledger: every minute boundary at which bars close. open: waiting for candles; complete: candles are rows, screen it; outage: the exchange had no candle, skipped with a reason.';
 
 COMMENT ON COLUMN vyx.slots.missing IS 'Symbols without a candle in this slot, at most 20 names; symbols_missing is the number.';
+
+COMMENT ON COLUMN vyx.slots.missing_reasons IS 'Why each symbol named in missing has no candle.';
 
 CREATE VIEW public.slot_overview WITH (security_invoker='true') AS
  SELECT slot,
@@ -1144,6 +1309,23 @@ CREATE VIEW public.trader_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.trader_overview IS 'One line per trader.';
 
+CREATE TABLE public.trader_versions (
+    trader_id uuid NOT NULL,
+    number bigint NOT NULL,
+    user_id uuid NOT NULL,
+    filter text NOT NULL,
+    symbols text[],
+    frequency jsonb NOT NULL,
+    plan jsonb NOT NULL,
+    plan_hash text NOT NULL,
+    saved_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    screened_after timestamp with time zone
+);
+
+COMMENT ON TABLE public.trader_versions IS 'Every saved version of filter, symbols and frequency; number is the trader''s revision. Written by a trigger on traders.';
+
+COMMENT ON COLUMN public.trader_versions.screened_after IS 'The version screens the slots after this one, until a later version does; null: no machine has loaded it.';
+
 CREATE TABLE vyx.candle_corrections (
     correction_id bigint NOT NULL,
     symbol_id integer NOT NULL,
@@ -1166,6 +1348,34 @@ ALTER TABLE vyx.candle_corrections ALTER COLUMN correction_id ADD GENERATED ALWA
     CACHE 1
 );
 
+CREATE TABLE vyx.candle_refusals (
+    refusal_id bigint NOT NULL,
+    symbol_id integer NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    open_time timestamp with time zone NOT NULL,
+    source text NOT NULL,
+    what text NOT NULL,
+    raw text NOT NULL,
+    refused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT raw_text_is_bounded CHECK ((octet_length(raw) <= 1000)),
+    CONSTRAINT source_is_known CHECK ((source = ANY (ARRAY['stream'::text, 'rest'::text, 'file'::text])))
+);
+
+COMMENT ON TABLE vyx.candle_refusals IS 'Candles set aside because no candle can be like that. Each was asked again by REST once; a bar refused by both sources stays absent.';
+
+COMMENT ON COLUMN vyx.candle_refusals.open_time IS 'The bar it stands for: an open time off the grid is moved to the nearest bar, the text says what it was.';
+
+COMMENT ON COLUMN vyx.candle_refusals.raw IS 'What the exchange sent, its first 1,000 bytes.';
+
+ALTER TABLE vyx.candle_refusals ALTER COLUMN refusal_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.candle_refusals_refusal_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE vyx.candles (
     symbol_id integer NOT NULL,
     timeframe vyx.timeframe NOT NULL,
@@ -1176,7 +1386,7 @@ CREATE TABLE vyx.candles (
     close double precision NOT NULL,
     volume double precision NOT NULL,
     quote_volume double precision DEFAULT 0 NOT NULL,
-    trade_count integer DEFAULT 0 NOT NULL,
+    trade_count bigint DEFAULT 0 NOT NULL,
     CONSTRAINT high_is_highest CHECK (((high >= open) AND (high >= close) AND (high >= low))),
     CONSTRAINT low_is_lowest CHECK (((low <= open) AND (low <= close))),
     CONSTRAINT prices_are_positive CHECK ((low > (0)::double precision)),
@@ -1197,6 +1407,27 @@ COMMENT ON TABLE vyx.destination_secrets IS 'Address, tokens and signing secrets
 
 COMMENT ON COLUMN vyx.destination_secrets.key_id IS 'Which key of VYX_SECRET_KEY sealed it; rows of an older key are sealed again by a job.';
 
+CREATE TABLE vyx.exchange_holds (
+    host text NOT NULL,
+    address text NOT NULL,
+    held_until timestamp with time zone,
+    held_s double precision DEFAULT 0 NOT NULL,
+    status integer,
+    reason text,
+    weight_minute timestamp with time zone,
+    weight_used integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT a_hold_has_a_reason CHECK (((held_until IS NULL) OR (reason IS NOT NULL)))
+);
+
+COMMENT ON TABLE vyx.exchange_holds IS 'Until when an exchange must not be asked from an address, and the weight that address has used. Whoever feeds obeys it, after any restart.';
+
+COMMENT ON COLUMN vyx.exchange_holds.address IS 'The address a machine reaches the exchange from, as far as it knows: behind a gateway, its own.';
+
+COMMENT ON COLUMN vyx.exchange_holds.held_until IS 'Stays after its time: one probe is allowed then. An answer clears it, another refusal doubles held_s.';
+
+COMMENT ON COLUMN vyx.exchange_holds.status IS 'HTTP status that said so; null: the breaker opened after failures in a row.';
+
 CREATE TABLE vyx.feed_floors (
     only_one boolean DEFAULT true NOT NULL,
     id bigint DEFAULT 0 NOT NULL,
@@ -1204,6 +1435,51 @@ CREATE TABLE vyx.feed_floors (
 );
 
 COMMENT ON TABLE vyx.feed_floors IS 'Up to this id the feed has been pruned.';
+
+CREATE TABLE vyx.history_checks (
+    check_id bigint NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ranges integer NOT NULL,
+    bars bigint NOT NULL,
+    wrong jsonb DEFAULT '[]'::jsonb NOT NULL
+);
+
+COMMENT ON TABLE vyx.history_checks IS 'What comparing the rows of candles with candle_ranges found; a wrong range is forgotten and fetched again.';
+
+ALTER TABLE vyx.history_checks ALTER COLUMN check_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.history_checks_check_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE vyx.incidents (
+    incident_id bigint NOT NULL,
+    kind text NOT NULL,
+    boot_id bigint NOT NULL,
+    trader_id uuid,
+    slot timestamp with time zone,
+    message text NOT NULL,
+    found_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['audit mismatch'::text, 'position moved'::text, 'matches without a lease'::text])))
+);
+
+COMMENT ON TABLE vyx.incidents IS 'Differences that a machine found between its own state, the rows and a recomputation. Empty in a healthy service.';
+
+COMMENT ON COLUMN vyx.incidents.kind IS 'audit mismatch: a committed slot differs from its recomputation, and the machine carries nothing from slot to slot any more. position moved: somebody else changed screened_through, and it was put right. matches without a lease: matches were offered whose lease had changed; the slot was screened again.';
+
+COMMENT ON COLUMN vyx.incidents.message IS 'A sentence for whoever runs the service.';
+
+ALTER TABLE vyx.incidents ALTER COLUMN incident_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.incidents_incident_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE vyx.leases (
     trader_id uuid NOT NULL,
@@ -1218,6 +1494,13 @@ CREATE TABLE vyx.leases (
 
 COMMENT ON TABLE vyx.leases IS 'Ended leases: the machine accounted for every slot in (after, through]. Their union with the live leases is a trader''s coverage; a hole is a gap.';
 
+CREATE TABLE vyx.machine_addresses (
+    boot_id bigint NOT NULL,
+    address text NOT NULL
+);
+
+COMMENT ON TABLE vyx.machine_addresses IS 'From which address a machine reaches the exchange, as far as it knows: a machine that is held lets one at another address feed.';
+
 ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.machines_boot_id_seq
     START WITH 1
@@ -1230,6 +1513,7 @@ ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
 CREATE TABLE vyx.markets (
     only_one boolean DEFAULT true NOT NULL,
     source text NOT NULL,
+    chosen_by_auto boolean DEFAULT false NOT NULL,
     speed double precision DEFAULT 1 NOT NULL,
     anchor_market_at timestamp with time zone NOT NULL,
     anchor_wall_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -1241,6 +1525,8 @@ CREATE TABLE vyx.markets (
 COMMENT ON TABLE vyx.markets IS 'The market this database holds, and how its time follows the wall clock: market = anchor_market_at + (wall - anchor_wall_at) * speed, never past ends_at. Binance has speed 1 and both anchors equal.';
 
 COMMENT ON COLUMN vyx.markets.source IS 'binance, simulated or the file market''s fingerprint; a process with another market refuses to start here.';
+
+COMMENT ON COLUMN vyx.markets.chosen_by_auto IS 'Nobody named this market: a simulated one gives way to Binance as long as only the demo user lives here.';
 
 COMMENT ON COLUMN vyx.markets.ends_at IS 'A file market stands still here; null for an endless one.';
 
@@ -1265,6 +1551,19 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
          LIMIT 1) closed ON (true));
 
 COMMENT ON VIEW vyx.market_facts IS 'What the health of a trader is derived from, beside its own row.';
+
+CREATE TABLE vyx.market_progress (
+    only_one boolean DEFAULT true NOT NULL,
+    stage text NOT NULL,
+    reason text,
+    history_done integer DEFAULT 0 NOT NULL,
+    history_total integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT one_progress_per_database CHECK (only_one),
+    CONSTRAINT stage_is_known CHECK ((stage = ANY (ARRAY['starting'::text, 'held'::text, 'history'::text, 'live'::text])))
+);
+
+COMMENT ON TABLE vyx.market_progress IS 'What whoever feeds the market is doing, for status and health.';
 
 CREATE SEQUENCE vyx.notice_id
     START WITH -1
@@ -1313,24 +1612,24 @@ WITH (fillfactor='50');
 
 COMMENT ON TABLE vyx.rate_limits IS 'Instants of each user''s last calls of a kind, newest last.';
 
+CREATE VIEW vyx.recomputing_machines WITH (security_invoker='true') AS
+ SELECT m.boot_id,
+    m.machine_id,
+    count(*) AS mismatches,
+    min(i.found_at) AS since
+   FROM (vyx.incidents i
+     JOIN vyx.machines m USING (boot_id))
+  WHERE ((i.kind = 'audit mismatch'::text) AND (m.state <> 'dead'::vyx.machine_state))
+  GROUP BY m.boot_id, m.machine_id;
+
+COMMENT ON VIEW vyx.recomputing_machines IS 'Machines on which an audit found a difference; restart them once the cause is known.';
+
 CREATE TABLE vyx.service_paces (
     service_key text NOT NULL,
     paced_until timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL
 );
 
 COMMENT ON TABLE vyx.service_paces IS 'The same for destinations that share a limit of their service.';
-
-CREATE TABLE vyx.symbols (
-    symbol_id integer NOT NULL,
-    symbol text NOT NULL,
-    base text NOT NULL,
-    quote text NOT NULL,
-    trading boolean DEFAULT true NOT NULL,
-    listed_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT symbol_is_not_empty CHECK ((symbol <> ''::text))
-);
-
-COMMENT ON TABLE vyx.symbols IS 'Pairs ever screened. trading says whether the exchange lists the pair as TRADING now.';
 
 ALTER TABLE vyx.symbols ALTER COLUMN symbol_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.symbols_symbol_id_seq
@@ -1364,8 +1663,17 @@ ALTER TABLE ONLY public.accounts
 ALTER TABLE ONLY public.destinations
     ADD CONSTRAINT destinations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT one_failure_per_trader_symbol_and_bar UNIQUE (trader_id, symbol, triggered_at);
+
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT one_row_per_version PRIMARY KEY (trader_id, number);
+
 ALTER TABLE ONLY public.signals
     ADD CONSTRAINT one_signal_per_trader_symbol_and_bar PRIMARY KEY (trader_id, symbol, triggered_at);
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_pkey PRIMARY KEY (failed_id);
 
 ALTER TABLE ONLY public.tiers
     ADD CONSTRAINT tiers_pkey PRIMARY KEY (tier);
@@ -1382,6 +1690,12 @@ ALTER TABLE ONLY public.traders
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_pkey PRIMARY KEY (correction_id);
 
+ALTER TABLE ONLY vyx.candle_ranges
+    ADD CONSTRAINT candle_ranges_pkey PRIMARY KEY (symbol_id, timeframe);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT candle_refusals_pkey PRIMARY KEY (refusal_id);
+
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_pkey PRIMARY KEY (timeframe, symbol_id, open_time);
 
@@ -1391,11 +1705,23 @@ ALTER TABLE ONLY vyx.destination_queues
 ALTER TABLE ONLY vyx.destination_secrets
     ADD CONSTRAINT destination_secrets_pkey PRIMARY KEY (destination_id);
 
+ALTER TABLE ONLY vyx.exchange_holds
+    ADD CONSTRAINT exchange_holds_pkey PRIMARY KEY (host, address);
+
 ALTER TABLE ONLY vyx.feed_floors
     ADD CONSTRAINT feed_floors_pkey PRIMARY KEY (only_one);
 
+ALTER TABLE ONLY vyx.history_checks
+    ADD CONSTRAINT history_checks_pkey PRIMARY KEY (check_id);
+
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_pkey PRIMARY KEY (incident_id);
+
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (trader_id, epoch);
+
+ALTER TABLE ONLY vyx.machine_addresses
+    ADD CONSTRAINT machine_addresses_pkey PRIMARY KEY (boot_id);
 
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_pkey PRIMARY KEY (boot_id);
@@ -1403,11 +1729,17 @@ ALTER TABLE ONLY vyx.machine_heartbeats
 ALTER TABLE ONLY vyx.machines
     ADD CONSTRAINT machines_pkey PRIMARY KEY (boot_id);
 
+ALTER TABLE ONLY vyx.market_progress
+    ADD CONSTRAINT market_progress_pkey PRIMARY KEY (only_one);
+
 ALTER TABLE ONLY vyx.markets
     ADD CONSTRAINT markets_pkey PRIMARY KEY (only_one);
 
 ALTER TABLE ONLY vyx.deliveries
     ADD CONSTRAINT one_delivery_per_signal_and_destination PRIMARY KEY (destination_id, source_id);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT one_refusal_per_bar_and_source UNIQUE (symbol_id, timeframe, open_time, source);
 
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_pkey PRIMARY KEY (preview_id);
@@ -1437,6 +1769,8 @@ CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
 
 CREATE INDEX destinations_user_id_idx ON public.destinations USING btree (user_id, created_at DESC, id);
 
+CREATE INDEX signals_failed_user_id_idx ON public.signals_failed USING btree (user_id);
+
 CREATE INDEX signals_id_idx ON ONLY public.signals USING btree (id);
 
 CREATE INDEX signals_trader_id_created_at_idx ON ONLY public.signals USING btree (trader_id, created_at);
@@ -1461,6 +1795,8 @@ CREATE INDEX trader_state_retry_at_idx ON public.trader_state USING btree (retry
 
 CREATE INDEX trader_state_user_id_idx ON public.trader_state USING btree (user_id);
 
+CREATE INDEX trader_versions_user_id_idx ON public.trader_versions USING btree (user_id);
+
 CREATE INDEX traders_user_id_created_at_idx ON public.traders USING btree (user_id, created_at DESC, id);
 
 CREATE INDEX candle_corrections_symbol_id_idx ON vyx.candle_corrections USING btree (symbol_id);
@@ -1483,6 +1819,10 @@ CREATE INDEX deliveries_tests_idx ON vyx.deliveries USING btree (source_id) WHER
 
 CREATE INDEX deliveries_untold_idx ON vyx.deliveries USING btree (destination_id) WHERE ((state = 'expired'::public.delivery_state) AND (digest_id IS NULL) AND (event = 'signal'::text));
 
+CREATE INDEX incidents_boot_id_idx ON vyx.incidents USING btree (boot_id);
+
+CREATE INDEX incidents_trader_id_idx ON vyx.incidents USING btree (trader_id);
+
 CREATE INDEX machines_not_dead_idx ON vyx.machines USING btree (boot_id) WHERE (state <> 'dead'::vyx.machine_state);
 
 CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
@@ -1498,6 +1838,10 @@ CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH 
 CREATE TRIGGER keep_destination AFTER INSERT OR UPDATE OF enabled ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.keep_destination();
 
 CREATE TRIGGER keep_first_of_bar BEFORE INSERT ON public.signals FOR EACH ROW WHEN (new.forming) EXECUTE FUNCTION vyx.keep_first_of_bar();
+
+CREATE TRIGGER keep_first_version AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_version();
+
+CREATE TRIGGER keep_next_version AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.keep_trader_version();
 
 CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_state();
 
@@ -1517,6 +1861,12 @@ CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENC
 
 CREATE TRIGGER touch_destination BEFORE UPDATE ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.touch_destination();
 
+CREATE TRIGGER guard_screened_through BEFORE UPDATE ON vyx.machines FOR EACH ROW WHEN ((new.screened_through > old.screened_through)) EXECUTE FUNCTION vyx.guard_screened_through();
+
+CREATE TRIGGER halt_pair BEFORE UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
+
+CREATE TRIGGER keep_slots BEFORE DELETE ON vyx.slots FOR EACH ROW EXECUTE FUNCTION vyx.keep_slots();
+
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES public.tiers(tier);
 
@@ -1525,6 +1875,12 @@ ALTER TABLE ONLY public.accounts
 
 ALTER TABLE ONLY public.destinations
     ADD CONSTRAINT destinations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE public.signals
     ADD CONSTRAINT signals_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
@@ -1547,11 +1903,23 @@ ALTER TABLE ONLY public.trader_state
 ALTER TABLE ONLY public.trader_state
     ADD CONSTRAINT trader_state_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT trader_versions_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT trader_versions_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.traders
     ADD CONSTRAINT traders_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
+ALTER TABLE ONLY vyx.candle_ranges
+    ADD CONSTRAINT candle_ranges_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT candle_refusals_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
 
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
@@ -1565,8 +1933,17 @@ ALTER TABLE ONLY vyx.destination_queues
 ALTER TABLE ONLY vyx.destination_secrets
     ADD CONSTRAINT destination_secrets_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id);
+
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.machine_addresses
+    ADD CONSTRAINT machine_addresses_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
@@ -1587,6 +1964,10 @@ CREATE POLICY destinations_owner_select ON public.destinations FOR SELECT TO aut
 
 ALTER TABLE public.signals ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.signals_failed ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY signals_failed_owner_select ON public.signals_failed FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
 CREATE POLICY signals_owner_select ON public.signals FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
 ALTER TABLE public.tiers ENABLE ROW LEVEL SECURITY;
@@ -1601,11 +1982,19 @@ ALTER TABLE public.trader_state ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY trader_state_owner_select ON public.trader_state FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
+ALTER TABLE public.trader_versions ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY trader_versions_owner_select ON public.trader_versions FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
 ALTER TABLE public.traders ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY traders_owner_select ON public.traders FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
 ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.candle_ranges ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.candle_refusals ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.candles ENABLE ROW LEVEL SECURITY;
 
@@ -1615,13 +2004,23 @@ ALTER TABLE vyx.destination_queues ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.destination_secrets ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.exchange_holds ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.feed_floors ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.history_checks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.incidents ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.leases ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.machine_addresses ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.machine_heartbeats ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.machines ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.market_progress ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.markets ENABLE ROW LEVEL SECURITY;
 
@@ -1668,6 +2067,9 @@ GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
 
 GRANT ALL ON TABLE vyx.machines TO service_role;
 
+GRANT SELECT ON TABLE public.signals_failed TO authenticated;
+GRANT ALL ON TABLE public.signals_failed TO service_role;
+
 GRANT SELECT ON TABLE public.dead_letters TO service_role;
 
 GRANT SELECT ON TABLE public.destinations TO authenticated;
@@ -1681,6 +2083,12 @@ GRANT ALL ON TABLE vyx.deliveries TO service_role;
 GRANT ALL ON TABLE vyx.destination_queues TO service_role;
 
 GRANT SELECT ON TABLE public.delivery_overview TO service_role;
+
+GRANT ALL ON TABLE vyx.candle_ranges TO service_role;
+
+GRANT ALL ON TABLE vyx.symbols TO service_role;
+
+GRANT SELECT ON TABLE public.history_overview TO service_role;
 
 GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
 
@@ -1705,19 +2113,34 @@ GRANT ALL ON TABLE public.trader_events TO service_role;
 
 GRANT SELECT ON TABLE public.trader_overview TO service_role;
 
+GRANT SELECT ON TABLE public.trader_versions TO authenticated;
+GRANT ALL ON TABLE public.trader_versions TO service_role;
+
 GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
+
+GRANT ALL ON TABLE vyx.candle_refusals TO service_role;
 
 GRANT ALL ON TABLE vyx.candles TO service_role;
 
 GRANT ALL ON TABLE vyx.destination_secrets TO service_role;
 
+GRANT ALL ON TABLE vyx.exchange_holds TO service_role;
+
 GRANT ALL ON TABLE vyx.feed_floors TO service_role;
 
+GRANT ALL ON TABLE vyx.history_checks TO service_role;
+
+GRANT ALL ON TABLE vyx.incidents TO service_role;
+
 GRANT ALL ON TABLE vyx.leases TO service_role;
+
+GRANT ALL ON TABLE vyx.machine_addresses TO service_role;
 
 GRANT ALL ON TABLE vyx.markets TO service_role;
 
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
+
+GRANT ALL ON TABLE vyx.market_progress TO service_role;
 
 GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
 
@@ -1725,9 +2148,9 @@ GRANT ALL ON TABLE vyx.previews TO service_role;
 
 GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 
-GRANT ALL ON TABLE vyx.service_paces TO service_role;
+GRANT SELECT ON TABLE vyx.recomputing_machines TO service_role;
 
-GRANT ALL ON TABLE vyx.symbols TO service_role;
+GRANT ALL ON TABLE vyx.service_paces TO service_role;
 
 GRANT ALL ON TABLE vyx.transitions TO service_role;
 
