@@ -26,7 +26,7 @@ from aiohttp import web
 ROOT = Path(__file__).parents[2]
 LEASE_S = 3.0
 TIMEOUT_S = 1.0
-BEHAVIOURS = ("ok", "slow", "drop", "flaky", "throttle", "redirect", "garbage", "gone", "hang")
+BEHAVIOURS = ("ok", "slow", "drop", "flaky", "throttle", "redirect", "gone", "hang")
 
 
 @dataclass(frozen=True)
@@ -83,21 +83,15 @@ class Storm:
         return web.Response(status=status, headers=headers, text="x" * 300)
 
     def _status(self, behaviour: str, tries: int) -> int:
-        match behaviour:
-            case "drop" | "garbage":
-                return 0 if tries == 1 else 200
-            case "flaky":
-                return 500 if self._random.random() < 0.3 else 200
-            case "throttle":
-                return 429 if self._random.random() < 0.2 else 200
-            case "redirect":
-                return 302
-            case "gone":
-                return 410
-            case "hang":
-                return 0 if tries == 1 else 200
-            case _:
-                return 200
+        statuses = {
+            "drop": 0 if tries == 1 else 200,
+            "hang": 0 if tries == 1 else 200,
+            "flaky": 500 if self._random.random() < 0.3 else 200,
+            "throttle": 429 if self._random.random() < 0.2 else 200,
+            "redirect": 302,
+            "gone": 410,
+        }
+        return statuses.get(behaviour, 200)
 
     # -- the senders -------------------------------------------------------------------------------------------------------
 

@@ -110,7 +110,8 @@ async def test_an_outage_of_the_market_is_one_message_per_user_and_one_when_it_i
 
     assert [await look(), await look()] == [1, 0]
     close_slots(connection, 10)
-    connection.execute("update vyx.machines set screened_through = %s", (at(10),))
+    for slot in (9, 10):
+        connection.execute("update vyx.machines set screened_through = %s", (at(slot),))
     assert [await look(), await look()] == [1, 0]
     assert [r.event for r in rows()] == ["outage", "recovered"]
     assert rows()[0].notice["reason"] == "the exchange has no candles"
