@@ -1809,8 +1809,6 @@ CREATE INDEX deliveries_digest_idx ON vyx.deliveries USING btree (digest_id) WHE
 
 CREATE INDEX deliveries_ended_idx ON vyx.deliveries USING btree (destination_id, queued_at) WHERE (state <> 'pending'::public.delivery_state);
 
-CREATE INDEX deliveries_expiring_idx ON vyx.deliveries USING btree (expires_at) WHERE (state = 'pending'::public.delivery_state);
-
 CREATE INDEX deliveries_pending_idx ON vyx.deliveries USING btree (destination_id, next_attempt_at) WHERE (state = 'pending'::public.delivery_state);
 
 CREATE INDEX deliveries_queued_at_idx ON vyx.deliveries USING brin (queued_at);

@@ -103,7 +103,6 @@ create table vyx.deliveries (
   constraint sent_delivery_was_answered check (state <> 'sent' or answered_at is not null)
 ) with (autovacuum_vacuum_scale_factor = 0.02);
 create index deliveries_pending_idx on vyx.deliveries (destination_id, next_attempt_at) where state = 'pending';
-create index deliveries_expiring_idx on vyx.deliveries (expires_at) where state = 'pending';
 create index deliveries_untold_idx on vyx.deliveries (destination_id) where state = 'expired' and digest_id is null and event = 'signal';
 create index deliveries_ended_idx on vyx.deliveries (destination_id, queued_at) where state <> 'pending';
 create index deliveries_tests_idx on vyx.deliveries (source_id) where state = 'pending' and event = 'test';
