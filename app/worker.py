@@ -77,6 +77,7 @@ class Worker:
         self._feeder = Feeder(
             settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
         )
+        self._audit: StandingAudit
         self._keeper = Keeper(
             direct_url,
             settings.machine_id,

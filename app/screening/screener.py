@@ -31,7 +31,7 @@ from app.screening.slot_commit import Outcome, commit
 from app.screening.slot_evaluation import Evaluated, SlotEvaluation
 from app.store import incidents, leases, machines, slots, trader_state
 from app.store.pool import Pool
-from app.store.signals import Unjoined
+from app.store.signals import Match, Unjoined
 from sandbox.interpreter.functions import EachRunner
 from sandbox.language.compiler import Compiled
 
@@ -299,7 +299,8 @@ class Screener:
             found = await self.evaluation.evaluate(
                 slot, traders, self.traders.by_id, through=max(slot, position), is_next=is_next
             )
-        news = self._first_of_bar.news(slot, found.matches)
+        matches = await self._on_time(slot, found.matches, is_next=is_next)
+        news = self._first_of_bar.news(slot, matches)
         outcome = Outcome(slot, traders, news, found.failures, position if is_next else None)
         await self._until_trusted(boot_id)
         inserted = await self._commit(boot_id, outcome)
@@ -312,6 +313,19 @@ class Screener:
         )
         if is_next and state == "complete":
             self._on_screened(boot_id, slot)
+
+    async def _on_time(self, slot: datetime, matches: Sequence[Match], *, is_next: bool) -> Sequence[Match]:
+        """
+        *matches* without those on a minute candle that came after its slot had closed.
+
+        Who screened the slot in time did not have the candle; who catches up has, and must give the same answer.
+        """
+        if not matches or (is_next and not self.evaluation.panel.corrections):
+            return matches
+        async with self._pool.connection() as connection:
+            late = {u.symbol for u in await slots.unscreened(connection, slot, slot)}
+        minutely = {t.trader_id for t in self.traders.by_id.values() if t.due_every == "1m"} if late else ()
+        return [m for m in matches if m.symbol not in late or m.trader_id not in minutely]
 
     async def _commit(self, boot_id: int, outcome: Outcome) -> int:
         """Commit; memory follows only afterwards. Returns the number of new signals."""

@@ -94,3 +94,8 @@ async def plans(connection: Connection, versions: Sequence[tuple[UUID, int]]) ->
 async def prune(connection: Connection, *, days: int) -> int:
     """Forget versions replaced more than *days* ago; returns how many."""
     return (await connection.execute(_SQL["prune_versions"], {"days": days})).rowcount
+
+
+async def screened_traders(connection: Connection) -> list[UUID]:
+    """Every trader that a machine has screened, by id."""
+    return [row[0] for row in await (await connection.execute(_SQL["screened_traders"])).fetchall()]
