@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 STATES = ("starting", "running", "stopping", "error")
@@ -107,3 +109,22 @@ class WorkerMetrics:
         self.trader_signals.inc(signals)
         self.trader_errors.labels("evaluation failed").inc(failures)
         self.slots_screened.labels("skipped" if skipped else "screened").inc()
+
+
+DELIVERY_OUTCOMES = ("sent", "retried", "failed", "expired", "digested", "refused")
+
+
+class DeliveryMetrics:
+    """What a sender counts. ``refused``: receipts whose lease had passed to another sender."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.deliveries = Counter(
+            "vyx_deliveries", "Deliveries by what came of an attempt.", ["outcome"], registry=registry
+        )
+        for outcome in DELIVERY_OUTCOMES:
+            self.deliveries.labels(outcome)
+
+    def record(self, states: Iterable[str], *, refused: int) -> None:
+        for state in states:
+            self.deliveries.labels("retried" if state == "pending" else state).inc()
+        self.deliveries.labels("refused").inc(refused)

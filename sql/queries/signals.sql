@@ -42,7 +42,17 @@ with joined as materialized (
                         and earlier.triggered_at > %(slot)s::timestamptz - make_interval(secs => m.cooldown_s))
    order by m.trader_id, m.symbol
   on conflict do nothing
-  returning trader_id
+  returning id, trader_id, user_id, symbol, timeframe
+), queued as (  -- the outbox: a delivery for each destination of the owner that wants it
+  insert into vyx.deliveries (source_id, destination_id, user_id, trader_id, symbol, triggered_at, expires_at)
+  select i.id, d.id, i.user_id, i.trader_id, i.symbol, %(slot)s,
+         clock_timestamp() + coalesce(make_interval(secs => d.expires_after_s), i.timeframe::text::interval)
+         + make_interval(secs => coalesce((d.digest ->> 'every_s')::int, 0)) - late.ness
+    from inserted i
+    join public.destinations d on d.user_id = i.user_id and d.enabled and 'signal' = any (d.events)
+     and (d.trader_ids is null or i.trader_id = any (d.trader_ids))
+   cross join (select vyx.wall_lateness(%(slot)s::timestamptz) as ness) late
+   order by i.id, d.id
 ), counted as (
   update public.trader_state s set signal_count = s.signal_count + n.signals, last_signal_at = greatest(s.last_signal_at, %(slot)s)
     from (select trader_id, count(*) as signals from inserted group by trader_id) n

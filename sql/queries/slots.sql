@@ -15,13 +15,14 @@ on conflict do nothing;
 
 -- close_slots --
 -- Close slots: complete, or outage with its reason. A closed slot never opens again.
-insert into vyx.slots (slot, state, symbols_expected, symbols_missing, missing, reason, closed_at)
-select closed.slot, closed.state::vyx.slot_state, closed.expected, closed.missing_count, string_to_array(closed.missing, ','), closed.reason, clock_timestamp()
-  from unnest(%(slots)s::timestamptz[], %(states)s::text[], %(expected)s::int[], %(missing_counts)s::int[], %(missing)s::text[], %(reasons)s::text[])
+insert into vyx.slots (slot, state, symbols_expected, symbols_missing, missing, missing_reasons, reason, closed_at)
+select closed.slot, closed.state::vyx.slot_state, closed.expected, closed.missing_count, array(select jsonb_object_keys(closed.missing) order by 1),
+       closed.missing, closed.reason, clock_timestamp()
+  from unnest(%(slots)s::timestamptz[], %(states)s::text[], %(expected)s::int[], %(missing_counts)s::int[], %(missing)s::jsonb[], %(reasons)s::text[])
        as closed (slot, state, expected, missing_count, missing, reason)
 on conflict (slot) do update
    set state = excluded.state, symbols_expected = excluded.symbols_expected, symbols_missing = excluded.symbols_missing,
-       missing = excluded.missing, reason = excluded.reason, closed_at = excluded.closed_at
+       missing = excluded.missing, missing_reasons = excluded.missing_reasons, reason = excluded.reason, closed_at = excluded.closed_at
  where slots.state = 'open';
 
 -- slot_counts --
