@@ -217,8 +217,14 @@ class StandingAudit:
         evaluator = Evaluator(self._screener.evaluation.panel.panel, self._each)
         for case in cases:
             symbols = None if case.version.symbols is None else frozenset(case.version.symbols)
-            frequency = "every_bar" if isinstance(case.version.frequency, dict) else case.version.frequency
-            evaluator.put(case.trader.trader_id, case.plan, symbols, frequency, case.trader.trader_id)
+            enters = case.version.frequency == "on_enter"
+            evaluator.put(
+                case.trader.trader_id,
+                case.plan,
+                symbols,
+                "on_enter" if enters else "every_bar",
+                case.trader.trader_id,
+            )
         return evaluator.evaluate(slot_ms, [case.trader.trader_id for case in cases])
 
     async def _report(self, noted: _Noted, trader: LoadedTrader, found: Sequence[Difference]) -> None:

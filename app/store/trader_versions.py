@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 from uuid import UUID
 
 from app.store import queries
 from app.store.pool import Connection
 from app.store.rows import batched, rows_of
+from app.store.traders import Frequency
 
 _SQL = queries.load("trader_versions")
-
-Frequency = Literal["every_bar", "on_enter"] | dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
