@@ -11,7 +11,7 @@ import psycopg
 import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
-from app.errors import Fenced, NotTrusted
+from app.errors import Fenced, NotTrusted, Refused
 from app.store import candles, jobs, machines, previews, slots, trader_versions
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
@@ -58,7 +58,7 @@ async def screen(context: procrastinate.JobContext) -> None:
     """
     try:
         await cast("Screener", context.additional_context["screener"]).screen()
-    except (Fenced, NotTrusted, psycopg.OperationalError) as reason:
+    except (Fenced, NotTrusted, Refused, psycopg.OperationalError) as reason:
         log.info("slot left for later", reason=str(reason))
 
 

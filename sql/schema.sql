@@ -1724,6 +1724,8 @@ CREATE INDEX signals_id_idx ON ONLY public.signals USING btree (id);
 
 CREATE INDEX signals_trader_id_created_at_idx ON ONLY public.signals USING btree (trader_id, created_at);
 
+CREATE INDEX signals_triggered_at_idx ON ONLY public.signals USING brin (triggered_at) WITH (pages_per_range='16', autosummarize='on');
+
 CREATE INDEX signals_user_id_created_at_idx ON ONLY public.signals USING btree (user_id, created_at, id);
 
 CREATE INDEX signals_user_id_idx ON ONLY public.signals USING btree (user_id, id);

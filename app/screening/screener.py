@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from itertools import groupby
 
@@ -165,13 +165,9 @@ class Screener:
 
     async def _screen(self, boot_id: int) -> int:
         done = 0
-        await self._find_position(boot_id)
         while True:
-            self._step()
-            async with self._pool.connection() as connection:
-                due = await slots.next_closed(connection, self._position(), SLOTS_AT_ONCE)
+            due = await self._due(boot_id)
             if not due:
-                await self._catch_up(boot_id)
                 return done
             for slot, state in due:
                 await self._account_for(boot_id, slot, state)
@@ -179,16 +175,22 @@ class Screener:
                 if self._draining:
                     return done
 
+    async def _due(self, boot_id: int) -> list[tuple[datetime, str]]:
+        """The next slots to account for; when there are none, who is behind has caught up."""
+        async for attempt in _attempts():
+            with attempt:
+                self._step()
+                await self._find_position(boot_id)
+                async with self._pool.connection() as connection:
+                    due = await slots.next_closed(connection, self._position(), SLOTS_AT_ONCE)
+                if not due:
+                    await self._catch_up(boot_id)
+                return due
+        return []
+
     async def _account_for(self, boot_id: int, slot: datetime, state: str) -> None:
         """Screen the machine's next slot; an error that passes (a deadlock, a lost connection) costs one more attempt."""
-        async for attempt in stamina.retry_context(
-            on=_passes,
-            attempts=ATTEMPTS_MAX,
-            timeout=RETRY_S_MAX,
-            wait_initial=0.02,
-            wait_max=0.5,
-            wait_jitter=0.05,
-        ):
+        async for attempt in _attempts():
             with attempt:
                 self._step()
                 if attempt.num > 1:
@@ -369,6 +371,20 @@ class Screener:
     def _step(self) -> None:
         """Report progress."""
         self.busy_since = time.monotonic()
+
+
+def _attempts() -> AsyncIterator[stamina.Attempt]:
+    """One attempt after the other while errors pass, with short waits that differ from machine to machine."""
+    return aiter(
+        stamina.retry_context(
+            on=_passes,
+            attempts=ATTEMPTS_MAX,
+            timeout=RETRY_S_MAX,
+            wait_initial=0.02,
+            wait_max=0.5,
+            wait_jitter=0.05,
+        )
+    )
 
 
 def _passes(error: Exception) -> bool:
