@@ -20,7 +20,6 @@ from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan
 from sandbox.plan.operators import FIELDS, OPERATORS
-from sandbox.plan.operators.kind import AcrossMarket
 
 
 class TermLike(Protocol):
@@ -176,11 +175,7 @@ def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
             f"{name} was not called: its when= is false",
         )
     axis = case.plan.node_axes[blank]
-    if (
-        isinstance(OPERATORS[node.op].kind, AcrossMarket)
-        and axis is not None
-        and not case.ready.has_bar(axis, case.row)
-    ):
+    if OPERATORS[node.op].kind.needs_own_bar and axis is not None and not case.ready.has_bar(axis, case.row):
         symbol, timeframe = (
             case.panel.symbols[case.row],
             "1m" if axis == axes.NOW else axes.timeframe_of(axis),

@@ -14,6 +14,8 @@ from sandbox.language.bounds import certain_truth
 from sandbox.language.rewrite import Rewritten
 from sandbox.plan.document import Node, Plan, PlanError, build_plan_and_map
 from sandbox.plan.graph import facts_of
+from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import Each
 from sandbox.plan.text.diagnostics import Diagnostic, diagnostic
 from sandbox.plan.text.source import Span
 
@@ -151,7 +153,9 @@ def _refusal(
     error: PlanError, nodes: Sequence[Node], spans: Sequence[Span], rewritten: Rewritten
 ) -> Diagnostic:
     """The diagnostic for a refused plan, at the statement of the node at fault or of the costliest one."""
-    message = f"{error.message[:1].upper()}{error.message[1:]}."
+    begins_with_code = "[" in error.message.split()[0]
+    first = error.message[0] if begins_with_code else error.message[0].upper()
+    message = f"{first}{error.message[1:]}."
     if error.node is None and error.code in _LIMITS:
         code, hint, weight = _LIMITS[error.code]
         span = _busiest(spans, [weight(node) for node in nodes])
@@ -163,12 +167,16 @@ def _refusal(
 
 def _cost(node: Node) -> int:
     facts = facts_of(0, node.op, node.out, node.params)
-    return (1 + facts.bars_behind("1d")) * facts.steps
+    return (1 + facts.bars_behind("1d")) * facts.cost_ns
 
 
 _LIMITS: Mapping[str, tuple[str, str, Callable[[Node], int]]] = {
     "nodes": ("V302", "Most of them come from here.", lambda _node: 1),
-    "calls": ("V302", "Let one function do more, or ask less.", lambda node: int(node.op == "each")),
+    "calls": (
+        "V302",
+        "Let one function do more, or ask less.",
+        lambda node: isinstance(OPERATORS[node.op].kind, Each),
+    ),
     "cost": ("V301", "The costliest part is here: shorten its periods.", _cost),
     "lookback": ("V303", "The longest look back is about here: use a coarser timeframe.", _cost),
 }

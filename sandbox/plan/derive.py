@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sandbox.plan import axis as axes
 from sandbox.plan.graph import Facts, Node
-from sandbox.plan.operators.kind import Candles, Each
+from sandbox.plan.operators.kind import STEP_NS, Candles
 from sandbox.plan.timeframes import TIMEFRAMES
 
 ALIGN_SLACK_BARS = 4
@@ -118,20 +118,13 @@ def _need_bars_in_progress(need: dict[str, int], trigger: str, forming: Sequence
 
 
 def _cost_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Sequence[int]) -> int:
-    """Bar steps for one symbol when nothing is cached."""
-    return sum(
-        _node_cost(node, axis, reached + 1)
+    """Bar steps for one symbol when nothing is cached: nanoseconds by STEP_NS."""
+    costs = (
+        node.operator.kind.total_ns(reached + 1, node.bars_behind(axis), node.cost_ns)
         for node, axis, reached in zip(facts, node_axes, reach, strict=True)
         if axis is not None
     )
-
-
-def _node_cost(facts: Facts, axis: str, bars: int) -> int:
-    """Bar steps for *bars* values; what `each` is given beside the current bar is read, not computed."""
-    behind = facts.bars_behind(axis)
-    if isinstance(facts.operator.kind, Each):
-        return bars * facts.steps + behind
-    return (bars + behind) * facts.steps
+    return sum(costs) // STEP_NS
 
 
 def _finest_first(timeframes: Iterable[str]) -> tuple[str, ...]:

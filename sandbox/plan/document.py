@@ -21,10 +21,11 @@ import msgspec
 from sandbox.plan.derive import Derived, derive
 from sandbox.plan.graph import Graph, Node, PlanError
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import Each
 
 __all__ = ["Node", "Plan", "PlanError", "build_plan", "build_plan_and_map", "load_plan"]
-PLAN_VERSION = 2
-"""2: min and max of the same two series are one node."""
+PLAN_VERSION = 3
+"""2: min and max of the same two series are one node. 3: negations are inside the conditions, unknown ones stay unknown."""
 PLAN_BYTES_MAX = 1 << 20
 NODES_MAX = 2000
 SHOW_MAX = 32
@@ -180,7 +181,7 @@ def _finish(graph: Graph, order: Sequence[int], signal: int, show: dict[str, int
     )
     node_axes = tuple(graph.axes[at] for at in order)
     derived = derive(nodes, [graph.facts[at] for at in order], node_axes, signal, show.values())
-    calls = sum(node.op == "each" for node in nodes)
+    calls = sum(isinstance(OPERATORS[node.op].kind, Each) for node in nodes)
     _check_limits(derived, nodes=len(nodes), calls=calls)
     return Plan(
         version=PLAN_VERSION,

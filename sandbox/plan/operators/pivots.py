@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sandbox.plan.operators.interval import of_first
 from sandbox.plan.operators.kind import Array, Params, Window
 from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.operators.windows import running_extreme
@@ -47,6 +48,7 @@ def _operator(name: str, source: str, compute: Any, doc: str) -> Operator:
         doc,
         Window(compute, lambda params: sum(_sides(params))),
         input_kinds=("float",),
+        bounds=of_first,
     )
 
 

@@ -6,14 +6,18 @@ the computation began, so these need no anchored runs.
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
 
+from sandbox.plan.operators.interval import of_first, within
 from sandbox.plan.operators.kind import (
+    STEP_NS,
     Array,
     Change,
     Crossing,
+    Event,
     Extreme,
     Kind,
     Params,
@@ -51,19 +55,21 @@ def _extreme(function: Any) -> Callable[[Sequence[Array], Params], tuple[Array, 
 
 
 def _extreme_of(function: Any) -> Extreme:
-    return Extreme(_extreme(function), _before, function)
+    return Extreme(_extreme(function), _before, extreme=function)
 
 
 def _one_bar(_params: Params) -> int:
     return 1
 
 
-def _crossing(now: Any, before: Any, join: Any = np.bitwise_and) -> Crossing:
+def _crossing(now: Any, before: Any, opposite: str, *, either: bool = False) -> Crossing:
+    join = np.bitwise_or if either else np.bitwise_and
+
     def compute(args: Sequence[Array], _params: Params) -> tuple[Array, ...]:
         left, right = args
         return (join(now(left, right)[:, 1:], before(left, right)[:, :-1]),)
 
-    return Crossing(compute, _one_bar, now, before, join)
+    return Crossing(compute, _one_bar, now=now, before=before, either=either, opposite=opposite)
 
 
 def _change(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
@@ -72,7 +78,7 @@ def _change(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
         return (values[:, _period(params) :] - values[:, : -_period(params)],)
 
 
-def _beyond_all(compare: Any, extreme: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+def _against_all(compare: Any, extreme: Any, opposite: str) -> Event:
     furthest = _extreme(extreme)
 
     def compute(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
@@ -80,7 +86,7 @@ def _beyond_all(compare: Any, extreme: Any) -> Callable[[Sequence[Array], Params
         (before,) = furthest([values[:, :-1]], params)
         return (compare(values[:, _period(params) :], before),)
 
-    return compute
+    return Event(compute, _period, opposite=opposite)
 
 
 def _percentrank(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
@@ -155,10 +161,52 @@ def _operator(
     )
 
 
+def _negations() -> list[Operator]:
+    """What `not` makes of the conditions below: never true where one of the values is missing."""
+    two = ("a", "b")
+
+    def negation(
+        of: str, inputs: tuple[str, ...], params: tuple[Param, ...], kind: Kind, doc: str
+    ) -> Operator:
+        return _operator(f"not_{of}", inputs, params, kind, doc, returns="bool", internal=True)
+
+    return [
+        negation(
+            "crossover",
+            two,
+            (),
+            _crossing(np.less_equal, np.greater, "crossover", either=True),
+            "True where a is at or below b, or was above it on the bar before.",
+        ),
+        negation(
+            "crossunder",
+            two,
+            (),
+            _crossing(np.greater_equal, np.less, "crossunder", either=True),
+            "True where a is at or above b, or was below it on the bar before.",
+        ),
+        negation(
+            "rising",
+            ("series",),
+            (_PERIOD,),
+            _against_all(np.less_equal, np.maximum, "rising"),
+            "True where the value is at or below one of the `period` values before it, and all are known.",
+        ),
+        negation(
+            "falling",
+            ("series",),
+            (_PERIOD,),
+            _against_all(np.greater_equal, np.minimum, "falling"),
+            "True where the value is at or above one of the `period` values before it, and all are known.",
+        ),
+    ]
+
+
 def window_operators() -> list[Operator]:
-    """Operators over a window, and `shift`."""
+    """Operators over a window, `shift`, and where the conditions among them are known to be false."""
     one = (_PERIOD,)
     return [
+        *_negations(),
         Operator(
             "shift",
             ("series",),
@@ -169,6 +217,7 @@ def window_operators() -> list[Operator]:
             "The value n bars ago, written s[n]; before the first bar NaN, or false.",
             Shift(),
             input_kinds=("any",),
+            bounds=of_first,
             internal=True,
         ),
         _operator(
@@ -177,6 +226,7 @@ def window_operators() -> list[Operator]:
             one,
             _extreme_of(np.maximum),
             "Largest value of the last `period` bars, this one included; NaN if any of them is.",
+            bounds=of_first,
         ),
         _operator(
             "lowest",
@@ -184,12 +234,13 @@ def window_operators() -> list[Operator]:
             one,
             _extreme_of(np.minimum),
             "Smallest value of the last `period` bars, this one included; NaN if any of them is.",
+            bounds=of_first,
         ),
         _operator(
             "crossover",
             ("a", "b"),
             (),
-            _crossing(np.greater, np.less_equal),
+            _crossing(np.greater, np.less_equal, "not_crossover"),
             "True on the bar where a is above b after being at or below it on the bar before.",
             returns="bool",
         ),
@@ -197,7 +248,7 @@ def window_operators() -> list[Operator]:
             "crossunder",
             ("a", "b"),
             (),
-            _crossing(np.less, np.greater_equal),
+            _crossing(np.less, np.greater_equal, "not_crossunder"),
             "True on the bar where a is below b after being at or above it on the bar before.",
             returns="bool",
         ),
@@ -212,7 +263,7 @@ def window_operators() -> list[Operator]:
             "rising",
             ("series",),
             one,
-            Window(_beyond_all(np.greater, np.maximum), _period),
+            _against_all(np.greater, np.maximum, "not_rising"),
             "True where the value is above each of the `period` values before it (as charting sites define it).",
             returns="bool",
         ),
@@ -220,7 +271,7 @@ def window_operators() -> list[Operator]:
             "falling",
             ("series",),
             one,
-            Window(_beyond_all(np.less, np.minimum), _period),
+            _against_all(np.less, np.minimum, "not_falling"),
             "True where the value is below each of the `period` values before it.",
             returns="bool",
         ),
@@ -230,7 +281,8 @@ def window_operators() -> list[Operator]:
             one,
             Window(_percentrank, _period),
             "Percentage, 0 to 100, of the `period` values before that are at or below the current one; NaN if any is.",
-            steps=lambda params: 1 + _period(params) // 4,
+            bounds=within(0.0, 100.0),
+            cost_ns=lambda params: STEP_NS * (1 + _period(params) // 4),
         ),
         _operator(
             "barssince",
@@ -239,6 +291,7 @@ def window_operators() -> list[Operator]:
             Search(_barssince, _window),
             "Bars since the condition was last true, 0 on a bar where it is; NaN when not within `window` bars.",
             input_kinds=("bool",),
+            bounds=within(0.0, inf),
         ),
         _operator(
             "valuewhen",
