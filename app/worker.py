@@ -1,7 +1,7 @@
 """
 Composition of the worker process: keeper, screener, jobs, ingest, metrics. One of the two modules that know everything.
 
-Order of the end (SIGTERM): the slot in hand is finished, leases are given back, then jobs, ingest and connections close. All within
+Order of the end (SIGTERM): the current slot is finished, leases are given back, then jobs, ingest and connections close. All within
 ``VYX_DRAIN_S``; whatever is left then is cut off, which costs nothing but the latency of a reap.
 """
 
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -19,15 +20,21 @@ from prometheus_client import CollectorRegistry
 from app.coordination.hints import Hints
 from app.coordination.keeper import Keeper
 from app.coordination.supervisor import supervise
+from app.delivery.channel_process import ChannelProcess
+from app.delivery.sealing import Sealer
+from app.delivery.sender import Sender
+from app.delivery.transport import Transport
 from app.errors import CommandFailed
 from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
-from app.metrics import WorkerMetrics
+from app.metrics import DeliveryMetrics, WorkerMetrics
 from app.metrics_server import serve_metrics
-from app.preview.answering import PreviewAnswering
+from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.screening.screener import Screener
+from app.screening.standing_audit import StandingAudit
 from app.settings import Settings
+from app.store import jobs
 from app.store.pool import make_pool
 from jobs.runner import job_connections, run_jobs, run_previews
 from jobs.tasks import tick
@@ -56,24 +63,31 @@ class LazyCompiler:
 
 
 class Worker:
-    """One worker process; :meth:`run` returns after a clean drain."""
+    """One worker process; :meth:``run`` returns after a clean drain."""
 
     def __init__(self, settings: Settings) -> None:
         database_url, direct_url = settings.addresses()
         self._settings = settings
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
+        self._delivery_metrics = DeliveryMetrics(self._registry)
         self._pool = make_pool(database_url, max_size=settings.pool_max, name="vyx-worker")
-        self._hints = Hints(self._pool)
+        self._sender: Sender | None = None
+        self._hints = Hints(self._pool, on_send=self._wake_sender)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
-        self._previews = PreviewAnswering(self._pool, self._hints, EvaluatingProcess())
+        self._previews = PreviewJob(self._pool, self._hints, EvaluatingProcess())
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
         self._jobs_ended = asyncio.Event()
         self._feeder = Feeder(
-            settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
+            settings,
+            self._pool,
+            MarketMetrics(self._registry),
+            wake=_defer_tick,
+            on_unusable=self._give_up,
+            on_held=self._feed_no_more,
         )
         self._keeper = Keeper(
             direct_url,
@@ -88,9 +102,22 @@ class Worker:
 
     def _make_screener(self, trusted: Callable[[], bool]) -> Screener:
         self._screener = Screener(
-            self._pool, self._hints, self._metrics, trusted, self._compiler.compile, self._each
+            self._pool,
+            self._hints,
+            self._metrics,
+            trusted,
+            self._compiler.compile,
+            self._each,
+            on_screened=self._note_screened,
         )
+        self._audit = StandingAudit(self._pool, self._screener, self._metrics, self._each)
         return self._screener
+
+    def _note_screened(self, boot_id: int, slot: datetime) -> None:
+        self._audit.note(boot_id, slot)
+
+    def _feed_no_more(self) -> None:
+        self._keeper.feed_no_more()
 
     def _give_up(self, error: CommandFailed) -> None:
         self._fatal = error
@@ -113,6 +140,8 @@ class Worker:
                 tasks = [
                     asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
                     asyncio.create_task(supervise("jobs", self._run_jobs, self._stopping)),
+                    asyncio.create_task(supervise("audit", self._audit.run, self._stopping)),
+                    asyncio.create_task(supervise("sender", self._send, self._stopping)),
                     asyncio.create_task(supervise("previews", self._run_previews, self._stopping)),
                 ]
                 ready = asyncio.create_task(self._announce(on_ready))
@@ -128,12 +157,12 @@ class Worker:
         self._registered.set()
 
     def _restart_jobs(self) -> None:
-        """End the job worker in hand, hung or not; the supervisor starts the next."""
+        """End the current job worker, hung or not; the supervisor starts the next."""
         self._jobs_ended.set()
         self._jobs_ended = asyncio.Event()
 
     async def _run_jobs(self) -> None:
-        """Jobs follow the boot: a machine that was buried and came back has another queue. The supervisor calls again."""
+        """Jobs follow the boot: a machine that was reaped and came back has another queue. The supervisor calls again."""
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
@@ -144,13 +173,41 @@ class Worker:
         """Apart from the other jobs: its own worker, one preview at a time."""
         await run_previews({"previews": self._previews}, self._stopping)
 
+    def _wake_sender(self) -> None:
+        if self._sender is not None:
+            self._sender.wake()
+
+    async def _send(self) -> None:
+        """Deliver until the process ends; attempts under way are finished within the drain."""
+        settings = self._settings
+        transport, channels = Transport(settings.hook_allow), ChannelProcess(settings.hook_allow)
+        self._sender = Sender(
+            self._pool,
+            transport=transport,
+            third_party=channels,
+            sealer=Sealer(settings.secret_keys) if settings.secret_keys else None,
+            public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+            metrics=self._delivery_metrics,
+        )
+        if self._stopping.is_set():
+            return
+        try:
+            await self._sender.run()
+        finally:
+            self._sender = None
+            await transport.close()
+            await channels.close()
+
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         log.info("draining")
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._keeper.leave()
+                if self._sender is not None:
+                    self._sender.stop()
                 self._registered.set()
                 self._jobs_ended.set()
+                self._audit.stop()
                 await self._feeder.close()
                 await self._hints.close()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -170,5 +227,5 @@ class Worker:
 
 async def _defer_tick(connection: Any) -> None:
     """Inside the caller's transaction: the tick exists exactly when the slot does."""
-    await connection.execute("select set_config('search_path', 'procrastinate', true)")
+    await jobs.use_job_schema(connection)
     await tick.configure(connection=connection).defer_async()

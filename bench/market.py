@@ -27,9 +27,9 @@ from app.domain import timeframes
 from app.market.candles import Candle, Candles
 from app.market.client import ExchangeClient
 from app.market.dumps import read_dumps
-from app.market.rollup import roll_up
 from app.market.simulated import GeneratedSource
 from app.market.simulated.rest import encode_rows
+from app.market.simulated.rollup import roll_up
 from app.market.simulated.streams import kline_event
 from app.market.streams import StreamUp, closed_candle
 
@@ -167,7 +167,7 @@ async def measure_exchange(market, *, symbols_max, speed, seconds):
 
 async def listen(client, symbols, pid, seconds):
     count, ups = 0, 0
-    async with contextlib.aclosing(client.stream_klines(symbols)) as events:
+    async with contextlib.aclosing(client.stream_klines(symbols).events()) as events:
         while ups < min(3, len(symbols)):
             ups += isinstance(await anext(events), StreamUp)
         started, own, theirs = time.perf_counter(), time.process_time(), cpu_s(pid)

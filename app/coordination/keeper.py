@@ -5,8 +5,8 @@ Everything hangs on one direct connection: the session lock that proves this pro
 The beat comes from the loop that does the work: a screening that has been stuck for ``STUCK_AFTER_S`` stops it, and others take over.
 
 Trust: a machine whose heartbeat could not be renewed stops believing in its leases before others may reap it, measured on its own
-monotonic clock from the moment it *began* the last successful beat (``GRACE_S`` − ``TRUST_MARGIN_S``; see reference: a link that fell
-still trusted itself at 3.5 s when anchored by the ttl).
+monotonic clock from the moment it *began* the last successful beat (``GRACE_S`` − ``TRUST_MARGIN_S``; ``docs/design.md``,
+*Leases*).
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from typing import Protocol
 import psycopg
 import structlog
 
+from app.coordination.hints import Channel, listen, notify
 from app.errors import Fenced, NotTrusted
 from app.metrics import WorkerMetrics
-from app.store import machines
+from app.store import jobs, leases, machines, trader_state
 from app.store.machines import Beat
 from app.store.pool import Connection, connect_direct
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
+FEED_AGAIN_S = 60.0
 GRACE_S = 2.5  # lock gone and no heartbeat for this long: dead
 TRUST_MARGIN_S = 0.5
 CYCLE_TIMEOUT_S = 3.0  # a cycle that takes longer is a broken connection
@@ -50,7 +52,7 @@ class Holder(Protocol):
     def owned(self) -> int:
         """How many traders are loaded."""
 
-    async def adopt(self, boot_id: int, screened_through: datetime) -> None:
+    async def begin_boot(self, boot_id: int, screened_through: datetime) -> None:
         """Start over under a new identity."""
 
     async def sync(self) -> None:
@@ -100,6 +102,7 @@ class Keeper:
         self._unscreened_since: float | None = None
         self._stood_at: datetime | None = None
         self._counted_at = -math.inf
+        self._feeds_from = -math.inf
         self._stopping = asyncio.Event()
         self.boot_id: int | None = None
         self.holder = holder_of(self.trusted)
@@ -139,7 +142,7 @@ class Keeper:
             connection = await connect_direct(self._direct_url, name=f"vyx-leave:{self._machine_id}")
             try:
                 released = await machines.leave(connection, boot_id)
-                await connection.execute("select pg_notify('vyx_lease', '')")
+                await notify(connection, Channel.LEASE)
                 log.info("left", boot_id=boot_id, released=released)
             finally:
                 await connection.close()
@@ -153,8 +156,7 @@ class Keeper:
     async def _connect(self) -> Connection:
         connection = await connect_direct(self._direct_url, name=f"vyx-keeper:{self._machine_id}")
         self._connection = connection
-        for channel in ("vyx_trader", "vyx_lease"):
-            await connection.execute(f"listen {channel}")  # names of ours; LISTEN takes no parameter
+        await listen(connection, Channel.TRADER, Channel.LEASE)
         if self.boot_id is not None and await machines.resume(connection, self.boot_id):
             log.info("resumed", boot_id=self.boot_id)
             return connection
@@ -163,7 +165,7 @@ class Keeper:
 
     async def _register(self, connection: Connection) -> None:
         self.boot_id, screened_through = await machines.register(connection, self._machine_id)
-        await self.holder.adopt(self.boot_id, screened_through)
+        await self.holder.begin_boot(self.boot_id, screened_through)
         self._on_registered(self.boot_id)
         log.info(
             "registered",
@@ -225,7 +227,7 @@ class Keeper:
             await self._register(connection)
             return True
         self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
-        await machines.retry_due(connection)
+        await trader_state.retry_due(connection)
         more = await self._reap(connection)
         again = await self._share(connection, beat) or more
         await self._feed_market(connection)
@@ -238,7 +240,7 @@ class Keeper:
         now = time.monotonic()
         if now - self._counted_at >= DEAD_LETTERS_EVERY_S:
             self._counted_at = now
-            self._metrics.dead_letters.set(await machines.dead_letters(connection))
+            self._metrics.dead_letters.set(await jobs.dead_letters(connection))
 
     async def _reap(self, connection: Connection) -> bool:
         """Bury the dead; True when one of them had more traders than are freed at once."""
@@ -247,7 +249,7 @@ class Keeper:
             log.warning("reaped", machine_id=reaped.machine_id, boot_id=reaped.boot_id, freed=reaped.freed)
             self._metrics.lease_moves.labels("reaped").inc(reaped.freed)
         if dead:  # everybody listens, this machine too: all claim at once instead of with their next beat
-            await connection.execute("select pg_notify('vyx_lease', '')")
+            await notify(connection, Channel.LEASE)
         return any(reaped.freed >= REAP_MAX for reaped in dead)
 
     def _is_stuck(self) -> bool:
@@ -265,7 +267,7 @@ class Keeper:
         target = math.ceil(beat.total / max(1, beat.alive))
         claimed = 0
         if beat.unowned and beat.mine < target:
-            claimed = await machines.claim(connection, self.boot_id, min(target - beat.mine, CLAIM_MAX))
+            claimed = await leases.claim(connection, self.boot_id, min(target - beat.mine, CLAIM_MAX))
             self._metrics.lease_moves.labels("claimed").inc(claimed)
             log.info("claimed", traders=claimed, target=target)
         elif beat.mine > target * (1 + SURPLUS_SLACK) + 1:
@@ -280,13 +282,19 @@ class Keeper:
         log.info("released", traders=released)
 
     async def _feed_market(self, connection: Connection) -> None:
-        if (
-            "ingest" not in self._tasks
-            and self.boot_id is not None
-            and await machines.try_ingest_lock(connection)
-        ):
+        if "ingest" in self._tasks or self.boot_id is None:
+            return
+        if time.monotonic() < self._feeds_from:
+            await machines.give_ingest_lock_back(connection)
+        elif await machines.try_ingest_lock(connection):
             boot_id = self.boot_id
             self._spawn("ingest", lambda: self._on_ingest(boot_id))
+
+    def feed_no_more(self) -> None:
+        """Let another machine feed the market; this one tries again after ``FEED_AGAIN_S``."""
+        self._feeds_from = time.monotonic() + FEED_AGAIN_S
+        if (task := self._tasks.pop("ingest", None)) is not None:
+            task.cancel()
 
     def _watch(self, beat: Beat) -> None:
         """The backstop: jobs wake the screening, but a slot that waits for 15 s is screened without them."""

@@ -18,7 +18,6 @@ P is never the sequence's own value: reading that lost rows, rarely. What must c
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -28,8 +27,11 @@ import msgspec
 import psycopg
 import structlog
 
+from app.backoff import Backoff
+from app.coordination.hints import Channel, listen
 from app.domain.lifecycle import TraderState
 from app.http import shapes
+from app.http.delivery_events import DeliveryEvents
 from app.http.metrics import Metrics
 from app.store import feed as store
 from app.store.pool import Connection, connect_direct
@@ -85,10 +87,11 @@ class Subscription:
     def __init__(self, user_id: UUID) -> None:
         self.user_id = user_id
         self.ended: str | None = None
-        self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending: deque[tuple[int | None, bytes]] = deque()
         self._wake = asyncio.Event()
 
-    def offer(self, event_id: int, chunk: bytes) -> None:
+    def offer(self, event_id: int | None, chunk: bytes) -> None:
+        """An event; one without an id is told live only and moves no cursor."""
         if len(self._pending) >= PENDING_MAX:
             self.end("too_slow")
         else:
@@ -108,7 +111,7 @@ class Subscription:
         except TimeoutError:
             return False
 
-    def take(self) -> list[tuple[int, bytes]]:
+    def take(self) -> list[tuple[int | None, bytes]]:
         """Everything pending, oldest first."""
         taken = list(self._pending)
         self._pending.clear()
@@ -146,6 +149,7 @@ class Feed:
         self._watermark = Watermark()
         self._subscriptions: dict[UUID, set[Subscription]] = {}
         self._closed: str | None = None
+        self._deliveries = DeliveryEvents()
         self.horizon: int | None = None
         self.has_horizon = asyncio.Event()
         self.previews = Announcements()
@@ -178,21 +182,19 @@ class Feed:
 
     async def run(self) -> None:
         """Follow the feed, reconnecting for ever."""
-        backoff_s = RECONNECT_S
+        backoff = Backoff(RECONNECT_S, RECONNECT_S_MAX)
         while True:
             try:
                 connection = await connect_direct(self._direct_url, name="vyx feed")
                 async with connection:
-                    backoff_s = RECONNECT_S
-                    await connection.execute("listen vyx_feed")
-                    await connection.execute("listen vyx_preview")
+                    backoff.reset()
+                    await listen(connection, Channel.FEED, Channel.PREVIEW)
                     await self._follow(connection)
             except (psycopg.Error, OSError) as error:
                 self._metrics.feed_reconnects.inc()
                 _log.warning("feed reader lost its connection", error=str(error).strip())
             self._watermark.forget_candidate()
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 spreads reconnects, protects nothing
-            backoff_s = min(backoff_s * 2, RECONNECT_S_MAX)
+            await asyncio.sleep(backoff.next_s())
 
     async def _follow(self, connection: Connection) -> None:
         pause_s = CANDIDATE_POLL_S
@@ -202,7 +204,7 @@ class Feed:
             if not self._watermark.is_waiting:
                 pause_s = CANDIDATE_POLL_S
                 async for notification in connection.notifies(timeout=POLL_S, stop_after=1):
-                    if notification.channel == "vyx_preview":
+                    if notification.channel == Channel.PREVIEW:
                         self.previews.announce()  # of the feed's own rows it is only a hint: the poll asks the table
                 continue
             pause_s = CANDIDATE_POLL_S if self.horizon != before else min(pause_s * 1.5, CANDIDATE_POLL_S_MAX)
@@ -220,6 +222,9 @@ class Feed:
                 self.has_horizon.set()
         elif through is not None and through > self.horizon:
             await self._publish_through(connection, through)
+        for user_id, chunk in await self._deliveries.look(connection, self._subscriptions):
+            for subscription in self._subscriptions.get(user_id, ()):
+                subscription.offer(None, chunk)
         self._metrics.feed_polls.inc()
         self._metrics.feed_horizon.set(self.horizon or 0)
         self.polled_at = time.monotonic()

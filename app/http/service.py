@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.delivery.destinations import Destinations
 from app.explain import Explaining
 from app.http.auth import KnownUsers, Verifier
 from app.http.feed import Feed
@@ -13,7 +14,7 @@ from app.http.limits import ReadLimit
 from app.http.metrics import Metrics
 from app.http.stream import Streams
 from app.lifecycle import Lifecycle
-from app.preview.asking import PreviewAsking
+from app.preview.request import PreviewRequest
 from app.settings import Settings
 from app.store.pool import Pool
 
@@ -31,8 +32,9 @@ class Service:
     feed: Feed
     streams: Streams
     lifecycle: Lifecycle
-    previews: PreviewAsking
+    previews: PreviewRequest
     explaining: Explaining
+    destinations: Destinations
     is_draining: bool = False
 
     def drain(self) -> None:

@@ -22,18 +22,15 @@ async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalLi
             after=pages.read_signal_cursor(query.cursor),
             limit=query.limit + 1,
         )
-    page = rows[: query.limit]
-    more = len(rows) > query.limit
-    return shapes.SignalList(
-        [_signal(row) for row in page], pages.write_cursor(page[-1].created_at, page[-1].id) if more else None
-    )
+    page, cursor = pages.page_of(rows, query.limit, lambda row: pages.write_cursor(row.created_at, row.id))
+    return shapes.SignalList([_signal(row) for row in page], cursor)
 
 
 async def stream(call: Call, query: shapes.StreamQuery) -> Response:
     """
     Your signals and your traders' changes of state as they happen, as server-sent events.
 
-    Events: `signal`, `trader`, `reset` (the cursor could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or
+    Events: `signal`, `trader`, `delivery` (a receipt; without an id, told live only), `reset` (the cursor could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or
     `cursor`, resumes after that event on any replica.
     """
     assert call.caller is not None  # noqa: S101 the endpoint needs a user

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from app.store import queries
 from app.store.pool import Connection
+from app.store.rows import rows_of
 
 _SQL = queries.load("slots")
 MISSING_NAMES_MAX = 20  # enough for a person to see a pattern; the number says the rest
@@ -16,23 +18,33 @@ MISSING_NAMES_MAX = 20  # enough for a person to see a pattern; the number says 
 
 @dataclass(frozen=True, slots=True)
 class ClosedSlot:
-    """How a slot ended. ``state`` is complete or outage; ``missing`` the symbols without a candle."""
+    """How a slot ended. ``state`` is complete or outage; ``missing`` the symbols without a candle, each with its reason."""
 
     slot: datetime
     state: str
     expected: int
-    missing: Sequence[str] = field(default=())
+    missing: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
 
 
 async def next_closed(connection: Connection, after: datetime, limit: int) -> list[tuple[datetime, str]]:
-    """Slots after *after* that can be accounted for, oldest first, none beyond one that is still open: [(slot, state)]."""
+    """
+    Slots after *after* that can be accounted for, oldest first, none beyond one that is still open: [(slot,
+    state)].
+    """
     return [
         (row[0], row[1])
         for row in await (
             await connection.execute(_SQL["next_closed_slots"], {"after": after, "limit": limit})
         ).fetchall()
     ]
+
+
+async def oldest_open(connection: Connection, after: datetime, through: datetime) -> datetime | None:
+    """The first slot after *after* and through *through* that is still open."""
+    parameters = {"after": after, "through": through}
+    row = await (await connection.execute(_SQL["oldest_open_slot"], parameters)).fetchone()
+    return row[0] if row else None
 
 
 async def newest_closed(connection: Connection) -> datetime | None:
@@ -52,7 +64,10 @@ async def close(connection: Connection, closed: Sequence[ClosedSlot]) -> int:
         "states": [s.state for s in closed],
         "expected": [s.expected for s in closed],
         "missing_counts": [len(s.missing) for s in closed],
-        "missing": [",".join(sorted(s.missing)[:MISSING_NAMES_MAX]) for s in closed],
+        "missing": [
+            json.dumps({name: s.missing[name] for name in sorted(s.missing)[:MISSING_NAMES_MAX]})
+            for s in closed
+        ],
         "reasons": [s.reason for s in closed],
     }
     return (await connection.execute(_SQL["close_slots"], parameters)).rowcount
@@ -73,3 +88,33 @@ async def counts(connection: Connection) -> LedgerCounts:
 
 async def prune(connection: Connection, *, days: int) -> int:
     return (await connection.execute(_SQL["prune_slots"], {"days": days})).rowcount
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotState:
+    """complete, outage (with its reason) or open."""
+
+    state: str
+    reason: str | None
+
+
+async def find(connection: Connection, slot: datetime) -> SlotState | None:
+    """The ledger's row; None for a slot older than the ledger, or still to come."""
+    async with connection.cursor(row_factory=rows_of(SlotState)) as cursor:
+        await cursor.execute(_SQL["find_slot"], {"slot": slot})
+        return await cursor.fetchone()
+
+
+class Unscreened(NamedTuple):
+    """A slot that live screening passed over: for every symbol (None) or for one."""
+
+    symbol: str | None
+    slot: datetime
+
+
+async def unscreened(connection: Connection, first: datetime, last: datetime) -> list[Unscreened]:
+    """
+    What live screening passed over between two slots, both included: outages, and candles that came too late.
+    """
+    rows = await (await connection.execute(_SQL["unscreened"], {"first": first, "last": last})).fetchall()
+    return [Unscreened(row[0], row[1].astimezone(UTC)) for row in rows]

@@ -1,0 +1,101 @@
+"""
+For a developer's machine: tokens without an auth server, and a demo user with example traders on an empty
+embedded database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import jwt
+
+from app.errors import CommandFailed
+from app.settings import Settings, development_secret
+from app.store import accounts, trader_state, traders
+from app.store.pool import connect_direct
+from app.store.traders import PlanColumns
+from sandbox.language.compiler import FilterCompiler
+
+CONNECTION_NAME = "vyx-dev-data"
+DEMO_USER = UUID("00000000-0000-4000-8000-00000000d3a0")
+DEMO_FILTERS = sorted((Path(__file__).parents[1] / "docs" / "filters").glob("demo_*.py"))
+DEMO_TOKEN_MINUTES = 7 * 24 * 60
+
+
+def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
+    """
+    An HS256 token as Supabase would issue it.
+
+    Raises:
+        CommandFailed: tokens are checked against signing keys only: nobody here could sign one.
+    """
+    if settings.jwt_secret is None and settings.jwks_url is not None:
+        raise CommandFailed(
+            "Tokens are checked against Supabase's signing keys (SUPABASE_URL or VYX_JWKS_URL): sign in there, or set VYX_JWT_SECRET."
+        )
+    secret = settings.jwt_secret or development_secret(settings.data_dir)
+    now = datetime.now(UTC)
+    claims = {
+        "sub": str(user),
+        "role": "authenticated",
+        "aud": settings.jwt_audience,
+        "iat": now,
+        "exp": now + timedelta(minutes=minutes),
+    }
+    if settings.jwt_issuer is not None:
+        claims["iss"] = settings.jwt_issuer
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+async def put_user(url: str, user: UUID, tier: str | None) -> None:
+    """Make the user's row when it is missing, and set its tier when one is given."""
+    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        await accounts.put_user(connection, user)
+        if tier is not None:
+            await accounts.set_tier(connection, user, tier)
+
+
+async def put_demo(url: str) -> list[str]:
+    """
+    A demo user with the example traders, started, on a database without any trader.
+
+    Returns:
+        The traders' names; [] when there are traders already.
+    """
+    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        if await traders.any_exist(connection):
+            return []
+        await accounts.put_user(connection, DEMO_USER)
+        await accounts.set_tier(connection, DEMO_USER, "elite")
+        examples = await asyncio.to_thread(_compile_examples)
+        for name, source, columns in examples:
+            await traders.insert_trader(
+                connection,
+                DEMO_USER,
+                name=name,
+                description="",
+                filter=source,
+                symbols=None,
+                frequency="every_bar",
+                compiled=columns,
+            )
+        await trader_state.start_all_of(connection, DEMO_USER)
+    return [name for name, _, _ in examples]
+
+
+def _compile_examples() -> list[tuple[str, str, PlanColumns]]:
+    """Name, text and plan of each example."""
+    examples = []
+    with FilterCompiler() as compiler:
+        for file in DEMO_FILTERS:
+            source = file.read_text(encoding="utf-8")
+            plan = compiler.compile(source).plan
+            if plan is None:
+                raise CommandFailed(f"The example {file.name} does not compile; run vyx check {file}.")
+            name = file.stem.removeprefix("demo_").replace("_", " ")
+            columns = PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=plan.summary())
+            examples.append((name, source, columns))
+    return examples

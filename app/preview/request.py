@@ -1,0 +1,111 @@
+"""
+The web process's half of a preview: compile the filter, put the question to the machines, wait for the
+answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+
+from app.access import count_call, known_symbols
+from app.errors import Kind, Refused
+from app.lifecycle import CompiledFilter
+from app.preview.job import WAIT_S, Preview
+from app.store import previews, slots
+from app.store.pool import Connection, Pool
+from app.store.rate_limits import PREVIEW
+
+POLL_S = 0.25  # the announcement comes within milliseconds; this is for one that is lost
+
+Defer = Callable[[Connection, UUID], Awaitable[None]]
+"""Defers the job that answers a preview, inside the caller's transaction."""
+
+
+class PreviewRequest:
+    """
+    Args:
+        compile_filter: Compiles a filter or refuses it with its diagnostics.
+        defer: Defers the job inside the transaction of the row.
+        upcoming: An event that is set when the next preview ends.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        compile_filter: Callable[[str], Awaitable[CompiledFilter]],
+        *,
+        defer: Defer,
+        upcoming: Callable[[], asyncio.Event],
+    ) -> None:
+        self._pool = pool
+        self._compile = compile_filter
+        self._defer = defer
+        self._upcoming = upcoming
+
+    async def preview(
+        self, user_id: UUID, source: str, *, bars: int, symbols: Sequence[str] | None, until: datetime | None
+    ) -> Preview:
+        """
+        What the filter *source* would have found at the newest *bars* bars that close by *until* (None: now).
+
+        Raises:
+            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), TIMEOUT after
+                ``WAIT_S``.
+        """
+        async with self._pool.connection() as connection:
+            await count_call(connection, user_id, PREVIEW)
+            wanted = await known_symbols(connection, symbols)
+            end = await _end(connection, until)
+        compiled = await self._compile(source)
+        async with self._pool.connection() as connection, connection.transaction():
+            preview_id = await previews.insert(
+                connection, user_id, plan=compiled.plan.encode(), bars=bars, symbols=wanted, until=end
+            )
+            await self._defer(connection, preview_id)
+        return await self._result(preview_id)
+
+    async def _result(self, preview_id: UUID) -> Preview:
+        """No connection is held while it waits."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while True:
+                    ended = self._upcoming()
+                    async with self._pool.connection() as connection:
+                        stored = await previews.find(connection, preview_id)
+                    if stored is None or stored.state not in ("waiting", "running"):
+                        break
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), POLL_S)
+        except TimeoutError:
+            raise Refused(
+                Kind.TIMEOUT, f"No machine had an answer within {WAIT_S:g} s; try again, with fewer bars."
+            ) from None
+        if stored is None or stored.state == "timeout":
+            raise Refused(Kind.TIMEOUT, (stored and stored.problem) or "It took too long.")
+        if stored.result is None:
+            raise Refused(Kind.REQUEST_INVALID, stored.problem or "The preview failed.")
+        return msgspec.json.decode(stored.result, type=Preview)
+
+
+async def _end(connection: Connection, until: datetime | None) -> datetime:
+    """
+    The newest slot to look at.
+
+    Raises:
+        Refused: UNAVAILABLE before the market's first slot, REQUEST_INVALID for an instant that has not come.
+    """
+    ledger = await slots.counts(connection)
+    if ledger.newest_closed is None or ledger.market_time is None:
+        raise Refused(Kind.UNAVAILABLE, "The market has no closed candle yet; try again.")
+    if until is not None and until > max(ledger.market_time, ledger.newest_closed):
+        raise Refused(
+            Kind.REQUEST_INVALID,
+            f"until lies in the future: the market's time is {ledger.market_time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}.",
+        )
+    return ledger.newest_closed if until is None else min(until, ledger.newest_closed)

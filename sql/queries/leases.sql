@@ -1,0 +1,58 @@
+-- claim --
+-- Take up to n free traders.
+select vyx.claim_v1(%(boot_id)s, %(n)s);
+
+-- release --
+-- Give traders back; null ids are all of them.
+select vyx.release_v1(%(boot_id)s, %(trader_ids)s::uuid[]);
+
+-- covered_spans --
+-- Each lease cut at its outage slots: from the first complete slot of a piece through its last. Pieces without one are left out.
+with lease as (
+  select l.after, l.through, l.machine_id, l.epoch from vyx.leases l where l.trader_id = %(trader_id)s
+  union all
+  select s.lease_after, vyx.screened_through(s), m.machine_id, s.epoch
+    from public.trader_state s join vyx.machines m on m.boot_id = s.owner
+   where s.trader_id = %(trader_id)s and vyx.screened_through(s) > s.lease_after
+), cut as (
+  select l.machine_id, l.epoch, l.after as lower, l.through from lease l
+  union all
+  select l.machine_id, l.epoch, o.slot, l.through
+    from lease l join vyx.slots o on o.state = 'outage' and o.slot > l.after and o.slot <= l.through
+), piece as (
+  select c.machine_id, c.epoch, c.lower, lead(c.lower) over (partition by c.epoch order by c.lower) as next_cut, c.through from cut c
+)
+select f.slot as first, t.slot as last, p.machine_id, p.epoch
+  from piece p
+  cross join lateral (select s.slot from vyx.slots s where s.state = 'complete' and s.slot > p.lower
+                         and s.slot <= p.through and (p.next_cut is null or s.slot < p.next_cut) order by s.slot limit 1) f
+  cross join lateral (select s.slot from vyx.slots s where s.state = 'complete' and s.slot > p.lower
+                         and s.slot <= p.through and (p.next_cut is null or s.slot < p.next_cut) order by s.slot desc limit 1) t
+ order by f.slot;
+
+-- outages_in_leases --
+-- Slots that a lease accounted for without a candle to screen.
+with lease as (
+  select l.after, l.through from vyx.leases l where l.trader_id = %(trader_id)s
+  union all
+  select s.lease_after, vyx.screened_through(s) from public.trader_state s
+   where s.trader_id = %(trader_id)s and s.owner is not null and vyx.screened_through(s) > s.lease_after
+)
+select o.slot as first, o.slot as last, o.reason
+  from lease l join vyx.slots o on o.state = 'outage' and o.slot > l.after and o.slot <= l.through
+ order by o.slot;
+
+-- pauses --
+-- When the trader was stopped, in market time; an open end is still going on.
+select vyx.market_time(e.at) as begin_at,
+       (select vyx.market_time(n.at) from public.trader_events n
+         where n.trader_id = e.trader_id and n.id > e.id and n.to_state = 'starting' order by n.id limit 1) as end_at
+  from public.trader_events e
+ where e.trader_id = %(trader_id)s and e.to_state in ('stopping', 'stopped')
+ order by e.id;
+
+-- covering_lease --
+-- Whether a machine accounted for this trader's slot.
+select exists (select from vyx.leases l where l.trader_id = %(trader_id)s and l.after < %(slot)s and l.through >= %(slot)s)
+    or exists (select from public.trader_state s
+                where s.trader_id = %(trader_id)s and s.owner is not null and s.lease_after < %(slot)s and vyx.screened_through(s) >= %(slot)s);
