@@ -96,7 +96,7 @@ def _statement(rewritten: Rewritten, index: int) -> Span:
 
 
 def _terms(
-    record: Recorded, rewritten: Rewritten, plan: Plan, found: Mapping[int, int | None]
+    record: Recorded, rewritten: Rewritten, plan: Plan, found: Mapping[int, tuple[int, ...]]
 ) -> tuple[list[Term], list[Diagnostic]]:
     """The terms that are nodes of the plan, and a warning for each that is decided before any candle is seen."""
     truth = certain_truth(plan)
@@ -104,12 +104,13 @@ def _terms(
     odd: list[Diagnostic] = []
     recorded = dict(record.terms)
     for at, site in sorted(enumerate(rewritten.terms), key=lambda item: item[1].name is not None):
-        node = found.get(recorded.get(at, -1))
-        if node is None:
+        nodes = found.get(recorded.get(at, -1))
+        if not nodes:
             continue
+        node, *also = nodes
         text = site.text if site.name is None else f"{site.name}={site.text}"
-        terms.append(Term(node, site.span.line, " ".join(text.split())[:_TERM_CHARS_MAX]))
-        if site.name is None and truth[node] is not None:
+        terms.append(Term(node, site.span.line, " ".join(text.split())[:_TERM_CHARS_MAX], tuple(also)))
+        if site.name is None and not also and truth[node] is not None:
             answer = "true" if truth[node] else "false"
             message = f"This is always {answer}: its values can never be otherwise."
             odd.append(diagnostic(site.span, "V225", message, _CHECK_HINT))

@@ -97,11 +97,22 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Term(msgspec.Struct, frozen=True):
-    """A part of the signal or a shown value: its node in the plan, its line and text in the filter."""
+    """
+    A part of the signal or a shown value: its node in the plan, its line and text in the filter.
+
+    Where the term is an `and` that the plan holds as conjuncts of a longer one, as `not (a or b)` is, `node` is the first
+    of them and `also` are the others.
+    """
 
     node: int
     line: int
     text: str
+    also: tuple[int, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """All nodes that the term consists of: it is true where each of them is."""
+        return (self.node, *self.also)
 
 
 def build_plan(nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]) -> Plan:
@@ -121,8 +132,13 @@ def build_plan(nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Map
 
 def build_plan_and_map(
     nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]
-) -> tuple[Plan, list[int | None]]:
-    """`build_plan`, and for each node given the plan's node of the same value (None: not used by the plan)."""
+) -> tuple[Plan, list[tuple[int, ...]]]:
+    """
+    `build_plan`, and for each node given the plan's nodes that stand for it.
+
+    That is one node of the same value, or several whose conjunction it is, where the plan holds it as a part of a longer
+    `and`; none where the plan does not use it.
+    """
     given = _checked_shape(nodes, signal, show)
     graph = Graph()
     canonical: list[int] = []
@@ -137,7 +153,7 @@ def build_plan_and_map(
     plan = _finish(
         graph, order, position[canonical[signal]], {n: position[canonical[show[n]]] for n in sorted(show)}
     )
-    return plan, [position.get(node) for node in canonical]
+    return plan, [graph.standing_for(node, position) for node in canonical]
 
 
 def load_plan(source: bytes | str | Mapping[str, Any]) -> Plan:

@@ -224,6 +224,15 @@ class Graph:
             return operator.returns == "bool"
         return all(self.bools[arg] for at, arg in enumerate(node.args) if operator.input_kind(at) == "any")
 
+    def standing_for(self, node: int, position: Mapping[int, int]) -> tuple[int, ...]:
+        """The nodes of *position*, as they are numbered there, whose conjunction *node* is; none where one is not there."""
+        if node in position:
+            return (position[node],)
+        kind, args = self.facts[node].operator.kind, self.nodes[node].args
+        if isinstance(kind, Logic) and not kind.decisive and all(arg in position for arg in args):
+            return tuple(sorted(position[arg] for arg in args))
+        return ()
+
     def order_from(self, roots: Sequence[int]) -> list[int]:
         """Nodes reachable from *roots*, each after its arguments, in depth-first finishing order."""
         order: list[int] = []

@@ -161,69 +161,33 @@ def _operator(
     )
 
 
-def _negations() -> list[Operator]:
-    """What `not` makes of the conditions below: never true where one of the values is missing."""
-    two = ("a", "b")
-
-    def negation(
-        of: str, inputs: tuple[str, ...], params: tuple[Param, ...], kind: Kind, doc: str
-    ) -> Operator:
-        return _operator(f"not_{of}", inputs, params, kind, doc, returns="bool", internal=True)
-
-    return [
-        negation(
-            "crossover",
-            two,
-            (),
-            _crossing(np.less_equal, np.greater, "crossover", either=True),
-            "True where a is at or below b, or was above it on the bar before.",
-        ),
-        negation(
-            "crossunder",
-            two,
-            (),
-            _crossing(np.greater_equal, np.less, "crossunder", either=True),
-            "True where a is at or above b, or was below it on the bar before.",
-        ),
-        negation(
-            "rising",
-            ("series",),
-            (_PERIOD,),
-            _against_all(np.less_equal, np.maximum, "rising"),
-            "True where the value is at or below one of the `period` values before it, and all are known.",
-        ),
-        negation(
-            "falling",
-            ("series",),
-            (_PERIOD,),
-            _against_all(np.greater_equal, np.minimum, "falling"),
-            "True where the value is at or above one of the `period` values before it, and all are known.",
-        ),
-    ]
-
-
 def window_operators() -> list[Operator]:
     """Operators over a window, `shift`, and where the conditions among them are known to be false."""
-    one = (_PERIOD,)
+    return [_shift(), *_extremes(), *_crossings(), *_changes(), *_searches()]
+
+
+def _shift() -> Operator:
+    return Operator(
+        "shift",
+        ("series",),
+        (Param("n", "int", None, 0, 1000, (), "Bars back."),),
+        ("value",),
+        "same",
+        "Series",
+        "The value n bars ago, written s[n]; before the first bar NaN, or unknown.",
+        Shift(),
+        input_kinds=("any",),
+        bounds=of_first,
+        internal=True,
+    )
+
+
+def _extremes() -> list[Operator]:
     return [
-        *_negations(),
-        Operator(
-            "shift",
-            ("series",),
-            (Param("n", "int", None, 0, 1000, (), "Bars back."),),
-            ("value",),
-            "same",
-            "Series",
-            "The value n bars ago, written s[n]; before the first bar NaN, or false.",
-            Shift(),
-            input_kinds=("any",),
-            bounds=of_first,
-            internal=True,
-        ),
         _operator(
             "highest",
             ("series",),
-            one,
+            (_PERIOD,),
             _extreme_of(np.maximum),
             "Largest value of the last `period` bars, this one included; NaN if any of them is.",
             bounds=of_first,
@@ -231,27 +195,49 @@ def window_operators() -> list[Operator]:
         _operator(
             "lowest",
             ("series",),
-            one,
+            (_PERIOD,),
             _extreme_of(np.minimum),
             "Smallest value of the last `period` bars, this one included; NaN if any of them is.",
             bounds=of_first,
         ),
-        _operator(
+    ]
+
+
+def _crossings() -> list[Operator]:
+    def crossing(name: str, kind: Crossing, doc: str, *, internal: bool = False) -> Operator:
+        return _operator(name, ("a", "b"), (), kind, doc, returns="bool", internal=internal)
+
+    return [
+        crossing(
             "crossover",
-            ("a", "b"),
-            (),
-            _crossing(np.greater, np.less_equal, "not_crossover"),
+            _crossing(np.greater, np.less_equal, "not crossover"),
             "True on the bar where a is above b after being at or below it on the bar before.",
-            returns="bool",
         ),
-        _operator(
+        crossing(
+            "not crossover",
+            _crossing(np.less_equal, np.greater, "crossover", either=True),
+            "True where a is at or below b, or was above it on the bar before.",
+            internal=True,
+        ),
+        crossing(
             "crossunder",
-            ("a", "b"),
-            (),
-            _crossing(np.less, np.greater_equal, "not_crossunder"),
+            _crossing(np.less, np.greater_equal, "not crossunder"),
             "True on the bar where a is below b after being at or above it on the bar before.",
-            returns="bool",
         ),
+        crossing(
+            "not crossunder",
+            _crossing(np.greater_equal, np.less, "crossunder", either=True),
+            "True where a is at or above b, or was below it on the bar before.",
+            internal=True,
+        ),
+    ]
+
+
+def _changes() -> list[Operator]:
+    def trend(name: str, kind: Event, doc: str, *, internal: bool = False) -> Operator:
+        return _operator(name, ("series",), (_PERIOD,), kind, doc, returns="bool", internal=internal)
+
+    return [
         _operator(
             "change",
             ("series",),
@@ -259,31 +245,42 @@ def window_operators() -> list[Operator]:
             Change(_change, _period),
             "The value minus the value `period` bars ago.",
         ),
-        _operator(
+        trend(
             "rising",
-            ("series",),
-            one,
-            _against_all(np.greater, np.maximum, "not_rising"),
+            _against_all(np.greater, np.maximum, "not rising"),
             "True where the value is above each of the `period` values before it (as charting sites define it).",
-            returns="bool",
         ),
-        _operator(
+        trend(
+            "not rising",
+            _against_all(np.less_equal, np.maximum, "rising"),
+            "True where the value is at or below one of the `period` values before it, and all are known.",
+            internal=True,
+        ),
+        trend(
             "falling",
-            ("series",),
-            one,
-            _against_all(np.less, np.minimum, "not_falling"),
+            _against_all(np.less, np.minimum, "not falling"),
             "True where the value is below each of the `period` values before it.",
-            returns="bool",
+        ),
+        trend(
+            "not falling",
+            _against_all(np.greater_equal, np.minimum, "falling"),
+            "True where the value is at or above one of the `period` values before it, and all are known.",
+            internal=True,
         ),
         _operator(
             "percentrank",
             ("series",),
-            one,
+            (_PERIOD,),
             Window(_percentrank, _period),
             "Percentage, 0 to 100, of the `period` values before that are at or below the current one; NaN if any is.",
             bounds=within(0.0, 100.0),
             cost_ns=lambda params: STEP_NS * (1 + _period(params) // 4),
         ),
+    ]
+
+
+def _searches() -> list[Operator]:
+    return [
         _operator(
             "barssince",
             ("condition",),
