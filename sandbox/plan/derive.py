@@ -17,7 +17,7 @@ from sandbox.plan.operators.kind import STEP_NS, Candles
 from sandbox.plan.timeframes import TIMEFRAMES
 
 ALIGN_SLACK_BARS = 4
-"""Extra coarse bars behind a finer series: coarse bars that an outage left with few fine bars inside."""
+"""Extra coarse bars behind a finer series: coarse bars of which an outage left few fine bars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def derive(
     reach = _reach_of(nodes, facts, node_axes, seen)
     need = _need_of(facts, node_axes, reach)
     if forming:
-        _need_bars_in_progress(need, trigger, forming)
+        _need_forming_bars(need, trigger, forming)
     return Derived(
         trigger=trigger,
         timeframes=timeframes,
@@ -106,10 +106,11 @@ def _need_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Seq
     return need
 
 
-def _need_bars_in_progress(need: dict[str, int], trigger: str, forming: Sequence[str]) -> None:
+def _need_forming_bars(need: dict[str, int], trigger: str, forming: Sequence[str]) -> None:
     """
-    Add what bars in progress are made of, and all that it takes to see everything as it was when the trigger's bar
-    before closed (`on_enter`).
+    Add the 1m candles that forming bars are made of, and one trigger bar more of each timeframe.
+
+    `on_enter` computes the condition as of the close of the trigger's previous bar.
     """
     minutes = max(TIMEFRAMES[timeframe] // TIMEFRAMES["1m"] for timeframe in forming)
     need["1m"] = max(need.get("1m", 0), minutes)

@@ -50,9 +50,9 @@ class Plan(msgspec.Struct, frozen=True):
     A validated, canonical plan. Only version, nodes, signal and show are its content; the rest follows from them.
 
     `node_axes[i]` is None for constants, `node_bools[i]` tells bool from float. `timeframes` are those whose bars it
-    reads, `trigger` the finest of them, `forming` those whose bar in progress it reads. It is due whenever a bar of
-    `due_every` closes: the trigger's, or each minute where the trigger's is read while in progress. `need` is the number
-    of bars of each timeframe that an exact answer takes (1m ones too, of which bars in progress are made),
+    reads, `trigger` the finest of them, `forming` those whose forming bar it reads. It is due whenever a bar of
+    `due_every` closes: the trigger's, or each minute where the trigger's forming bar is read. `need` is the number
+    of bars of each timeframe that an exact answer takes (1m ones too, of which forming bars are made),
     `lookback_bars` the largest of them. `cost` is in bar steps per symbol.
     """
 
@@ -83,7 +83,7 @@ class Plan(msgspec.Struct, frozen=True):
         return hashlib.sha256(self.encode()).hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """What is told about a plan outside (`Trader.plan` of the contract)."""
+        """The plan as clients see it (`Trader.plan` of the contract)."""
         return {
             "trigger": self.trigger,
             "timeframes": list(self.timeframes),
@@ -153,12 +153,12 @@ def build_plan_and_map(
     plan = _finish(
         graph, order, position[canonical[signal]], {n: position[canonical[show[n]]] for n in sorted(show)}
     )
-    return plan, [graph.standing_for(node, position) for node in canonical]
+    return plan, [graph.conjuncts_of(node, position) for node in canonical]
 
 
 def load_plan(source: bytes | str | Mapping[str, Any]) -> Plan:
     """
-    Read a plan back, trusting nothing: the same checks as `build_plan`, derived facts computed anew.
+    Read a plan back, trusting nothing: it is checked and everything is derived as in `build_plan`.
 
     Raises:
         PlanError: Not a plan of this version, or one that `build_plan` refuses.

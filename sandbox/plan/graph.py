@@ -74,7 +74,7 @@ class Facts:
 
 def facts_of(index: int, op: str, out: int, params: Mapping[str, ParamValue]) -> Facts:
     """
-    The facts of a node; *index* is told as the one at fault.
+    The facts of a node; *index* is named as the one at fault.
 
     Raises:
         PlanError: There is no such operator or output, or the parameters are not what it takes.
@@ -94,6 +94,9 @@ def _facts(op: str, out: int, *names_and_values: ParamValue) -> Facts:
         raise PlanError(f"{op} has {len(operator.outputs)} outputs, there is no {out}", None, "arity")
     names: Iterator[ParamValue] = iter(names_and_values)
     params = _checked_params(dict(zip(map(str, names), names, strict=True)), operator)
+    complete = [part for item in params.items() for part in item]
+    if list(map(type, complete)) != list(map(type, names_and_values)) or complete != [*names_and_values]:
+        return _facts(op, out, *complete)  # equal nodes share their parameters, however they were given
     body = msgspec.json.encode((op, params, out), order="deterministic")
     return Facts(operator, params, body, operator.cost_ns(params))
 
@@ -167,13 +170,13 @@ class Graph:
             return self._shifted(index, node, facts)
         if isinstance(kind, Logic):
             terms = {t for arg in args for t in (nodes[arg].args if nodes[arg].op == op else (arg,))}
-            return terms.pop() if len(terms) == 1 else self._intern(Node(op, self._sorted(terms)))
+            return terms.pop() if len(terms) == 1 else self._intern(Node(op, self._sorted(terms)), facts)
         if kind.is_symmetric:
             node = Node(op, self._sorted(args), node.params, node.out)
         folds = facts.operator.returns == "float" and all(self._is_constant(arg) for arg in args)
         if folds and isinstance(kind, Pointwise):
             return self._folded(index, node, kind)
-        return self._intern(node)
+        return self._intern(node, facts)
 
     def _is_constant(self, node: int) -> bool:
         return isinstance(self.facts[node].operator.kind, Constant)
@@ -189,7 +192,8 @@ class Graph:
             series = inner.args[0]
             if n > (facts.operator.params[0].high or 0):
                 raise PlanError(f"[{n}] looks too far back", index, "lookback")
-        return self._intern(Node(node.op, (series,), {facts.operator.params[0].name: n}))
+        shifted = Node(node.op, (series,), {facts.operator.params[0].name: n})
+        return self._intern(shifted, facts_of(index, shifted.op, 0, shifted.params))
 
     def _folded(self, index: int, node: Node, kind: Pointwise) -> int:
         values = [np.array([[float(self.nodes[arg].params["value"])]]) for arg in node.args]
@@ -197,13 +201,13 @@ class Graph:
         value = float(result[0, 0])
         if not math.isfinite(value):
             raise PlanError(f"{node.op} of these constants is not a finite number", index, "constant")
-        return self._intern(Node("const", (), {"value": value + 0.0}))
+        folded = Node("const", (), {"value": value + 0.0})
+        return self._intern(folded, facts_of(index, folded.op, 0, folded.params))
 
     def _sorted(self, args: Sequence[int] | set[int]) -> tuple[int, ...]:
         return tuple(sorted(args, key=self.digests.__getitem__))
 
-    def _intern(self, node: Node) -> int:
-        facts = facts_of(len(self.nodes), node.op, node.out, node.params)
+    def _intern(self, node: Node, facts: Facts) -> int:
         digest = hashlib.sha256(facts.body + b"".join([self.digests[arg] for arg in node.args])).digest()
         if digest in self._index:
             return self._index[digest]
@@ -224,7 +228,7 @@ class Graph:
             return operator.returns == "bool"
         return all(self.bools[arg] for at, arg in enumerate(node.args) if operator.input_kind(at) == "any")
 
-    def standing_for(self, node: int, position: Mapping[int, int]) -> tuple[int, ...]:
+    def conjuncts_of(self, node: int, position: Mapping[int, int]) -> tuple[int, ...]:
         """The nodes of *position*, as they are numbered there, whose conjunction *node* is; none where one is not there."""
         if node in position:
             return (position[node],)
@@ -250,12 +254,14 @@ class Graph:
         return order
 
 
-@dataclass(frozen=True, slots=True)
 class _Maker:
     """Adds nodes for the given node *index*, which is the one at fault where they are refused."""
 
-    graph: Graph
-    index: int
+    __slots__ = ("graph", "index")
+
+    def __init__(self, graph: Graph, index: int) -> None:
+        self.graph = graph
+        self.index = index
 
     def __call__(self, op: str, *args: int, out: int = 0, **params: ParamValue) -> int:
         return self.graph.added(self.index, Node(op, args, params, out))

@@ -190,7 +190,7 @@ class Logic(Pointwise):
 
 @dataclass(frozen=True, eq=False)
 class Shift(Kind):
-    """The value some bars before. The parameter *bars* says how many."""
+    """The value some bars before: as many as the parameter named *bars* says."""
 
     needs_series = False
 
