@@ -80,14 +80,15 @@ def value(condition, bar, a, b):
     if not parts:
         return leaf(op, bar, a, b)
     values = [value(part, bar, a, b) for part in parts]
-    if op == "not":
-        return deny(values[0])
-    if op == "and":
-        return both(*values)
-    if op == "or":
-        return either(*values)
-    chosen, yes, no = values
-    return either(both(chosen, yes), both(deny(chosen), no))
+    return JOINED[op](*values)
+
+
+JOINED = {
+    "not": deny,
+    "and": both,
+    "or": either,
+    "where": lambda chosen, yes, no: either(both(chosen, yes), both(deny(chosen), no)),
+}
 
 
 def added(nodes, condition):
