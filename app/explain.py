@@ -174,7 +174,7 @@ async def _past(  # noqa: PLR0917 - what is on record belongs to all of these
     reach_s = max(trader.cooldown_s or 0, (slot - bar_began).total_seconds())
     passed_over = await slots.unscreened(connection, slot, slot)
     return _Past(
-        slot=await slots.find(connection, slot),
+        slot=await slots.find(connection, slot, symbol),
         is_late=any(u.symbol == symbol for u in passed_over),
         is_covered=await leases.is_covered(connection, trader_id, slot),
         signals=await signals.list_around(connection, trader_id, symbol, slot, reach_s=reach_s),
@@ -201,11 +201,18 @@ def _reasons_of_market(case: _Case) -> Iterator[str]:
     if past.slot is not None and past.slot.state == "outage":
         yield f"outage: {past.slot.reason}"
     if case.explanation.blame is not None:
-        yield case.explanation.blame
+        yield case.explanation.blame + _why_missing(case)
     if past.is_late and due_every == "1m":
         yield f"bar missing: the candle of {case.symbol} came after its slot had closed"
     if trader.frequency == "on_enter" and case.explanation.matched_before:
         yield "not entering: the condition was true on the bar before already"
+
+
+def _why_missing(case: _Case) -> str:
+    """What the slot says of a symbol whose bar is missing; nothing where it says nothing."""
+    slot = case.past.slot
+    is_missing = (case.explanation.blame or "").startswith("bar missing")
+    return f" ({slot.missing_reason})" if is_missing and slot is not None and slot.missing_reason else ""
 
 
 def _reasons_of_circumstances(case: _Case) -> Iterator[str]:

@@ -1296,6 +1296,8 @@ CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
 
 CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
 
+CREATE INDEX slots_lacking_idx ON vyx.slots USING btree (slot) WHERE ((state = 'complete'::vyx.slot_state) AND (symbols_missing > 0));
+
 CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
 
 CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_new_trader_state();
@@ -1318,7 +1320,7 @@ CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECU
 
 CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.record_trader_events();
 
-CREATE TRIGGER halt_pair BEFORE UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
+CREATE TRIGGER halt_pair BEFORE INSERT OR UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
 
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES public.tiers(tier);

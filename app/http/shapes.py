@@ -171,10 +171,21 @@ class CoverageGap(Struct, kw_only=True):
     reason: str
 
 
+class CoverageLack(Struct, kw_only=True):
+    """A slot that was screened without some of the trader's symbols, and why each had no candle; at most 20 are named."""
+
+    slot: datetime
+    symbols: dict[str, str]
+    count: int
+
+
 class Coverage(Struct, kw_only=True):
+    """`lacking` holds the newest 100 such slots."""
+
     trader_id: UUID
     ranges: list[CoverageRange]
     gaps: list[CoverageGap]
+    lacking: list[CoverageLack]
 
 
 class Rate(Struct):
@@ -194,10 +205,16 @@ class Me(Struct, kw_only=True):
 
 
 class Pair(Struct):
+    """`screened`: its history is whole. `reason`: why it does not trade, or what a pair that is not screened waits for."""
+
     symbol: str
     base: str
     quote: str
     trading: bool
+    screened: bool
+    listed_at: datetime
+    halted_at: datetime | None
+    reason: str | None
 
 
 class Candle(Struct):

@@ -64,7 +64,7 @@ begin
   end if;
   return new;
 end $$;
-create trigger halt_pair before update of trading on vyx.symbols for each row execute function vyx.halt_pair();
+create trigger halt_pair before insert or update of trading on vyx.symbols for each row execute function vyx.halt_pair();
 
 create table vyx.candles (
   symbol_id    int not null references vyx.symbols (symbol_id),
@@ -183,6 +183,7 @@ create table vyx.slots (
   constraint closed_slot_has_an_instant check ((state <> 'open') = (closed_at is not null)),
   constraint outage_has_a_reason check (state <> 'outage' or reason is not null)
 );
+create index slots_lacking_idx on vyx.slots (slot) where state = 'complete' and symbols_missing > 0;
 create index slots_not_complete_idx on vyx.slots (slot) where state <> 'complete';
 comment on table vyx.slots is 'The ledger: every minute boundary at which bars close. open: waiting for candles; complete: candles are rows, screen it; outage: the exchange had no candle, skipped with a reason.';
 comment on column vyx.slots.missing is 'Symbols without a candle in this slot, at most 20 names; symbols_missing is the number.';

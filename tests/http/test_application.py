@@ -309,13 +309,18 @@ class TestMarket:
 
     async def test_symbols_are_listed_by_name(self, http, user):
         body = (await http.get("/api/v1/market/symbols", headers=user.headers)).json()
-        assert body == {
-            "items": [
-                {"symbol": "BTCUSDT", "base": "BTC", "quote": "USDT", "trading": False},
-                {"symbol": "ETHUSDT", "base": "ETH", "quote": "USDT", "trading": True},
-            ],
-            "next_cursor": None,
+        assert body["next_cursor"] is None
+        halted, trading = body["items"]
+        assert halted.pop("halted_at") >= halted.pop("listed_at")[:10]
+        assert halted == {
+            "symbol": "BTCUSDT",
+            "base": "BTC",
+            "quote": "USDT",
+            "trading": False,
+            "screened": False,
+            "reason": "taken out by hand",
         }
+        assert (trading["symbol"], trading["trading"], trading["halted_at"]) == ("ETHUSDT", True, None)
 
     async def test_the_newest_candles_come_oldest_first(self, http, user):
         body = (
