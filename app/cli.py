@@ -304,6 +304,8 @@ def _with_database(settings: Settings) -> Settings:
 def _show_status(report: dict[str, Any]) -> None:
     console = Console()
     market = {name: _short(value) for name, value in report["ledger"].items()}
+    condition, reason = market["condition"], report["ledger"]["reason"]
+    console.print(condition + (f": {reason}" if reason else ""), highlight=False)
     console.print(
         "market {market}, its time {market_time}, newest slot {newest_closed}".format(**market),
         highlight=False,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from app.domain.health import condition_of
 from app.errors import CommandFailed
 from app.store import embedded, jobs, machines, markets, migrations, trader_state
 from app.store.pool import connect_direct
@@ -19,8 +20,18 @@ REDELIVER_WITHIN_S = 60.0  # all dead letters in one statement
 async def status(url: str) -> dict[str, Any]:
     """Machines, ledger and traders by state, as one JSON-ready object."""
     async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        ledger = await markets.ledger(connection)
+        condition, reason = condition_of(ledger.facts)
         return {
-            "ledger": asdict(await markets.ledger(connection)),
+            "ledger": {
+                "market": ledger.market,
+                "market_time": ledger.facts.market_at,
+                "newest_closed": ledger.facts.newest_closed,
+                "open": ledger.open,
+                "outage": ledger.outage,
+                "condition": condition.value,
+                "reason": reason,
+            },
             "machines": [asdict(machine) for machine in await machines.list_overview(connection)],
             "traders": await trader_state.count_by_state(connection),
         }

@@ -1068,6 +1068,19 @@ ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE vyx.market_progress (
+    only_one boolean DEFAULT true NOT NULL,
+    stage text NOT NULL,
+    reason text,
+    history_done integer DEFAULT 0 NOT NULL,
+    history_total integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT one_progress_per_database CHECK (only_one),
+    CONSTRAINT stage_is_known CHECK ((stage = ANY (ARRAY['starting'::text, 'held'::text, 'history'::text, 'live'::text])))
+);
+
+COMMENT ON TABLE vyx.market_progress IS 'What whoever feeds the market is doing, for status and health.';
+
 CREATE TABLE vyx.markets (
     only_one boolean DEFAULT true NOT NULL,
     source text NOT NULL,
@@ -1097,9 +1110,14 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
     closed.reason AS outage_reason,
     ( SELECT min(o.slot) AS min
            FROM vyx.slots o
-          WHERE (o.state = 'open'::vyx.slot_state)) AS oldest_open
-   FROM ((( VALUES (true)) one(only_one)
+          WHERE (o.state = 'open'::vyx.slot_state)) AS oldest_open,
+    ( SELECT min(f.slot) AS min
+           FROM vyx.slots f) AS first_slot,
+    p.stage,
+    p.reason AS stage_reason
+   FROM (((( VALUES (true)) one(only_one)
      LEFT JOIN vyx.markets m USING (only_one))
+     LEFT JOIN vyx.market_progress p USING (only_one))
      LEFT JOIN LATERAL ( SELECT s.slot,
             s.state,
             s.reason
@@ -1109,19 +1127,6 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
          LIMIT 1) closed ON (true));
 
 COMMENT ON VIEW vyx.market_facts IS 'What the health of a trader is derived from, beside its own row.';
-
-CREATE TABLE vyx.market_progress (
-    only_one boolean DEFAULT true NOT NULL,
-    stage text NOT NULL,
-    reason text,
-    history_done integer DEFAULT 0 NOT NULL,
-    history_total integer DEFAULT 0 NOT NULL,
-    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT one_progress_per_database CHECK (only_one),
-    CONSTRAINT stage_is_known CHECK ((stage = ANY (ARRAY['starting'::text, 'held'::text, 'history'::text, 'live'::text])))
-);
-
-COMMENT ON TABLE vyx.market_progress IS 'What whoever feeds the market is doing, for status and health.';
 
 CREATE TABLE vyx.previews (
     preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -1512,11 +1517,11 @@ GRANT ALL ON TABLE vyx.leases TO service_role;
 
 GRANT ALL ON TABLE vyx.machine_addresses TO service_role;
 
+GRANT ALL ON TABLE vyx.market_progress TO service_role;
+
 GRANT ALL ON TABLE vyx.markets TO service_role;
 
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
-
-GRANT ALL ON TABLE vyx.market_progress TO service_role;
 
 GRANT ALL ON TABLE vyx.previews TO service_role;
 

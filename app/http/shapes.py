@@ -326,7 +326,10 @@ class MarketSummary(Struct, kw_only=True):
 
 
 class ServiceSummary(Struct, kw_only=True):
-    status: Literal["ok", "degraded"]
+    """`starting`: no minute of the market has closed yet. `reason`: why it is not ok, as far as the market is to blame."""
+
+    status: Literal["ok", "starting", "degraded"]
+    reason: str | None
     database: Literal["ok", "unreachable"]
     draining: bool
     feed: FeedSummary

@@ -72,16 +72,14 @@ class Summary:
     """What anyone may know about the whole service."""
 
     market_source: str | None
-    speed: float | None
-    market_at: datetime | None
-    market_ended: bool
+    facts: MarketFacts
     newest_slot: datetime | None
     machines_alive: int
     lag_s: float
 
 
 async def summary(connection: Connection) -> Summary:
-    async with connection.cursor(row_factory=rows_of(Summary)) as cursor:
+    async with connection.cursor(row_factory=rows_of(with_facts(Summary))) as cursor:
         row = await (await cursor.execute(_SQL["summary"])).fetchone()
     assert row is not None  # noqa: S101 left joins from a one-row table
     return row
@@ -90,21 +88,20 @@ async def summary(connection: Connection) -> Summary:
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """
-    Where the market stands: its source, its time, the newest closed slot, and how many slots are open and
-    outages.
+    Where the market stands: its source, how many slots are open and outages, and what health is derived from.
     """
 
     market: str | None
-    market_time: datetime | None
-    newest_closed: datetime | None
     open: int
     outage: int
+    facts: MarketFacts
 
 
 async def ledger(connection: Connection) -> Ledger:
-    row = await (await connection.execute(_SQL["ledger"])).fetchone()
-    assert row is not None  # noqa: S101 a select without from returns one row
-    return Ledger(*row)
+    async with connection.cursor(row_factory=rows_of(with_facts(Ledger))) as cursor:
+        row = await (await cursor.execute(_SQL["ledger"])).fetchone()
+    assert row is not None  # noqa: S101 the view has one row
+    return row
 
 
 def with_facts(make: Callable[..., T]) -> Callable[..., T]:
