@@ -52,7 +52,7 @@ class Holder(Protocol):
     def owned(self) -> int:
         """How many traders are loaded."""
 
-    async def adopt(self, boot_id: int, screened_through: datetime) -> None:
+    async def begin_boot(self, boot_id: int, screened_through: datetime) -> None:
         """Start over under a new identity."""
 
     async def sync(self) -> None:
@@ -165,7 +165,7 @@ class Keeper:
 
     async def _register(self, connection: Connection) -> None:
         self.boot_id, screened_through = await machines.register(connection, self._machine_id)
-        await self.holder.adopt(self.boot_id, screened_through)
+        await self.holder.begin_boot(self.boot_id, screened_through)
         self._on_registered(self.boot_id)
         log.info(
             "registered",

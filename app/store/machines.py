@@ -123,6 +123,11 @@ async def advance_machine(connection: Connection, boot_id: int, slot: datetime, 
     return await cursor.fetchone() is not None
 
 
+async def move_back(connection: Connection, boot_id: int, slot: datetime) -> None:
+    """Let this boot stand no further than *slot*, whatever its row says. Expects its fenced transaction."""
+    await connection.execute(_SQL["move_back"], {"boot_id": boot_id, "slot": slot})
+
+
 async def drain(connection: Connection, machine_id: str) -> None:
     """
     Ask a machine to leave its traders to others.

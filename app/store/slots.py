@@ -40,6 +40,13 @@ async def next_closed(connection: Connection, after: datetime, limit: int) -> li
     ]
 
 
+async def oldest_open(connection: Connection, after: datetime, through: datetime) -> datetime | None:
+    """The first slot after *after* and through *through* that is still open."""
+    parameters = {"after": after, "through": through}
+    row = await (await connection.execute(_SQL["oldest_open_slot"], parameters)).fetchone()
+    return row[0] if row else None
+
+
 async def newest_closed(connection: Connection) -> datetime | None:
     row = await (await connection.execute(_SQL["newest_closed_slot"])).fetchone()
     return row[0] if row else None

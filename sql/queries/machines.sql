@@ -49,6 +49,10 @@ select vyx.fence_v1(%(boot_id)s);
 -- How far this boot has accounted for the ledger.
 select screened_through from vyx.machines where boot_id = %(boot_id)s;
 
+-- move_back --
+-- A boot stands no further than this slot.
+update vyx.machines set screened_through = %(slot)s where boot_id = %(boot_id)s and screened_through > %(slot)s;
+
 -- advance_machine --
 -- This machine has accounted for everything up to the slot; no row means another transaction of this boot was here.
 update vyx.machines set screened_through = %(slot)s where boot_id = %(boot_id)s and screened_through = %(previous)s returning boot_id;

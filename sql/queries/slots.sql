@@ -49,3 +49,7 @@ select null as symbol, o.slot from vyx.slots o where o.state = 'outage' and o.sl
 union all
 select s.symbol, k.open_time + interval '1 min' from vyx.candle_corrections k join vyx.symbols s using (symbol_id)
  where k.timeframe = '1m' and k.was is null and k.open_time between %(first)s::timestamptz - interval '1 min' and %(last)s::timestamptz - interval '1 min';
+
+-- oldest_open_slot --
+-- The first slot of a span that waits for candles.
+select min(slot) from vyx.slots where state = 'open' and slot > %(after)s and slot <= %(through)s;
