@@ -296,10 +296,12 @@ def _with_database(settings: Settings) -> Settings:
     from dataclasses import replace  # noqa: PLC0415
 
     if settings.database_url is not None:
-        return settings
+        # `vyx up` hands its children the embedded database's address
+        is_embedded = settings.database_url == embedded.find(settings.data_dir)
+        return replace(settings, is_embedded=is_embedded)
     url = _database_url(settings)
     keys = settings.secret_keys or (embedded_key(settings.data_dir),)
-    return replace(settings, database_url=url, direct_database_url=url, secret_keys=keys)
+    return replace(settings, database_url=url, direct_database_url=url, secret_keys=keys, is_embedded=True)
 
 
 def _show_status(report: dict[str, Any]) -> None:

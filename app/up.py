@@ -30,6 +30,7 @@ import structlog
 
 from app import dev_data
 from app.backoff import Backoff
+from app.domain.demo import DEMO_USER
 from app.errors import CommandFailed
 from app.market import venue
 from app.settings import Settings, embedded_key
@@ -290,7 +291,7 @@ def _welcome(settings: Settings, database_url: str, url: str) -> None:
     if settings.database_url is None and (names := asyncio.run(dev_data.put_demo(database_url))):
         lines.append(f"A demo user runs three example traders: {', '.join(names)}.")
     if settings.database_url is None and settings.jwks_url is None:
-        token = dev_data.make_token(settings, dev_data.DEMO_USER, minutes=dev_data.DEMO_TOKEN_MINUTES)
+        token = dev_data.make_token(settings, DEMO_USER, minutes=dev_data.DEMO_TOKEN_MINUTES)
         lines += [
             "Its token, valid for a week, and two things to try:",
             "",

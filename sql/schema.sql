@@ -311,6 +311,25 @@ begin
   if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
 end $$;
 
+CREATE FUNCTION vyx.forget_simulated_market_v1(demo uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  perform from vyx.markets m where m.source = 'simulated' and m.chosen_by_auto for update;
+  if not found or exists (select from auth.users u where u.id <> demo) or coalesce(vyx.newest_slot() > clock_timestamp(), false) then
+    return false;
+  end if;
+  delete from public.signals;
+  delete from vyx.leases;
+  truncate vyx.candles, vyx.candle_corrections, vyx.candle_ranges, vyx.candle_refusals, vyx.history_checks, vyx.slots, vyx.market_progress;
+  update vyx.symbols set trading = false, reason = 'of the simulated market', join_count = join_count + 1;
+  delete from vyx.markets;
+  return true;
+end $$;
+
+COMMENT ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) IS 'Remove a simulated market that was only a stand-in, and what was screened on it.';
+
 CREATE FUNCTION vyx.guard_new_trader_state() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -2010,6 +2029,9 @@ GRANT ALL ON FUNCTION public.start_trader(trader uuid) TO service_role;
 
 REVOKE ALL ON FUNCTION public.stop_trader(trader uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) TO service_role;
 
 GRANT ALL ON TABLE vyx.machines TO service_role;
 

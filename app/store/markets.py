@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
+from uuid import UUID
 
 from app.domain.health import MarketFacts
 from app.store import queries
@@ -65,6 +66,16 @@ async def put(
 async def anchor(connection: Connection, *, speed: float) -> None:
     """Let the market go on from where the ledger stands, at *speed*, from now."""
     await connection.execute(_SQL["anchor_market"], {"speed": speed})
+
+
+async def forget_simulated(connection: Connection, demo: UUID) -> bool:
+    """
+    Remove a simulated market that nobody named, with all that was screened on it.
+
+    False, and nothing happens, when it was named, when anybody but *demo* lives here, or when its time runs ahead of ours.
+    """
+    row = await (await connection.execute(_SQL["forget_simulated_market"], {"demo": demo})).fetchone()
+    return row is not None and bool(row[0])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,3 +26,7 @@ select m.source as market_source, vyx.newest_slot() as newest_slot,
 select (select source from vyx.markets) as market, (select count(*) from vyx.slots where state = 'open') as open,
        (select count(*) from vyx.slots where state = 'outage') as outage, f.*
   from vyx.market_facts f;
+
+-- forget_simulated_market --
+-- Make room for a real market where a simulated one was only a stand-in; false: it stays.
+select vyx.forget_simulated_market_v1(%(demo)s);

@@ -268,7 +268,6 @@ class TestHealth:
         assert body["market"]["ended"] is False
         assert body["feed"]["streams"] == 0
 
-
     async def test_health_says_what_the_market_waits_for(self, http, connection, run_machine):
         run_machine()
         connection.execute(
