@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -211,13 +212,26 @@ async def _simulated(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+    said: deque[str] = deque(maxlen=20)
+    listening = asyncio.create_task(_listen(process, said))
     try:
-        rest_url = await _first_line(process)
+        rest_url = await _first_line(process, listening, said)
         yield rest_url, await _clock(rest_url)
     finally:
         if process.returncode is None:
             process.terminate()
-        await process.communicate()
+        await process.wait()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def _listen(process: asyncio.subprocess.Process, said: deque[str]) -> None:
+    """Pass on what the child says on stderr; a pipe that nobody reads would stop it."""
+    if process.stderr is None:
+        raise RuntimeError("the child was started with pipes")
+    async for line in process.stderr:
+        if text := line.decode(errors="replace").strip():
+            said.append(text)
+            log.warning("the simulated exchange says", text=text)
 
 
 def _command(settings: Settings, market: str, stored: Market | None) -> list[str]:
@@ -240,8 +254,10 @@ def _command(settings: Settings, market: str, stored: Market | None) -> list[str
     return [*command, "--speed", f"{settings.speed:g}", *first_live]
 
 
-async def _first_line(process: asyncio.subprocess.Process) -> str:
-    if process.stdout is None or process.stderr is None:
+async def _first_line(
+    process: asyncio.subprocess.Process, listening: asyncio.Task[None], said: deque[str]
+) -> str:
+    if process.stdout is None:
         raise RuntimeError("the child was started with pipes")
     try:
         async with asyncio.timeout(READY_WITHIN_S):
@@ -249,7 +265,7 @@ async def _first_line(process: asyncio.subprocess.Process) -> str:
     except TimeoutError:
         raise MarketUnusable(f"The simulated exchange was not ready within {READY_WITHIN_S:g} s.") from None
     if not line:
-        said = (await process.stderr.read()).decode().strip().splitlines()
+        await listening
         raise MarketUnusable(said[-1] if said else "The simulated exchange ended without saying why.")
     return line
 

@@ -68,6 +68,11 @@ async def anchor(connection: Connection, *, speed: float) -> None:
     await connection.execute(_SQL["anchor_market"], {"speed": speed})
 
 
+async def jump(connection: Connection, at: datetime) -> None:
+    """Let the market go on at *at*, from now."""
+    await connection.execute(_SQL["jump"], {"at": at})
+
+
 async def forget_simulated(connection: Connection, demo: UUID) -> bool:
     """
     Remove a simulated market that nobody named, with all that was screened on it.

@@ -73,6 +73,11 @@ async def close(connection: Connection, closed: Sequence[ClosedSlot]) -> int:
     return (await connection.execute(_SQL["close_slots"], parameters)).rowcount
 
 
+async def close_open(connection: Connection, before: datetime, reason: str) -> None:
+    """Slots that are still open before *before* become outages."""
+    await connection.execute(_SQL["close_open_slots"], {"before": before, "reason": reason})
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerCounts:
     newest_closed: datetime | None

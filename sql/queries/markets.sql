@@ -30,3 +30,7 @@ select (select source from vyx.markets) as market, (select count(*) from vyx.slo
 -- forget_simulated_market --
 -- Make room for a real market where a simulated one was only a stand-in; false: it stays.
 select vyx.forget_simulated_market_v1(%(demo)s);
+
+-- jump --
+-- A file market goes on at another instant: between two of its files there is nothing.
+update vyx.markets set anchor_market_at = %(at)s, anchor_wall_at = clock_timestamp();

@@ -53,3 +53,7 @@ select s.symbol, k.open_time + interval '1 min' from vyx.candle_corrections k jo
 -- oldest_open_slot --
 -- The first slot of a span that waits for candles.
 select min(slot) from vyx.slots where state = 'open' and slot > %(after)s and slot <= %(through)s;
+
+-- close_open_slots --
+-- Minutes nobody will have candles of, because the market's clock jumps over them.
+update vyx.slots set state = 'outage', reason = %(reason)s, closed_at = clock_timestamp() where state = 'open' and slot < %(before)s;
