@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from app import history
@@ -21,7 +22,7 @@ from app.access import check_own
 from app.domain.timeframes import epoch_ms
 from app.errors import Kind, Refused
 from app.lifecycle import CompiledFilter
-from app.store import leases, signals, slots, symbols, traders
+from app.store import leases, signal_revisions, signals, slots, symbols, traders
 from app.store.pool import Connection, Pool
 from app.store.signals import StoredSignal
 from app.store.slots import SlotState
@@ -46,6 +47,7 @@ class Explained:
     at: datetime
     reason: str | None
     explanation: Explanation | None
+    revision: Literal["missing", "new"] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class _Past:
     is_late: bool
     is_covered: bool
     signals: Sequence[StoredSignal]
+    revision: Literal["missing", "new"] | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ class Explaining:
             )
         except OperatorError as error:
             return Explained(slot, f"evaluation failed: {error}", None)
-        return Explained(slot, _reason(_Case(trader, plan, symbol, slot, explanation, past)), explanation)
+        reason = _reason(_Case(trader, plan, symbol, slot, explanation, past))
+        return Explained(slot, reason, explanation, past.revision)
 
     async def _terms_of(self, source: str, plan: Plan) -> Sequence[Term]:
         """
@@ -175,6 +179,7 @@ async def _past(  # noqa: PLR0917 - what is on record belongs to all of these
     passed_over = await slots.unscreened(connection, slot, slot)
     return _Past(
         slot=await slots.find(connection, slot, symbol),
+        revision=await signal_revisions.find(connection, trader_id, symbol, slot),
         is_late=any(u.symbol == symbol for u in passed_over),
         is_covered=await leases.is_covered(connection, trader_id, slot),
         signals=await signals.list_around(connection, trader_id, symbol, slot, reach_s=reach_s),

@@ -1194,6 +1194,30 @@ CREATE VIEW public.signal_feed WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.signal_feed IS 'Signals with the name of their trader; order by id desc for the newest.';
 
+CREATE TABLE public.signal_revisions (
+    revision_id bigint NOT NULL,
+    trader_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    symbol text NOT NULL,
+    triggered_at timestamp with time zone NOT NULL,
+    kind text NOT NULL,
+    found_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['missing'::text, 'new'::text])))
+);
+
+COMMENT ON TABLE public.signal_revisions IS 'Signals that would be missing or new had the candles of their slot been what they are now. The signals themselves stay as they are.';
+
+COMMENT ON COLUMN public.signal_revisions.kind IS 'missing: the signal is stored, and would not be sent now. new: it would be sent now, and never was.';
+
+ALTER TABLE public.signal_revisions ALTER COLUMN revision_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.signal_revisions_revision_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 ALTER TABLE public.signals_failed ALTER COLUMN failed_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.signals_failed_failed_id_seq
     START WITH 1
@@ -1309,10 +1333,13 @@ CREATE TABLE vyx.candle_corrections (
     was jsonb,
     became jsonb NOT NULL,
     reason text NOT NULL,
-    corrected_at timestamp with time zone DEFAULT now() NOT NULL
+    corrected_at timestamp with time zone DEFAULT now() NOT NULL,
+    screened_again_at timestamp with time zone
 );
 
 COMMENT ON TABLE vyx.candle_corrections IS 'Candles that arrived after their slot had closed (was is null) or that the exchange changed afterwards.';
+
+COMMENT ON COLUMN vyx.candle_corrections.screened_again_at IS 'When its slot was screened again, to report in signal_revisions what it would have changed.';
 
 ALTER TABLE vyx.candle_corrections ALTER COLUMN correction_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.candle_corrections_correction_id_seq
@@ -1637,11 +1664,17 @@ ALTER TABLE ONLY public.destinations
 ALTER TABLE ONLY public.signals_failed
     ADD CONSTRAINT one_failure_per_trader_symbol_and_bar UNIQUE (trader_id, symbol, triggered_at);
 
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT one_revision_per_signal_and_kind UNIQUE (trader_id, symbol, triggered_at, kind);
+
 ALTER TABLE ONLY public.trader_versions
     ADD CONSTRAINT one_row_per_version PRIMARY KEY (trader_id, number);
 
 ALTER TABLE ONLY public.signals
     ADD CONSTRAINT one_signal_per_trader_symbol_and_bar PRIMARY KEY (trader_id, symbol, triggered_at);
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_pkey PRIMARY KEY (revision_id);
 
 ALTER TABLE ONLY public.signals_failed
     ADD CONSTRAINT signals_failed_pkey PRIMARY KEY (failed_id);
@@ -1737,6 +1770,8 @@ CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
 
 CREATE INDEX destinations_user_id_idx ON public.destinations USING btree (user_id, created_at DESC, id);
 
+CREATE INDEX signal_revisions_user_id_idx ON public.signal_revisions USING btree (user_id);
+
 CREATE INDEX signals_failed_user_id_idx ON public.signals_failed USING btree (user_id);
 
 CREATE INDEX signals_id_idx ON ONLY public.signals USING btree (id);
@@ -1768,6 +1803,8 @@ CREATE INDEX trader_versions_user_id_idx ON public.trader_versions USING btree (
 CREATE INDEX traders_user_id_created_at_idx ON public.traders USING btree (user_id, created_at DESC, id);
 
 CREATE INDEX candle_corrections_symbol_id_idx ON vyx.candle_corrections USING btree (symbol_id);
+
+CREATE INDEX candle_corrections_to_screen_idx ON vyx.candle_corrections USING btree (correction_id) WHERE (screened_again_at IS NULL);
 
 CREATE INDEX candles_timeframe_open_time_idx ON vyx.candles USING btree (timeframe, open_time);
 
@@ -1845,6 +1882,12 @@ ALTER TABLE ONLY public.accounts
 
 ALTER TABLE ONLY public.destinations
     ADD CONSTRAINT destinations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.signals_failed
     ADD CONSTRAINT signals_failed_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
@@ -1928,6 +1971,10 @@ CREATE POLICY accounts_owner_select ON public.accounts FOR SELECT TO authenticat
 ALTER TABLE public.destinations ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY destinations_owner_select ON public.destinations FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.signal_revisions ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY signal_revisions_owner_select ON public.signal_revisions FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
 ALTER TABLE public.signals ENABLE ROW LEVEL SECURITY;
 
@@ -2068,6 +2115,9 @@ GRANT SELECT ON TABLE public.signals TO authenticated;
 GRANT ALL ON TABLE public.signals TO service_role;
 
 GRANT SELECT ON TABLE public.signal_feed TO service_role;
+
+GRANT SELECT ON TABLE public.signal_revisions TO authenticated;
+GRANT ALL ON TABLE public.signal_revisions TO service_role;
 
 GRANT ALL ON TABLE vyx.slots TO service_role;
 

@@ -237,7 +237,8 @@ class TermValue(Struct):
 class Explain(Struct, kw_only=True):
     """
     ``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the slot, ``forming`` the bars
-    in progress of those that the filter reads so.
+    in progress of those that the filter reads so. ``revision`` says that a candle was corrected after the slot had been screened, and the
+    signal stored would now be ``missing``, or there would be a ``new`` one.
     """
 
     trader_id: UUID
@@ -249,6 +250,7 @@ class Explain(Struct, kw_only=True):
     values: dict[str, float | bool | None]
     bars: dict[str, Candle]
     forming: dict[str, Candle]
+    revision: Literal["missing", "new"] | None
 
 
 class TraderList(Struct):

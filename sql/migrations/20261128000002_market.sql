@@ -95,10 +95,14 @@ create table vyx.candle_corrections (
   was           jsonb,
   became        jsonb not null,
   reason        text not null,
-  corrected_at  timestamptz not null default now()
+  corrected_at  timestamptz not null default now(),
+  screened_again_at timestamptz
 );
+create index candle_corrections_to_screen_idx on vyx.candle_corrections (correction_id) where screened_again_at is null;
 create index candle_corrections_symbol_id_idx on vyx.candle_corrections (symbol_id);
 comment on table vyx.candle_corrections is 'Candles that arrived after their slot had closed (was is null) or that the exchange changed afterwards.';
+
+comment on column vyx.candle_corrections.screened_again_at is 'When its slot was screened again, to report in signal_revisions what it would have changed.';
 
 create table vyx.candle_ranges (
   symbol_id int not null references vyx.symbols (symbol_id),
