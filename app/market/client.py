@@ -193,6 +193,11 @@ class ExchangeClient:
         """
         return _decoded(_TIME, await self._get("time", 1)).server_time
 
+    @property
+    def settled_ms(self) -> int:
+        """What `settled_time` said last: of bars that close later nobody has said that they do not exist."""
+        return self._settled_ms
+
     async def settled_time(self) -> int:
         """
         The instant up to which bars are closed: the exchange's clock and our own have both passed it, by the margin. Weight 1.

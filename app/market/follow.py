@@ -226,7 +226,7 @@ class Follow:
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        assembly.repaired(first, last, troubles)
+        assembly.repaired(first, last, troubles, settled=self._client.settled_ms if lacking else None)
 
     async def _take_repaired(self, assembly: Assembly, answers: Sequence[Fetched]) -> None:
         now = time.monotonic() - self._grace_s  # REST has said what there is: no more grace
