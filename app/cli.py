@@ -370,15 +370,19 @@ def _with_database(settings: Settings) -> Settings:
     from dataclasses import replace  # noqa: PLC0415
 
     if settings.database_url is not None:
-        return settings
+        # `vyx up` hands its children the embedded database's address
+        is_embedded = settings.database_url == embedded.find(settings.data_dir)
+        return replace(settings, is_embedded=is_embedded)
     url = _database_url(settings)
     keys = settings.secret_keys or (embedded_key(settings.data_dir),)
-    return replace(settings, database_url=url, direct_database_url=url, secret_keys=keys)
+    return replace(settings, database_url=url, direct_database_url=url, secret_keys=keys, is_embedded=True)
 
 
 def _show_status(report: dict[str, Any]) -> None:
     console = Console()
     market = {name: _short(value) for name, value in report["ledger"].items()}
+    condition, reason = market["condition"], report["ledger"]["reason"]
+    console.print(condition + (f": {reason}" if reason else ""), highlight=False)
     console.print(
         "market {market}, its time {market_time}, newest slot {newest_closed}".format(**market),
         highlight=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from app.domain.health import condition_of
 from app.errors import CommandFailed
 from app.preview.audit import Audit
 from app.preview.audit import audit as replay
@@ -37,8 +38,18 @@ REDELIVER_WITHIN_S = 60.0  # all dead letters in one statement
 async def status(url: str) -> dict[str, Any]:
     """Machines, ledger and traders by state, as one JSON-ready object."""
     async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        ledger = await markets.ledger(connection)
+        condition, reason = condition_of(ledger.facts)
         return {
-            "ledger": asdict(await markets.ledger(connection)),
+            "ledger": {
+                "market": ledger.market,
+                "market_time": ledger.facts.market_at,
+                "newest_closed": ledger.facts.newest_closed,
+                "open": ledger.open,
+                "outage": ledger.outage,
+                "condition": condition.value,
+                "reason": reason,
+            },
             "machines": [asdict(machine) for machine in await machines.list_overview(connection)],
             "traders": await trader_state.count_by_state(connection),
         }
