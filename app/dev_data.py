@@ -15,6 +15,7 @@ import jwt
 
 from app.delivery.destinations import Destinations, Draft
 from app.delivery.sealing import Sealer
+from app.domain.demo import DEMO_USER
 from app.errors import CommandFailed
 from app.settings import Settings, development_secret
 from app.store import accounts, trader_state, traders
@@ -23,7 +24,6 @@ from app.store.traders import PlanColumns
 from sandbox.language.compiler import FilterCompiler
 
 CONNECTION_NAME = "vyx-dev-data"
-DEMO_USER = UUID("00000000-0000-4000-8000-00000000d3a0")
 DEMO_FILTERS = sorted((Path(__file__).parents[1] / "docs" / "filters").glob("demo_*.py"))
 DEMO_DESTINATION = "this terminal"
 DEMO_TOKEN_MINUTES = 7 * 24 * 60

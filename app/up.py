@@ -32,6 +32,7 @@ import structlog
 from app import dev_data
 from app.backoff import Backoff
 from app.delivery.terminal_receiver import TerminalReceiver, serving
+from app.domain.demo import DEMO_USER
 from app.errors import CommandFailed
 from app.market import venue
 from app.settings import Settings, embedded_key
@@ -319,7 +320,7 @@ def _welcome(settings: Settings, database_url: str, url: str, demo: _Demo | None
     if demo is not None:
         lines += _deliver_here(demo, database_url)
     if settings.database_url is None and settings.jwks_url is None:
-        token = dev_data.make_token(settings, dev_data.DEMO_USER, minutes=dev_data.DEMO_TOKEN_MINUTES)
+        token = dev_data.make_token(settings, DEMO_USER, minutes=dev_data.DEMO_TOKEN_MINUTES)
         lines += [
             "Its token, valid for a week, and two things to try:",
             "",

@@ -31,6 +31,7 @@ from app.metrics import DeliveryMetrics, WorkerMetrics
 from app.metrics_server import serve_metrics
 from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
+from app.revisions import Revisions
 from app.screening.screener import Screener
 from app.screening.standing_audit import StandingAudit
 from app.settings import Settings
@@ -90,6 +91,7 @@ class Worker:
             on_unusable=self._give_up,
             on_held=self._feed_no_more,
         )
+        self._audit: StandingAudit
         self._keeper = Keeper(
             direct_url,
             settings.machine_id,
@@ -111,6 +113,7 @@ class Worker:
             self._each,
             on_screened=self._note_screened,
         )
+        self._revisions = Revisions(self._pool)
         self._audit = StandingAudit(self._pool, self._screener, self._metrics, self._each)
         return self._screener
 
@@ -142,6 +145,7 @@ class Worker:
                     asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
                     asyncio.create_task(supervise("jobs", self._run_jobs, self._stopping)),
                     asyncio.create_task(supervise("audit", self._audit.run, self._stopping)),
+                    asyncio.create_task(supervise("revisions", self._revisions.run, self._stopping)),
                     asyncio.create_task(supervise("sender", self._send, self._stopping)),
                     asyncio.create_task(supervise("previews", self._run_previews, self._stopping)),
                 ]
@@ -213,6 +217,7 @@ class Worker:
                 self._registered.set()
                 self._jobs_ended.set()
                 self._audit.stop()
+                self._revisions.stop()
                 await self._feeder.close()
                 await self._hints.close()
                 await asyncio.gather(*tasks, return_exceptions=True)
