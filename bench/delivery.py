@@ -45,7 +45,7 @@ from app.metrics import DeliveryMetrics  # noqa: E402
 from app.store import embedded, machines, migrations, signals  # noqa: E402
 from app.store.pool import Pool, make_pool  # noqa: E402
 
-KEY = "a-key-of-a-benchmark-that-is-long-enough"
+KEY = "a-key-of-a-test-that-is-long-enough-to-be-one"  # of tests/delivery/sender_process.py, too
 LOOPBACK = ((ipaddress.ip_network("127.0.0.0/8"), None),)
 T0 = datetime(2024, 7, 1, tzinfo=UTC)
 P99_TARGET_MS, COST_TARGET, DELAY_TARGET_MS = 500.0, 0.15, 100.0

@@ -214,5 +214,7 @@ def judge(rows: Sequence[tuple[int, UUID, str, str, int, int | None]], log: Sequ
         if event == "signal" and any(json.loads(r.body)["data"]["id"] != source_id for r in requests):
             faults.append(f"{name}: carries another signal")
         unrecorded += state != "sent" and bool(arrived)
+    if not log:
+        faults.append("nothing reached the receivers")
     faults += [f"{name}: the receiver got what the outbox does not know" for name in by_id.keys() - known]
     return Verdict(len(rows), Counter(r[3] for r in rows), len(log), faults, unrecorded)
