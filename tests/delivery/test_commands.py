@@ -36,9 +36,9 @@ async def test_what_failed_in_a_span_is_due_again_and_expired_ones_only_when_ask
     states = {r.symbol: r.state for r in rows()}
     again = redeliver(dsn, "--expired", "--from", "2026-11-28T00:00:00Z")
 
-    assert (done.returncode, done.stdout) == (0, "1 deliveries redelivered\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 redelivered\n"), done.stderr
     assert states == {"AUSDT": "pending", "BUSDT": "failed", "CUSDT": "expired"}
-    assert again.stdout == "2 deliveries redelivered\n"
+    assert again.stdout == "2 redelivered\n"
 
 
 def test_an_option_that_is_none_is_refused(dsn):
