@@ -375,10 +375,10 @@ async def test_a_deleted_trader_disturbs_nobody(connection, machine, market, use
         "null",
         "[]",
         "{}",
-        '{"version": 2, "nodes": [], "signal": 0, "show": {}}',
-        '{"version": 2, "nodes": [{"op": "const", "params": {"value": 1}}], "signal": 0, "show": {}}',
-        '{"version": 2, "nodes": [{"op": "eval", "params": {"code": "1"}}], "signal": 0, "show": {}}',
-        '{"version": 2, "nodes": [{"op": "bars", "params": {"timeframe": ["1m"], "field": {}}}], "signal": 0, "show": {}}',
+        '{"version": 3, "nodes": [], "signal": 0, "show": {}}',
+        '{"version": 3, "nodes": [{"op": "const", "params": {"value": 1}}], "signal": 0, "show": {}}',
+        '{"version": 3, "nodes": [{"op": "eval", "params": {"code": "1"}}], "signal": 0, "show": {}}',
+        '{"version": 3, "nodes": [{"op": "bars", "params": {"timeframe": ["1m"], "field": {}}}], "signal": 0, "show": {}}',
     ],
 )
 async def test_a_plan_edited_by_hand_sends_its_trader_to_error_and_nobody_else(
