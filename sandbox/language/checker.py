@@ -70,7 +70,7 @@ class TypeChecker:
             kept = self._taken()
             try:
                 report = self._report(kept, text)
-            except MontyCrashedError:
+            except (MontyCrashedError, RuntimeError):  # RuntimeError: the worker died while the session was idle
                 kept.session.__exit__(None, None, None)
                 raise
             self._give_back(kept)
