@@ -164,7 +164,9 @@ def _too_large(source: Source, tree: ast.Module) -> Diagnostic | None:
         parts += len(level)
         if parts > PARTS_MAX:
             message = f"The filter has more than {PARTS_MAX} names, numbers and operators."
-            return diagnostic(Span(1, 1, 1, 1), "V002", message, "Put repeated parts into functions and loops.")
+            return diagnostic(
+                Span(1, 1, 1, 1), "V002", message, "Put repeated parts into functions and loops."
+            )
         if depth > DEPTH_MAX:
             place = next((node for node in level if isinstance(node, ast.expr | ast.stmt)), None)
             span = source.span_of(place) if place is not None else Span(1, 1, 1, 1)
@@ -292,9 +294,7 @@ def _conditional_bindings(source: Source, tree: ast.Module) -> Iterator[Diagnost
             hint = f"Write {node.target.id} = … on a line before."
             yield diagnostic(source.span_of(node), "V014", message, hint)
         skippable = {id(part) for part in _sometimes_evaluated(node)}
-        pending += (
-            (child, is_skippable or id(child) in skippable) for child in ast.iter_child_nodes(node)
-        )
+        pending += ((child, is_skippable or id(child) in skippable) for child in ast.iter_child_nodes(node))
 
 
 def _names(source: Source, node: ast.AST, bound: set[str]) -> Iterator[Diagnostic]:

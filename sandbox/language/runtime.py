@@ -24,7 +24,7 @@ _NOT_KNOWN = "The monty syntax parser does not yet support "
 _RESOURCES = {"TimeoutError": "V304", "MemoryError": "V305", "RecursionError": "V306"}
 _RESOURCE_TEXTS = {
     "V304": (
-        "The filter runs longer than a second.",
+        "The filter runs longer than 0.8 s.",
         "A filter runs once and describes one bar; loops should be short.",
     ),
     "V305": ("The filter needs more memory than it is given.", "Series hold no data here; keep lists short."),

@@ -59,7 +59,9 @@ def simulate(asked: list[Asked], *, places: int) -> list[Served]:
 def schedules(draw):
     rows = draw(
         st.lists(
-            st.tuples(st.sampled_from("abcd"), st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=40
+            st.tuples(st.sampled_from("abcd"), st.integers(0, 40), st.integers(1, 12)),
+            min_size=1,
+            max_size=40,
         )
     )
     return [Asked(n, user, at, takes) for n, (user, at, takes) in enumerate(rows)]
