@@ -1,0 +1,152 @@
+"""
+What a web process and its children for filters say to each other, in MessagePack. Nothing here can carry code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from app.bounded.process import LENGTH
+from sandbox.explain import Explanation
+from sandbox.language.diagnostics import Diagnostic
+from sandbox.language.record import Term
+from sandbox.panel import Panel
+from sandbox.plan import Plan
+
+ANSWER_BYTES_MAX = 16 << 20
+_COLUMN_TYPES = ("<i8", "<i8", "<f8", "<f8", "<f8", "<f8", "<f8")
+
+
+class Compile(msgspec.Struct, frozen=True, tag="compile"):
+    """Compile a filter."""
+
+    source: str
+
+
+class Candles(msgspec.Struct, frozen=True):
+    """Candles of one timeframe: symbol row, open time (int64) and the five fields (float64), little-endian, one each per candle."""
+
+    timeframe: str
+    columns: list[bytes]
+
+
+class Explain(msgspec.Struct, frozen=True, tag="explain"):
+    """What a plan sees of one symbol at one slot. *plan* is JSON text: untrusted. `symbols` are the rows of the candles."""
+
+    plan: str
+    terms: list[Term]
+    slot_ms: int
+    symbol: str
+    symbols: list[str]
+    candles: list[Candles]
+
+
+Question = Compile | Explain
+
+
+class CompiledPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan as a document, with what its trader shows of it."""
+
+    document: bytes
+    hash: str
+    trigger: str
+    timeframes: list[str]
+    forming: list[str]
+    due_every: str
+    operators: list[str]
+    lookback_bars: int
+    cost: float
+    calls_each: bool
+
+    def encode(self) -> bytes:
+        """The document, as `sandbox.plan.load_plan` reads it."""
+        return self.document
+
+
+class Compiled(msgspec.Struct, frozen=True, tag="compiled"):
+    """`plan` is None exactly if a diagnostic is an error; terms as `sandbox.compile.Compiled` has them."""
+
+    plan: CompiledPlan | None
+    diagnostics: list[Diagnostic]
+    terms: list[Term] = []
+
+
+class Explained(msgspec.Struct, frozen=True, tag="explained"):
+    """The explanation, or why the plan cannot be evaluated: exactly one of them."""
+
+    explanation: Explanation | None
+    problem: str | None
+
+
+Answer = Compiled | Explained
+AnyAnswer = TypeVar("AnyAnswer", Compiled, Explained)
+
+_encode = msgspec.msgpack.Encoder().encode
+_question: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
+_answer: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+
+
+def message(said: Question | Answer) -> bytes:
+    """A question or an answer as it travels, its length first."""
+    body = _encode(said)
+    return LENGTH.pack(len(body)) + body
+
+
+def read_question(body: bytes) -> Question:
+    """
+    Raises:
+        msgspec.MsgspecError: it is not a question.
+    """
+    return _question.decode(body)
+
+
+def read_answer(body: bytes) -> Answer:
+    """
+    Raises:
+        msgspec.MsgspecError: it is not an answer.
+    """
+    return _answer.decode(body)
+
+
+def summarised(plan: Plan) -> CompiledPlan:
+    """A compiled plan as it travels."""
+    return CompiledPlan(
+        document=plan.encode(),
+        hash=plan.hash,
+        trigger=plan.trigger,
+        timeframes=list(plan.timeframes),
+        forming=list(plan.forming),
+        due_every=plan.due_every,
+        operators=list(plan.operators),
+        lookback_bars=plan.lookback_bars,
+        cost=plan.cost,
+        calls_each=plan.calls_each,
+    )
+
+
+def candles_of(frames: Mapping[str, Sequence[NDArray[Any]]]) -> list[Candles]:
+    """Columns by timeframe, as they travel."""
+    return [
+        Candles(
+            timeframe,
+            [np.ascontiguousarray(c, dtype=t).tobytes() for c, t in zip(columns, _COLUMN_TYPES, strict=True)],
+        )
+        for timeframe, columns in frames.items()
+    ]
+
+
+def panel_of(question: Explain) -> Panel:
+    """
+    Raises:
+        ValueError: the candles are not what a panel takes.
+    """
+    panel = Panel(question.symbols)
+    for frame in question.candles:
+        columns = [np.frombuffer(c, dtype=t) for c, t in zip(frame.columns, _COLUMN_TYPES, strict=True)]
+        panel.load(frame.timeframe, *columns)
+    return panel
