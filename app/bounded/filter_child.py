@@ -2,7 +2,7 @@
 The process in which a web process has filters compiled and explained: ``python -m app.bounded.filter_child``.
 
 It reads questions on stdin and writes answers on stdout. A question may use ``CPU_S_MAX`` of this process's CPU time, after
-which the kernel ends it; the interpreter processes that it starts have limits of their own (`sandbox.compile`).
+which the kernel ends it; the interpreter processes that it starts have limits of their own (`sandbox.language.compiler`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from app.bounded import questions
 from app.bounded.confine import confine
 from app.bounded.process import LENGTH
 from app.bounded.questions import Answer, Compile, Compiled, Explain, Explained, Question
-from sandbox.compile import FilterCompiler
-from sandbox.compute import OperatorError
-from sandbox.each import EachRunner
-from sandbox.explain import explain
-from sandbox.plan import PlanError, load_plan
+from sandbox.engine.calls import OperatorError
+from sandbox.engine.explain import explain
+from sandbox.interpreter.functions import EachRunner
+from sandbox.language.compiler import FilterCompiler
+from sandbox.plan.document import PlanError, load_plan
 
 CPU_S_MAX = 1.0
 """The longest filter of 64 KiB takes 0.5 s here, the others 5 ms; an explanation 20 ms."""

@@ -18,8 +18,8 @@ import structlog
 from app.bounded import questions
 from app.bounded.process import BoundedProcess, Crashed, OutOfTime
 from app.bounded.questions import Answer, Compile, Compiled, Explain, Explained, Question
-from sandbox.language.diagnostics import diagnostic
-from sandbox.language.rewrite import Span
+from sandbox.plan.text.diagnostics import diagnostic
+from sandbox.plan.text.source import Span
 
 PROCESSES = 3
 """Of one user at most two are busy, so that one user alone never keeps another from a child."""

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bounded.process import LENGTH
-from sandbox.explain import Explanation
-from sandbox.language.diagnostics import Diagnostic
-from sandbox.language.record import Term
-from sandbox.panel import Panel
-from sandbox.plan import Plan
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.explain import Explanation
+from sandbox.language.recording import Term
+from sandbox.plan.document import Plan
+from sandbox.plan.text.diagnostics import Diagnostic
 
 ANSWER_BYTES_MAX = 16 << 20
 _COLUMN_TYPES = ("<i8", "<i8", "<f8", "<f8", "<f8", "<f8", "<f8")
@@ -64,12 +64,12 @@ class CompiledPlan(msgspec.Struct, frozen=True, kw_only=True):
     calls_each: bool
 
     def encode(self) -> bytes:
-        """The document, as `sandbox.plan.load_plan` reads it."""
+        """The document, as `sandbox.plan.document.load_plan` reads it."""
         return self.document
 
 
 class Compiled(msgspec.Struct, frozen=True, tag="compiled"):
-    """`plan` is None exactly if a diagnostic is an error; terms as `sandbox.compile.Compiled` has them."""
+    """`plan` is None exactly if a diagnostic is an error; terms as `sandbox.language.compiler.Compiled` has them."""
 
     plan: CompiledPlan | None
     diagnostics: list[Diagnostic]
