@@ -39,11 +39,13 @@ class Watched:
         self.limit_s = limit_s
         self.struck = False
         self._began_s = cpu_s(pid)
+        self._seen_s = 0.0
 
     @property
     def spent_s(self) -> float:
-        """CPU seconds since the watch began."""
-        return max(0.0, cpu_s(self.pid) - self._began_s)
+        """CPU seconds since the watch began; of a process that is gone, what was seen last."""
+        self._seen_s = max(self._seen_s, cpu_s(self.pid) - self._began_s)
+        return self._seen_s
 
 
 class CpuWatch:
