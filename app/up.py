@@ -7,6 +7,7 @@ the embedded database stops last.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -24,17 +25,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import psycopg
 import structlog
 
-from app import development
+from app import dev_data
+from app.backoff import Backoff
 from app.errors import CommandFailed
 from app.market import venue
 from app.settings import Settings
-from app.store import embedded, migrations, queries
+from app.store import embedded, markets, migrations
+from app.store.markets import Market
+from app.store.pool import connect_direct
 
 log = structlog.get_logger(__name__)
-_SQL = queries.load("markets")
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 15.0
 HEALTHY_AFTER_S = 30.0
@@ -52,7 +54,7 @@ def run(settings: Settings) -> None:
     """
     with _only_one(settings.data_dir), _database(settings) as url:
         migrations.migrate(url)
-        _continue_market(url, settings)
+        asyncio.run(_continue_market(url, settings))
         port = settings.port or _free_port(settings.host)
         environment = os.environ | {
             "DATABASE_URL": settings.database_url or url,
@@ -90,19 +92,20 @@ def _database(settings: Settings) -> Iterator[str]:
         server.cleanup()
 
 
-def _continue_market(url: str, settings: Settings) -> None:
+async def _continue_market(url: str, settings: Settings) -> None:
     """A simulated market at a speed of its own goes on where the ledger stands; nobody saw what would have happened meanwhile."""
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        row = connection.execute(_SQL["the_market"]).fetchone()
-        if row is None:
+    async with await connect_direct(url, name="vyx-up") as connection:
+        stored = await markets.find(connection)
+        venue.check_market(settings, stored)
+        if stored is None:
             return
-        source = row[0]
-        if settings.market != "auto" and source != (wanted := venue.source_name(settings.market)):
-            raise CommandFailed(
-                f"This database holds the market {source!r} and cannot take {wanted!r} as well; use another --data-dir."
-            )
-        if source.startswith("files ") or (source == "simulated" and settings.speed != 1):
-            connection.execute(_SQL["anchor_market"], {"speed": settings.speed})
+        if stored.source.startswith("files ") or (stored.source == "simulated" and settings.speed != 1):
+            await markets.anchor(connection, speed=settings.speed)
+
+
+async def _stored_market(url: str) -> Market | None:
+    async with await connect_direct(url, name="vyx-up") as connection:
+        return await markets.find(connection)
 
 
 def _free_port(host: str) -> int:
@@ -127,7 +130,7 @@ class _Child:
     environment: dict[str, str]
     process: subprocess.Popen[str] | None = None
     started: float = 0.0
-    backoff_s: float = BACKOFF_FIRST_S
+    backoff: Backoff = field(default_factory=lambda: Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S))
     restart_at: float = 0.0
     said_ready: threading.Event = field(default_factory=threading.Event)
 
@@ -156,15 +159,13 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        self.backoff_s = (
-            BACKOFF_FIRST_S
-            if now - self.started > HEALTHY_AFTER_S
-            else min(self.backoff_s * 2, BACKOFF_MAX_S)
-        )
-        self.restart_at = now + self.backoff_s
+        if now - self.started > HEALTHY_AFTER_S:
+            self.backoff.reset()
+        wait_s = self.backoff.next_s()
+        self.restart_at = now + wait_s
         self.process = None
         log.warning(
-            "process ended, starting it again", process=self.name, exit_code=code, wait_s=self.backoff_s
+            "process ended, starting it again", process=self.name, exit_code=code, wait_s=round(wait_s, 2)
         )
         return code
 
@@ -264,23 +265,18 @@ def _is_ready(url: str) -> bool:
 
 
 def _has_begun(database_url: str) -> bool:
-    with psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection:
-        row = connection.execute(_SQL["the_market"]).fetchone()
-    return row is not None and (row[0] == "binance" or row[6] is not None)
+    stored = asyncio.run(_stored_market(database_url))
+    return stored is not None and (stored.source == "binance" or stored.newest_slot is not None)
 
 
 def _welcome(settings: Settings, database_url: str, url: str) -> None:
     """For a person on a terminal: what runs, and what to try. On stderr: stdout carries the ready line alone."""
-    with psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection:
-        row = connection.execute(_SQL["the_market"]).fetchone()
-    source = row[0] if row else "no market yet"
-    lines = [f"Market: {_plainly(source, settings)}."]
-    if settings.database_url is None and (names := development.put_demo(database_url)):
+    stored = asyncio.run(_stored_market(database_url))
+    lines = [f"Market: {_plainly(stored.source if stored else 'no market yet', settings)}."]
+    if settings.database_url is None and (names := asyncio.run(dev_data.put_demo(database_url))):
         lines.append(f"A demo user runs three example traders: {', '.join(names)}.")
     if settings.database_url is None and settings.jwks_url is None:
-        token = development.make_token(
-            settings, development.DEMO_USER, minutes=development.DEMO_TOKEN_MINUTES
-        )
+        token = dev_data.make_token(settings, dev_data.DEMO_USER, minutes=dev_data.DEMO_TOKEN_MINUTES)
         lines += [
             "Its token, valid for a week, and two things to try:",
             "",

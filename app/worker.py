@@ -24,10 +24,11 @@ from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
 from app.metrics import WorkerMetrics
 from app.metrics_server import serve_metrics
-from app.preview.answering import PreviewAnswering
+from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.screening.screener import Screener
 from app.settings import Settings
+from app.store import jobs
 from app.store.pool import make_pool
 from jobs.runner import job_connections, run_jobs, run_previews
 from jobs.tasks import tick
@@ -67,7 +68,7 @@ class Worker:
         self._hints = Hints(self._pool)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
-        self._previews = PreviewAnswering(self._pool, self._hints, EvaluatingProcess())
+        self._previews = PreviewJob(self._pool, self._hints, EvaluatingProcess())
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
@@ -170,5 +171,5 @@ class Worker:
 
 async def _defer_tick(connection: Any) -> None:
     """Inside the caller's transaction: the tick exists exactly when the slot does."""
-    await connection.execute("select set_config('search_path', 'procrastinate', true)")
+    await jobs.use_job_schema(connection)
     await tick.configure(connection=connection).defer_async()

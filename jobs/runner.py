@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
+from app.store.jobs import use_job_schema
 from app.store.pool import KEEPALIVE, Connection
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 
@@ -21,7 +22,7 @@ PREVIEWS_AT_ONCE = (
 
 async def _configure(connection: Connection) -> None:
     await connection.set_autocommit(True)
-    await connection.execute("set search_path to procrastinate")
+    await use_job_schema(connection, for_session=True)
 
 
 @asynccontextmanager

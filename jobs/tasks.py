@@ -11,12 +11,12 @@ import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
 from app.errors import Fenced, NotTrusted
-from app.store import candles, machines, previews, slots
+from app.store import candles, jobs, machines, previews, slots
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
-    from app.preview.answering import PreviewAnswering
+    from app.preview.job import PreviewJob
     from app.screening.screener import Screener
     from app.store.pool import Connection, Pool
 
@@ -68,19 +68,19 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # n
                     connection, timeframe, ledger.market_time, bars=CANDLE_BARS_KEPT, seconds=seconds
                 )
         await slots.prune(connection, days=LEDGER_DAYS_KEPT)
-        await machines.cancel_jobs_of_the_dead(connection)
+        await jobs.cancel_jobs_of_the_dead(connection)
 
 
 @app.task(name="preview", queue=PREVIEW_QUEUE, pass_context=True)
 async def preview(context: procrastinate.JobContext, preview_id: str) -> None:
     """Answer a preview; its row says how it ended."""
-    answering = cast("PreviewAnswering", context.additional_context["previews"])
-    await answering.answer(UUID(preview_id))
+    job = cast("PreviewJob", context.additional_context["previews"])
+    await job.run(UUID(preview_id))
 
 
 async def defer_preview(connection: Connection, preview_id: UUID) -> None:
     """Inside the caller's transaction, as its last statement: the job exists exactly when the row does."""
-    await connection.execute("select set_config('search_path', 'procrastinate', true)")
+    await jobs.use_job_schema(connection)
     await preview.configure(connection=connection).defer_async(preview_id=str(preview_id))
 
 

@@ -2,7 +2,7 @@
 Whether a trader's screening can be believed, in one word and one sentence.
 
 ``running`` is a state somebody set; health is what the ledger of slots proves. Decided here: the words, their order of
-precedence and their thresholds. Not decided here: where the facts come from (``app/store/market_read.py``).
+precedence and their thresholds. Not decided here: where the facts come from (``app/store/markets.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from app.domain.lifecycle import ACTIVE, TraderState
 
-PATIENCE_S = 120.0  # market seconds: two one-minute bars, the promise of DESIGN §1.7
+PATIENCE_S = 120.0  # market seconds: two one-minute bars, the promise of docs/design.md, 7
 PATIENCE_WALL_S = (
     2.0  # at speed 600 two bars pass in 0.2 s, less than a screening takes; allow it this much of real time
 )

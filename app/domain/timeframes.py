@@ -2,7 +2,7 @@
 Timeframes: how long each bar is and which bars close at a slot.
 
 Decided here: which bars open and close at an instant. Not decided here: which timeframes there are
-(``sandbox.plan.timeframes``), what a bar holds (``app.market.rollup``) and when a slot may close (ingest).
+(``sandbox.plan.timeframes``), what a bar holds (``app.market.simulated.rollup``) and when a slot may close (ingest).
 Instants are whole milliseconds since the epoch, the exchange's own unit.
 """
 

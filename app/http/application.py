@@ -17,7 +17,7 @@ from app.http import health, market, openapi, previews, problems, shapes, signal
 from app.http.endpoints import Call, Endpoint, routes
 from app.http.middleware import Envelope, Guard
 from app.http.service import Service
-from app.preview.answering import Preview
+from app.preview.job import Preview
 
 VERSION = "0.1.0"
 PREVIEW_S_MAX = 30.0  # waiting for a compiler, then for the answer, 10 s each, and some

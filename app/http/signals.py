@@ -22,11 +22,8 @@ async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalLi
             after=pages.read_signal_cursor(query.cursor),
             limit=query.limit + 1,
         )
-    page = rows[: query.limit]
-    more = len(rows) > query.limit
-    return shapes.SignalList(
-        [_signal(row) for row in page], pages.write_cursor(page[-1].created_at, page[-1].id) if more else None
-    )
+    page, cursor = pages.page_of(rows, query.limit, lambda row: pages.write_cursor(row.created_at, row.id))
+    return shapes.SignalList([_signal(row) for row in page], cursor)
 
 
 async def stream(call: Call, query: shapes.StreamQuery) -> Response:

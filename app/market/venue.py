@@ -75,6 +75,28 @@ def source_name(market: str) -> str:
     return f"files {path.name} {hashlib.sha256(listing.encode()).hexdigest()[:12]}"
 
 
+def check_market(settings: Settings, stored: Market | None) -> None:
+    """
+    Whether this database may serve the market that was asked for.
+
+    Raises:
+        MarketUnusable: there are no candle files at the path; the database holds another market, or candle files whose path
+            ``auto`` cannot know.
+    """
+    if settings.market == "auto":
+        if stored is not None and stored.source not in ("binance", "simulated"):
+            raise MarketUnusable(
+                f"This database holds the market {stored.source!r}; name its path with --market, or use another --data-dir."
+            )
+        return
+    wanted = source_name(settings.market)
+    if stored is not None and stored.source != wanted:
+        raise MarketUnusable(
+            f"This database holds the market {stored.source!r} and cannot take {wanted!r} as well;"
+            " use another --data-dir or DATABASE_URL."
+        )
+
+
 async def choose(settings: Settings, stored: Market | None) -> str:
     """
     The market to feed: what was asked for, with ``auto`` decided (what the database holds, else Binance if it answers).
@@ -82,20 +104,12 @@ async def choose(settings: Settings, stored: Market | None) -> str:
     Raises:
         MarketUnusable: the database holds another market than the one asked for.
     """
-    if settings.market == "auto":
-        if stored is not None and stored.source in ("binance", "simulated"):
-            return stored.source
-        if stored is not None:
-            raise MarketUnusable(
-                f"This database holds the market {stored.source!r}; name its path with --market, or use another --data-dir."
-            )
-        return "binance" if await is_reachable(settings.exchange_rest_url) else "simulated"
-    wanted = source_name(settings.market)
-    if stored is not None and stored.source != wanted:
-        raise MarketUnusable(
-            f"This database holds the market {stored.source!r} and cannot take {wanted!r} as well; use another --data-dir or DATABASE_URL."
-        )
-    return settings.market
+    check_market(settings, stored)
+    if settings.market != "auto":
+        return settings.market
+    if stored is not None:
+        return stored.source
+    return "binance" if await is_reachable(settings.exchange_rest_url) else "simulated"
 
 
 @asynccontextmanager

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from app import history
+from app.access import known_symbols
 from app.errors import CommandFailed, Kind, Refused
-from app.lifecycle import known_symbols
-from app.preview import evaluation, history, wire
-from app.preview.answering import Preview, preview_of, question_about
+from app.preview import evaluation, wire
+from app.preview.job import Preview, preview_of, question_about
 from app.store import slots
 from app.store.pool import Connection, connect_direct
 from sandbox.engine.candles.panel import Frame

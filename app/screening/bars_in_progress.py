@@ -13,7 +13,7 @@ from datetime import datetime
 from uuid import UUID
 
 from app.domain import timeframes
-from app.store.screening import Match
+from app.store.signals import Match
 
 _Bar = tuple[UUID, int, str]
 """A lease, and the timeframe of the bar."""

@@ -9,9 +9,10 @@ from uuid import UUID
 
 from app.store import queries
 from app.store.pool import Connection
+from app.store.refusals import translated
 from app.store.rows import rows_of
 
-_QUERIES = queries.load("accounts")
+_SQL = queries.load("accounts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,13 @@ class FullQuota:
 
 
 async def user_exists(connection: Connection, user_id: UUID) -> bool:
-    row = await (await connection.execute(_QUERIES["user_exists"], {"user_id": user_id})).fetchone()
+    row = await (await connection.execute(_SQL["user_exists"], {"user_id": user_id})).fetchone()
     return row is not None and bool(row[0])
 
 
 async def find_account(connection: Connection, user_id: UUID) -> Account:
     async with connection.cursor(row_factory=rows_of(Account)) as cursor:
-        await cursor.execute(_QUERIES["find_account"], {"user_id": user_id})
+        await cursor.execute(_SQL["find_account"], {"user_id": user_id})
         account = await cursor.fetchone()
     assert account is not None  # noqa: S101 tiers has a row for every tier an account may name, free included
     return account
@@ -46,5 +47,21 @@ async def find_account(connection: Connection, user_id: UUID) -> Account:
 async def full_quota(connection: Connection, user_id: UUID, trader_id: UUID) -> FullQuota | None:
     """The quota of the user's tier that starting this trader of theirs would break; None when it would not."""
     async with connection.cursor(row_factory=rows_of(FullQuota)) as cursor:
-        await cursor.execute(_QUERIES["full_quota"], {"user_id": user_id, "trader_id": trader_id})
+        await cursor.execute(_SQL["full_quota"], {"user_id": user_id, "trader_id": trader_id})
         return await cursor.fetchone()
+
+
+async def put_user(connection: Connection, user_id: UUID) -> None:
+    """Make the user's row when it is missing. On plain Postgres; on Supabase users come from sign-up."""
+    await connection.execute(_SQL["put_user"], {"user_id": user_id})
+
+
+async def set_tier(connection: Connection, user_id: UUID, tier: str) -> None:
+    """
+    Give a user a tier.
+
+    Raises:
+        Refused: there is no such tier or user.
+    """
+    with translated():
+        await connection.execute(_SQL["set_tier"], {"user_id": user_id, "tier": tier})

@@ -19,3 +19,11 @@ select q.tier, q.max_running as "limit", q.used
      where t.tier = coalesce((select a.tier from public.accounts a where a.user_id = s.user_id), 'free')) q
  where s.trader_id = %(trader_id)s and s.user_id = %(user_id)s
    and s.state in ('stopped', 'error') and s.retry_at is null and q.used >= q.max_running;
+
+-- put_user --
+-- On plain Postgres; on Supabase users come from sign-up.
+insert into auth.users (id, aud, role) values (%(user_id)s, 'authenticated', 'authenticated') on conflict do nothing;
+
+-- set_tier --
+-- As a person in Studio would.
+select public.set_tier(%(user_id)s, %(tier)s);

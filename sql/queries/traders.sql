@@ -40,3 +40,26 @@ select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency,
    and (%(before_at)s::timestamptz is null or t.created_at < %(before_at)s or (t.created_at = %(before_at)s and t.id > %(before_id)s::uuid))
  order by t.created_at desc, t.id
  limit %(limit)s;
+
+-- plans --
+-- What to screen for these traders.
+select t.id, t.user_id, t.plan::text, t.plan_hash, t.symbols, t.frequency, t.filter
+  from public.traders t where t.id = any (%(trader_ids)s::uuid[]);
+
+-- store_recompiled --
+-- A plan of an older version, compiled anew; no row when its user saved another filter meanwhile. The revision rises, so that its
+-- machine loads it like any change.
+update public.traders t set plan = %(plan)s::jsonb, plan_hash = %(plan_hash)s, plan_summary = %(plan_summary)s
+ where t.id = %(trader_id)s and t.revision = %(revision)s
+returning t.id;
+
+-- explained_trader --
+-- What decides about a match of this trader, whoever owns it.
+select t.user_id, t.filter, t.plan::text as plan, t.plan_hash, t.symbols, t.frequency, s.state::text as state, s.last_error,
+       vyx.screened_through(s) as screened_through
+  from public.traders t join public.trader_state s on s.trader_id = t.id
+ where t.id = %(trader_id)s;
+
+-- has_traders --
+-- Is this database anybody's already?
+select exists (select from public.traders);

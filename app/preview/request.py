@@ -12,9 +12,10 @@ from uuid import UUID
 
 import msgspec
 
+from app.access import count_call, known_symbols
 from app.errors import Kind, Refused
-from app.lifecycle import CompiledFilter, count_call, known_symbols
-from app.preview.answering import WAIT_S, Preview
+from app.lifecycle import CompiledFilter
+from app.preview.job import WAIT_S, Preview
 from app.store import previews, slots
 from app.store.pool import Connection, Pool
 from app.store.rate_limits import PREVIEW
@@ -25,7 +26,7 @@ Defer = Callable[[Connection, UUID], Awaitable[None]]
 """Defers the job that answers a preview, inside the caller's transaction."""
 
 
-class PreviewAsking:
+class PreviewRequest:
     """
     Args:
         compile_filter: Compiles a filter or refuses it with its diagnostics.

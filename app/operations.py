@@ -1,46 +1,45 @@
-"""What the command line prints about a running service, and the documents it generates."""
+"""What an operator does to a running service from the command line, and the schema dump it generates."""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from psycopg.rows import dict_row
-
 from app.errors import CommandFailed
-from app.store import embedded, migrations, queries
-from app.store.refusals import translated
+from app.store import embedded, jobs, machines, markets, migrations, trader_state
+from app.store.pool import connect_direct
 
-_SQL = queries.load("development")
+CONNECTION_NAME = "vyx-cli"
 
 
-def status(url: str) -> dict[str, Any]:
+async def status(url: str) -> dict[str, Any]:
     """Machines, ledger and traders by state, as one JSON-ready object."""
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        ledger = connection.execute(_SQL["ledger"]).fetchone() or (None,) * 5
-        machines = connection.cursor(row_factory=dict_row).execute(_SQL["machines"]).fetchall()
-        traders: dict[str, int] = dict(connection.execute(_SQL["traders"]).fetchall())
-    names = ("market", "market_time", "newest_closed", "open", "outage")
-    return {"ledger": dict(zip(names, ledger, strict=True)), "machines": machines, "traders": traders}
+    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        return {
+            "ledger": asdict(await markets.ledger(connection)),
+            "machines": [asdict(machine) for machine in await machines.list_overview(connection)],
+            "traders": await trader_state.count_by_state(connection),
+        }
 
 
-def drain(url: str, machine: str) -> None:
-    """Ask a machine to leave its traders to others."""
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection, translated():
-        connection.execute(_SQL["drain"], {"machine": machine})
+async def drain(url: str, machine: str) -> None:
+    """
+    Ask a machine to leave its traders to others.
+
+    Raises:
+        Refused: there is no such machine.
+    """
+    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        await machines.drain(connection, machine)
 
 
-def redeliver(url: str) -> tuple[int, int]:
+async def redeliver(url: str) -> tuple[int, int]:
     """Retry every dead letter whose queue somebody works on; returns how many were retried, and how many are left."""
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        with connection.transaction():
-            connection.execute(_SQL["use_job_schema"])
-            retried = connection.execute(_SQL["redeliver"]).rowcount
-        left = connection.execute(_SQL["dead_letters"]).fetchone()
-    return retried, left[0] if left else 0
+    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        return await jobs.redeliver(connection), await jobs.dead_letters(connection)
 
 
 def schema() -> str:

@@ -14,12 +14,12 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from app.coordination.hints import Hints
-from app.preview import history, wire
+from app import history
+from app.coordination.hints import Channel, Hints
+from app.domain.timeframes import epoch_ms, instant
+from app.preview import wire
 from app.preview.process import Crashed, EvaluatingProcess, TimedOut
-from app.store import history as history_store
-from app.store import previews
-from app.store.history import instant
+from app.store import previews, slots
 from app.store.pool import Connection, Pool
 from app.store.previews import Asked, Ended
 from sandbox.plan.document import Plan, PlanError, load_plan
@@ -58,7 +58,7 @@ class Preview(msgspec.Struct):
     evaluated_ms: float
 
 
-class PreviewAnswering:
+class PreviewJob:
     """
     Answers previews, one at a time.
 
@@ -73,7 +73,7 @@ class PreviewAnswering:
         self._hints = hints
         self._process = process
 
-    async def answer(self, preview_id: UUID) -> None:
+    async def run(self, preview_id: UUID) -> None:
         """Answer one preview; whatever goes wrong with it is said in its row. One that nobody waits for any more is left alone."""
         async with self._pool.connection() as connection:
             asked = await previews.take(connection, preview_id, wait_s=WAIT_S)
@@ -83,7 +83,7 @@ class PreviewAnswering:
         state, result, problem = await self._outcome(asked)
         async with self._pool.connection() as connection:
             await previews.end(connection, preview_id, state, result=result, problem=problem)
-        self._hints.send("vyx_preview")
+        self._hints.send(Channel.PREVIEW)
         if problem is not None:
             log.warning("preview failed", preview_id=str(preview_id), state=state, problem=problem)
 
@@ -130,17 +130,15 @@ async def question_about(
     symbols: Collection[str] | None,
 ) -> tuple[wire.Question, list[wire.Columns]]:
     """The question about *plan* over candles that are loaded."""
-    passed_over = (
-        [] if stretch.first is None else await history_store.unscreened(connection, stretch.first, until)
-    )
-    late = [(u.symbol, history.milliseconds(u.slot)) for u in passed_over if u.symbol is not None]
+    passed_over = [] if stretch.first is None else await slots.unscreened(connection, stretch.first, until)
+    late = [(u.symbol, epoch_ms(u.slot)) for u in passed_over if u.symbol is not None]
     question = wire.Question(
         plan=plan.encode().decode(),
         symbols=stretch.symbols,
         matched=None if symbols is None else sorted(symbols),
         bars=bars,
-        until_ms=history.milliseconds(until),
-        outages_ms=[history.milliseconds(u.slot) for u in passed_over if u.symbol is None],
+        until_ms=epoch_ms(until),
+        outages_ms=[epoch_ms(u.slot) for u in passed_over if u.symbol is None],
         late=late
         if plan.due_every == "1m"
         else [],  # what is rolled up from them was complete at its close, or never is

@@ -25,7 +25,7 @@ SLACK_BARS = 64  # loaded beyond what is needed, so that a slightly deeper plan 
 TRIM_EVERY_BARS = 256  # how far a frame may outgrow its need before its oldest bars are dropped
 
 
-class PanelKeeper:
+class PanelLoader:
     """
     Args:
         pool: Connections for the reads.
