@@ -7,7 +7,6 @@ stored one, which is what is screened. What the plan alone tells is ``sandbox/en
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from uuid import UUID
 
 from app import history
 from app.access import check_own
+from app.bounded import questions
 from app.domain.timeframes import epoch_ms
 from app.errors import Kind, Refused
 from app.lifecycle import CompiledFilter
@@ -25,9 +25,8 @@ from app.store.pool import Connection, Pool
 from app.store.signals import StoredSignal
 from app.store.slots import SlotState
 from app.store.traders import ExplainedTrader
-from sandbox.engine.calls import OperatorError
-from sandbox.engine.explain import Explanation, explain
-from sandbox.interpreter.functions import EachRunner
+from app.turns import SharedQueue
+from sandbox.engine.explain import Explanation
 from sandbox.language.recording import Term
 from sandbox.plan.document import Plan, PlanError, load_plan
 from sandbox.plan.timeframes import TIMEFRAMES
@@ -70,15 +69,21 @@ class _Case:
 class Explaining:
     """
     Args:
-        compile_filter: Compiles a filter, for the places of its terms; refuses one that does not compile.
-        each: Runs the functions of filters that use `each`.
+        compile_filter: Compiles a user's filter, for the places of its terms; refuses one that does not compile.
+        evaluate: Looks at the candles, in a bounded child.
+        queue: Whose question is answered next.
     """
 
     def __init__(
-        self, pool: Pool, compile_filter: Callable[[str], Awaitable[CompiledFilter]], each: EachRunner
+        self,
+        pool: Pool,
+        compile_filter: Callable[[UUID, str], Awaitable[CompiledFilter]],
+        evaluate: Callable[[questions.Explain], Awaitable[questions.Explained]],
+        queue: SharedQueue,
     ) -> None:
         self._pool = pool
-        self._each = each
+        self._evaluate = evaluate
+        self._queue = queue
         self._compile = compile_filter
         self._terms: OrderedDict[str, tuple[str, Sequence[Term]]] = OrderedDict()
 
@@ -87,7 +92,7 @@ class Explaining:
         Explain the slot *at* (None: the newest one at which the trader is due) for one symbol.
 
         Raises:
-            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed yet, UNAVAILABLE.
+            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed yet, UNAVAILABLE, BUSY.
         """
         async with self._pool.connection() as connection:
             trader = await _own_trader(connection, user_id, trader_id)
@@ -103,24 +108,25 @@ class Explaining:
             )
         if at is None:
             slot -= timedelta(seconds=slot.timestamp() % TIMEFRAMES[plan.due_every])
-        terms = await self._terms_of(trader.filter, plan)
-        async with self._pool.connection() as connection:
-            stretch = await history.load(connection, plan, bars=BARS_LOOKED_AT, until=slot, symbols=[symbol])
-            past = await _past(connection, trader_id, trader, symbol, slot, _bar_began(plan, slot))
-        try:
-            explanation = await asyncio.to_thread(
-                lambda: explain(plan, terms, stretch.panel(), epoch_ms(slot), symbol, self._each)
-            )
-        except OperatorError as error:
-            return Explained(slot, f"evaluation failed: {error}", None)
-        return Explained(slot, _reason(_Case(trader, plan, symbol, slot, explanation, past)), explanation)
+        terms = await self._terms_of(user_id, trader.filter, plan)
+        async with self._queue.turn(user_id):
+            async with self._pool.connection() as connection:
+                stretch = await history.load(
+                    connection, plan, bars=BARS_LOOKED_AT, until=slot, symbols=[symbol]
+                )
+                past = await _past(connection, trader_id, trader, symbol, slot, _bar_began(plan, slot))
+            found = await self._evaluate(_question(trader, terms, stretch, slot, symbol))
+        if found.explanation is None:
+            return Explained(slot, f"evaluation failed: {found.problem}", None)
+        case = _Case(trader, plan, symbol, slot, found.explanation, past)
+        return Explained(slot, _reason(case), found.explanation)
 
-    async def _terms_of(self, source: str, plan: Plan) -> Sequence[Term]:
+    async def _terms_of(self, user_id: UUID, source: str, plan: Plan) -> Sequence[Term]:
         """The terms of *source* where it compiles to *plan*; none where the stored plan is of something else."""
         key = hashlib.sha256(source.encode()).hexdigest()
         if key not in self._terms:
             try:
-                compiled = await self._compile(source)
+                compiled = await self._compile(user_id, source)
             except Refused as refused:
                 if refused.kind is not Kind.FILTER_INVALID:
                     raise
@@ -132,6 +138,19 @@ class Explaining:
         self._terms.move_to_end(key)
         plan_hash, terms = self._terms[key]
         return terms if plan_hash == plan.hash else ()
+
+
+def _question(
+    trader: ExplainedTrader, terms: Sequence[Term], stretch: history.Stretch, slot: datetime, symbol: str
+) -> questions.Explain:
+    return questions.Explain(
+        plan=trader.plan,
+        terms=list(terms),
+        slot_ms=epoch_ms(slot),
+        symbol=symbol,
+        symbols=stretch.symbols,
+        candles=questions.candles_of(stretch.frames),
+    )
 
 
 async def _own_trader(connection: Connection, user_id: UUID, trader_id: UUID) -> ExplainedTrader:

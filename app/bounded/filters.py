@@ -52,10 +52,15 @@ class BoundedFilters:
         self._free = asyncio.Semaphore(processes)
 
     async def __aenter__(self) -> Self:
-        await self._idle[-1].start()  # the others when somebody waits for them
+        """One child starts at once, beside whatever else starts; the others when somebody waits for them."""
+        self._starting = asyncio.create_task(self._idle[-1].start())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._starting.cancel()
+        for ended in await asyncio.gather(self._starting, return_exceptions=True):
+            if isinstance(ended, Exception):
+                log.warning("the first filter process did not start", reason=repr(ended))
         for process in self._all:
             await process.close()
 

@@ -49,23 +49,20 @@ class Explain(msgspec.Struct, frozen=True, tag="explain"):
 Question = Compile | Explain
 
 
-class CompiledPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan as a document, with what its trader shows of it."""
+class CompiledPlan(msgspec.Struct, frozen=True):
+    """A plan as a document, with what is told of it outside."""
 
     document: bytes
     hash: str
-    trigger: str
-    timeframes: list[str]
-    forming: list[str]
-    due_every: str
-    operators: list[str]
-    lookback_bars: int
-    cost: float
-    calls_each: bool
+    shown: dict[str, Any]
 
     def encode(self) -> bytes:
         """The document, as `sandbox.plan.document.load_plan` reads it."""
         return self.document
+
+    def summary(self) -> dict[str, Any]:
+        """What is told about a plan outside (`Trader.plan` of the contract)."""
+        return self.shown
 
 
 class Compiled(msgspec.Struct, frozen=True, tag="compiled"):
@@ -115,18 +112,7 @@ def read_answer(body: bytes) -> Answer:
 
 def summarised(plan: Plan) -> CompiledPlan:
     """A compiled plan as it travels."""
-    return CompiledPlan(
-        document=plan.encode(),
-        hash=plan.hash,
-        trigger=plan.trigger,
-        timeframes=list(plan.timeframes),
-        forming=list(plan.forming),
-        due_every=plan.due_every,
-        operators=list(plan.operators),
-        lookback_bars=plan.lookback_bars,
-        cost=plan.cost,
-        calls_each=plan.calls_each,
-    )
+    return CompiledPlan(plan.encode(), plan.hash, plan.summary())
 
 
 def candles_of(frames: Mapping[str, Sequence[NDArray[Any]]]) -> list[Candles]:

@@ -51,7 +51,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         returns=shapes.SavedTrader,
         status=201,
         body=shapes.NewTrader,
-        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
     ),
     Endpoint(
         method="GET",
@@ -83,7 +83,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=traders.change_trader,
         returns=shapes.SavedTrader,
         body=shapes.TraderChange,
-        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
     ),
     Endpoint(
         method="DELETE",
@@ -130,7 +130,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=previews.explain_trader,
         returns=shapes.Explain,
         query=shapes.ExplainQuery,
-        refusals=(*_OF_TRADER, Kind.UNAVAILABLE),
+        refusals=(*_OF_TRADER, Kind.UNAVAILABLE, Kind.BUSY),
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/check",
+        handler=previews.check_filter,
+        returns=shapes.Check,
+        body=shapes.FilterCheck,
+        refusals=(Kind.BUSY, Kind.UNAVAILABLE),
         counts_as_read=True,
     ),
     Endpoint(
@@ -139,7 +148,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=previews.execute_filter,
         returns=Preview,
         body=shapes.FilterRun,
-        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
         time_limit_s=PREVIEW_S_MAX,
     ),
     Endpoint(

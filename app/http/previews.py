@@ -7,12 +7,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
+import msgspec
+
 from app.domain.timeframes import instant
 from app.explain import Explained
 from app.http import shapes
 from app.http.endpoints import Call
+from app.lifecycle import describe_diagnostic
 from app.preview.job import Preview
 from sandbox.engine.explain import Bar
+
+
+async def check_filter(call: Call, body: shapes.FilterCheck) -> shapes.Check:
+    """Compile a filter without saving it: its diagnostics while one types, and the plan once nothing is an error."""
+    compiled = await call.service.lifecycle.check(call.user_id, body.filter)
+    plan = None if compiled.plan is None else msgspec.convert(compiled.plan.summary(), shapes.PlanSummary)
+    return shapes.Check([shapes.Diagnostic(**describe_diagnostic(d)) for d in compiled.diagnostics], plan)
 
 
 async def execute_filter(call: Call, body: shapes.FilterRun) -> Preview:

@@ -37,7 +37,7 @@ class PreviewRequest:
     def __init__(
         self,
         pool: Pool,
-        compile_filter: Callable[[str], Awaitable[CompiledFilter]],
+        compile_filter: Callable[[UUID, str], Awaitable[CompiledFilter]],
         *,
         defer: Defer,
         upcoming: Callable[[], asyncio.Event],
@@ -60,7 +60,7 @@ class PreviewRequest:
             await count_call(connection, user_id, PREVIEW)
             wanted = await known_symbols(connection, symbols)
             end = await _end(connection, until)
-        compiled = await self._compile(source)
+        compiled = await self._compile(user_id, source)
         async with self._pool.connection() as connection, connection.transaction():
             preview_id = await previews.insert(
                 connection, user_id, plan=compiled.plan.encode(), bars=bars, symbols=wanted, until=end

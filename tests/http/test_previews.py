@@ -13,23 +13,23 @@ from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.store.rate_limits import Limit
 from app.web import make_service
-from sandbox.language.compiler import FilterCompiler
+from tests.in_process import in_process_filters
 from tests.preview.conftest import FIRST, LAST, LATE, OUTAGE, seed_candles
 
 RISING = 'b = bars("1m")\nshow(opened=b.open)\nsignal(b.close > b.open)\n'
 
 
 @pytest.fixture(scope="module")
-def compiler():
-    with FilterCompiler(processes=1) as compiler:
-        yield compiler
+def filters():
+    with in_process_filters() as filters:
+        yield filters
 
 
 @pytest.fixture
-async def service(make_settings, connection, compiler):
+async def service(make_settings, connection, filters):
     """A web process with the real compiler, over stored candles."""
     seed_candles(connection)
-    async with make_service(make_settings(), compiler) as service:
+    async with make_service(make_settings(), filters) as service:
         await service.feed.has_horizon.wait()
         yield service
 
