@@ -88,6 +88,7 @@ class BoundedProcess:
         self._command = command
         self._wall_limit_s = wall_limit_s
         self._answer_bytes_max = answer_bytes_max
+        self.ready = b""  # the message of the child that started last: what it could give up
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -145,9 +146,12 @@ class BoundedProcess:
             start_new_session=True,
         )
         async with asyncio.timeout(START_LIMIT_S):
-            ready = await Conversation(process, self._answer_bytes_max).receive()
+            self.ready = await Conversation(process, self._answer_bytes_max).receive()
         log.info(
-            "bounded process started", command=self._command[-1], pid=process.pid, confined=ready.decode()
+            "bounded process started",
+            command=self._command[-1],
+            pid=process.pid,
+            confined=self.ready.decode(),
         )
         return process
 
