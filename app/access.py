@@ -1,7 +1,8 @@
 """
 What a user may ask for: calls counted within limits, traders that are theirs, symbols the market has.
 
-Decided here: the refusal in each case and its text. Every use case (save, start, preview, explain) begins with these.
+Decided here: the refusal in each case and its text. Every use case (save, start, preview, explain) begins
+with these.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ async def count_call(connection: Connection, user_id: UUID, limit: Limit) -> Non
 
 
 async def admit(connection: Connection, user_id: UUID, limit: Limit, trader_id: UUID) -> None:
-    """Count a call about a trader and check whose it is: one round trip, since every start and stop begins with it."""
+    """Count a call about a trader and check whose it is, in one round trip: starts and stops begin with it."""
     verdict = await rate_limits.allow_call(connection, user_id, limit, trader_id=trader_id)
     _check_allowed(verdict, limit)
     check_own(verdict.owner_id, user_id, trader_id)

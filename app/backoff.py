@@ -1,4 +1,6 @@
-"""How long to wait before something that ended is started again: doubling, with a longest wait, and spread."""
+"""
+How long to wait before something that ended is started again: doubling, with a longest wait, and spread.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import random
 
 class Backoff:
     """
-    Waits of ``first_s``, twice that, and so on up to ``longest_s``; each is shortened at random by up to half.
+    Waits of ``first_s``, twice that, and so on up to ``longest_s``, each shortened at random by up to half.
 
     The spread keeps processes that lost the same server from all coming back at once.
     """

@@ -240,7 +240,7 @@ def drain(
     machine: Annotated[str, typer.Argument(help="Its id, as `vyx status` shows it.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Take a machine out: it finishes the slot in hand, gives its traders back and claims no more."""
+    """Take a machine out: it finishes the current slot, gives its traders back and claims no more."""
     asyncio.run(operations.drain(_database_url(_settings(data_dir=data_dir)), machine))
     print(f"{machine} is draining")
 

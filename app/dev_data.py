@@ -1,5 +1,6 @@
 """
-For a developer's machine: tokens without an auth server, and a demo user with example traders on an empty embedded database.
+For a developer's machine: tokens without an auth server, and a demo user with example traders on an empty
+embedded database.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """
 Why a trader did or did not signal a symbol at a slot, from stored candles and the trader's own past.
 
-Decided here: the order of reasons (first what the market says, then the trader's circumstances), and that the plan explained is the
-stored one, which is what is screened. What the plan alone tells is ``sandbox/engine/explain.py``; nothing here is screened or written.
+Decided here: the order of reasons (first what the market says, then the trader's circumstances), and that the
+plan explained is the stored one, which is what is screened. What the plan alone tells is
+``sandbox/engine/explain.py``; nothing here is screened or written.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ from app.store.slots import SlotState
 from app.store.traders import ExplainedTrader
 from app.turns import SharedQueue
 from sandbox.engine.explain import Explanation
-from sandbox.language.recording import Term
-from sandbox.plan.document import Plan, PlanError, load_plan
+from sandbox.plan.document import Plan, PlanError, Term, load_plan
 from sandbox.plan.timeframes import TIMEFRAMES
 
 TERMS_KEPT = 256  # of filters explained lately: a page that explains bar after bar compiles once
@@ -37,7 +37,10 @@ BARS_LOOKED_AT = 2  # the slot's, and the one before, which on_enter compares wi
 
 @dataclass(frozen=True)
 class Explained:
-    """`reason` is None exactly if it matched; else the first reason in force, beginning with its kind and a colon."""
+    """
+    ``reason`` is None exactly if it matched; else the first reason in force, beginning with its kind and a
+    colon.
+    """
 
     at: datetime
     reason: str | None
@@ -92,7 +95,8 @@ class Explaining:
         Explain the slot *at* (None: the newest one at which the trader is due) for one symbol.
 
         Raises:
-            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed yet, UNAVAILABLE, BUSY.
+            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed
+                yet, UNAVAILABLE, BUSY.
         """
         async with self._pool.connection() as connection:
             trader = await _own_trader(connection, user_id, trader_id)

@@ -1,8 +1,10 @@
 """
-The candles that screening a plan over some bars of the past takes, read from the table: exactly those, and as live screening sees them.
+The candles that screening a plan over some bars of the past takes, read from the table: exactly those, and as
+live screening sees them.
 
-Decided here: how far back each timeframe reaches, and which symbols' candles are needed. A bar of the axis that none of the symbols
-read has (others do) is kept on the axis by a candle of ``AXIS_ROW``, a row of the panel that nobody can name.
+Decided here: how far back each timeframe reaches, and which symbols' candles are needed. A bar of the axis
+that none of the symbols read has (others do) is kept on the axis by a candle of ``AXIS_ROW``, a row of the
+panel that nobody can name.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from sandbox.engine.candles.panel import Panel
 from sandbox.engine.screen import HISTORY_SLACK_BARS
 from sandbox.plan.document import Plan
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import AcrossMarket
 from sandbox.plan.timeframes import TIMEFRAMES
 
 Columns = tuple[NDArray[Any], ...]
@@ -53,8 +56,11 @@ class Stretch:
 
 
 def symbols_read(plan: Plan, symbols: Collection[str] | None) -> list[str] | None:
-    """Whose candles the plan's answers for *symbols* depend on: theirs and those it names; None (all) when it looks across the market."""
-    if symbols is None or any(OPERATORS[node.op].form == "market" for node in plan.nodes):
+    """
+    Whose candles the plan's answers for *symbols* depend on: theirs and those it names; None (all) when it
+    looks across the market.
+    """
+    if symbols is None or any(isinstance(OPERATORS[node.op].kind, AcrossMarket) for node in plan.nodes):
         return None
     named = {str(node.params["symbol"]) for node in plan.nodes if node.params.get("symbol")}
     return sorted(named | set(symbols))
@@ -70,7 +76,8 @@ async def load(
     on_loaded: Callable[[str], None] = lambda _: None,
 ) -> Stretch:
     """
-    What it takes to screen *plan* at the newest *bars* slots at which it is due by *until*, for *symbols* (None: all).
+    What it takes to screen *plan* at the newest *bars* slots at which it is due by *until*, for *symbols*
+    (None: all).
 
     Returns fewer bars where history begins later. *on_loaded* is called with each timeframe once it is read.
     """

@@ -1,7 +1,7 @@
 """
 What a user does to a trader: save, change, delete, start, stop. Every door to these (HTTP today) goes through here.
 
-Decided here: the order of checks and what is told to whom afterwards. What is allowed is decided by Postgres (transitions,
+Decided here: the order of checks and whom a change wakes afterwards. What is allowed is decided by Postgres (transitions,
 quotas); what a filter means by ``sandbox``.
 """
 
@@ -23,7 +23,7 @@ from app.store.rate_limits import LIFECYCLE, SAVE
 from app.store.trader_state import TraderStatus
 from app.store.traders import Frequency, PlanColumns, Trader
 from app.turns import SharedQueue
-from sandbox.language.recording import Term
+from sandbox.plan.document import Term
 from sandbox.plan.text.diagnostics import Diagnostic
 
 FILTER_BYTES_MAX = 64 * 1024
@@ -85,7 +85,7 @@ class Lifecycle:
         filters: Compiles, in a bounded child.
         queue: Whose filter is compiled next.
         active_traders_max: The limit over all users.
-        on_compiled: Told how many seconds each compilation took.
+        on_compiled: Called with the seconds that each compilation took.
     """
 
     def __init__(

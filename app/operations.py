@@ -13,6 +13,7 @@ from app.store import embedded, jobs, machines, markets, migrations, trader_stat
 from app.store.pool import connect_direct
 
 CONNECTION_NAME = "vyx-cli"
+REDELIVER_WITHIN_S = 60.0  # all dead letters in one statement
 
 
 async def status(url: str) -> dict[str, Any]:
@@ -37,14 +38,20 @@ async def drain(url: str, machine: str) -> None:
 
 
 async def redeliver(url: str) -> tuple[int, int]:
-    """Retry every dead letter whose queue somebody works on; returns how many were retried, and how many are left."""
-    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+    """
+    Retry every dead letter whose queue somebody works on; returns how many were retried, and how many are
+    left.
+    """
+    async with await connect_direct(
+        url, name=CONNECTION_NAME, statement_timeout_s=REDELIVER_WITHIN_S
+    ) as connection:
         return await jobs.redeliver(connection), await jobs.dead_letters(connection)
 
 
 def schema() -> str:
     """
-    The schema that the migrations make, as SQL: from a throw-away embedded cluster, without what depends on the server's version.
+    The schema that the migrations make, as SQL: from a throw-away embedded cluster, without what depends on
+    the server's version.
 
     Raises:
         CommandFailed: the cluster or pg_dump failed.

@@ -1,8 +1,9 @@
 """
-``vyx up``: database, migrations, demo, then a web and a worker process side by side, restarted with backoff when they die.
+``vyx up``: database, migrations, demo, then a web and a worker process side by side, restarted with backoff
+when they die.
 
-The children share nothing but Postgres; this process only watches. SIGTERM and Ctrl-C are passed on once, the drain is bounded, and
-the embedded database stops last.
+The children share nothing but Postgres; this process only watches. SIGTERM and Ctrl-C are passed on once, the
+drain is bounded, and the embedded database stops last.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def run(settings: Settings) -> None:
         _serve(settings, children, url, f"http://{_reachable(settings.host)}:{port}")
 
 
-# -- what has to be there before the children ------------------------------------------------------------------------------
+# -- what has to be there before the children ----------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -93,7 +94,10 @@ def _database(settings: Settings) -> Iterator[str]:
 
 
 async def _continue_market(url: str, settings: Settings) -> None:
-    """A simulated market at a speed of its own goes on where the ledger stands; nobody saw what would have happened meanwhile."""
+    """
+    A simulated market at a speed of its own goes on where the ledger stands; nobody saw what would have
+    happened meanwhile.
+    """
     async with await connect_direct(url, name="vyx-up") as connection:
         stored = await markets.find(connection)
         venue.check_market(settings, stored)
@@ -118,7 +122,7 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 compared, not bound
 
 
-# -- children --------------------------------------------------------------------------------------------------------------
+# -- children ------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -142,7 +146,9 @@ class _Child:
         threading.Thread(target=self._relay, args=(self.process.stdout,), daemon=True).start()
 
     def _relay(self, stdout: IO[str]) -> None:
-        """A child's stdout is for us: its ready line; anything else goes to stderr, so that ours stays clean."""
+        """
+        A child's stdout is for us: its ready line; anything else goes to stderr, so that ours stays clean.
+        """
         for line in stdout:
             if line.startswith(f"vyx {self.name} ready"):
                 self.said_ready.set()
@@ -211,7 +217,7 @@ def _metrics_port(settings: Settings, offset: int) -> str:
     return str(settings.metrics_port + offset) if settings.metrics_port else "0"
 
 
-# -- serving ---------------------------------------------------------------------------------------------------------------
+# -- serving -------------------------------------------------------------------------------------------------
 
 
 def _serve(settings: Settings, children: list[_Child], database_url: str, url: str) -> None:
@@ -237,7 +243,10 @@ def _serve(settings: Settings, children: list[_Child], database_url: str, url: s
 
 
 def _await_ready(children: list[_Child], database_url: str, url: str, stopping: threading.Event) -> None:
-    """Until the web process is ready, the worker registered, and (except for Binance, whose history takes minutes) the ledger begun."""
+    """
+    Until the web process is ready, the worker registered, and (except for Binance, whose history takes
+    minutes) the ledger begun.
+    """
     deadline = time.monotonic() + READY_WITHIN_S
     while not stopping.wait(POLL_S):
         for child in children:
@@ -270,7 +279,9 @@ def _has_begun(database_url: str) -> bool:
 
 
 def _welcome(settings: Settings, database_url: str, url: str) -> None:
-    """For a person on a terminal: what runs, and what to try. On stderr: stdout carries the ready line alone."""
+    """
+    For a person on a terminal: what runs, and what to try. On stderr: stdout carries the ready line alone.
+    """
     stored = asyncio.run(_stored_market(database_url))
     lines = [f"Market: {_plainly(stored.source if stored else 'no market yet', settings)}."]
     if settings.database_url is None and (names := asyncio.run(dev_data.put_demo(database_url))):

@@ -1,7 +1,7 @@
 """
 Composition of the worker process: keeper, screener, jobs, ingest, metrics. One of the two modules that know everything.
 
-Order of the end (SIGTERM): the slot in hand is finished, leases are given back, then jobs, ingest and connections close. All within
+Order of the end (SIGTERM): the current slot is finished, leases are given back, then jobs, ingest and connections close. All within
 ``VYX_DRAIN_S``; whatever is left then is cut off, which costs nothing but the latency of a reap.
 """
 
@@ -57,7 +57,7 @@ class LazyCompiler:
 
 
 class Worker:
-    """One worker process; :meth:`run` returns after a clean drain."""
+    """One worker process; :meth:``run`` returns after a clean drain."""
 
     def __init__(self, settings: Settings) -> None:
         database_url, direct_url = settings.addresses()
@@ -129,12 +129,12 @@ class Worker:
         self._registered.set()
 
     def _restart_jobs(self) -> None:
-        """End the job worker in hand, hung or not; the supervisor starts the next."""
+        """End the current job worker, hung or not; the supervisor starts the next."""
         self._jobs_ended.set()
         self._jobs_ended = asyncio.Event()
 
     async def _run_jobs(self) -> None:
-        """Jobs follow the boot: a machine that was buried and came back has another queue. The supervisor calls again."""
+        """Jobs follow the boot: a machine that was reaped and came back has another queue. The supervisor calls again."""
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return

@@ -1,4 +1,7 @@
-"""Runs procrastinate's worker inside a worker process, on direct connections of its own with its own search_path."""
+"""
+Runs procrastinate's worker inside a worker process, on direct connections of its own with its own
+search_path.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from app.store.jobs import use_job_schema
 from app.store.pool import KEEPALIVE, Connection
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 
-GRACEFUL_S = 10  # a screening in hand ends well within
+GRACEFUL_S = 10  # a running screening ends well within
 CONCURRENCY = 4
 PREVIEWS_AT_ONCE = (
     1  # per machine, apart from the others: a screening never waits for a place behind previews
@@ -56,7 +59,7 @@ async def run_jobs(boot_id: int, context: dict[str, Any], stopping: asyncio.Even
 
 
 async def run_previews(context: dict[str, Any], stopping: asyncio.Event) -> None:
-    """Work on the shared queue of previews, as :func:`run_jobs` does on its own."""
+    """Work on the shared queue of previews, as :func:``run_jobs`` does on its own."""
     await _work([PREVIEW_QUEUE], PREVIEWS_AT_ONCE, context, stopping)
 
 

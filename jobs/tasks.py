@@ -30,7 +30,10 @@ PREVIEWS_KEPT_S = 3600
 @app.periodic(cron="* * * * *")
 @app.task(name="tick", queue=TICK_QUEUE, pass_context=True)
 async def tick(context: procrastinate.JobContext, timestamp: int | None = None) -> None:
-    """Open the slots that are due (so that a silent feed shows) and wake every live machine. Deferred by ingest with each slot, too."""
+    """
+    Open the slots that are due (so that a silent feed shows) and wake every live machine. Deferred by ingest
+    with each slot, too.
+    """
     if timestamp is not None and time.time() - timestamp > TICK_AGE_MAX_S:
         return
     pool = cast("Pool", context.additional_context["pool"])
@@ -48,7 +51,10 @@ async def tick(context: procrastinate.JobContext, timestamp: int | None = None) 
 
 @app.task(name="screen", pass_context=True)
 async def screen(context: procrastinate.JobContext) -> None:
-    """Account for every slot this machine has not accounted for. Losing the leases, or the trust in them, is the keeper's business."""
+    """
+    Account for every slot this machine has not accounted for. Losing the leases, or the trust in them, is the
+    keeper's business.
+    """
     try:
         await cast("Screener", context.additional_context["screener"]).screen()
     except (Fenced, NotTrusted) as reason:

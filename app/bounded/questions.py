@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from app.bounded.process import LENGTH
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.explain import Explanation
-from sandbox.language.recording import Term
-from sandbox.plan.document import Plan
+from sandbox.plan.document import Plan, Term
 from sandbox.plan.text.diagnostics import Diagnostic
 
 ANSWER_BYTES_MAX = 16 << 20

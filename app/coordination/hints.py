@@ -1,9 +1,10 @@
 """
-NOTIFY as a hint: after the commit, coalesced, empty. Whoever listens polls every second anyway, so a lost hint costs a second.
+NOTIFY as a hint: after the commit, coalesced, empty. Whoever listens polls every second anyway, so a lost
+hint costs a second.
 
-A transaction that writes *and* notifies holds a server-wide lock through its flush (0.33 of the throughput at 32 clients);
-one that only notifies flushes nothing. Hence never inside the writing transaction, and one notification per
-``COALESCE_S`` and process however many changes there were.
+A transaction that writes *and* notifies holds a server-wide lock through its flush (0.33 of the throughput at
+32 clients); one that only notifies flushes nothing. Hence never inside the writing transaction, and one
+notification per ``COALESCE_S`` and process however many changes there were.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from app.store.pool import Connection, Pool
 
 
 class Channel(StrEnum):
-    """Every notification of the service. Who listens: the keeper (TRADER, LEASE), the feed reader (FEED, PREVIEW)."""
+    """
+    Every notification of the service. Who listens: the keeper (TRADER, LEASE), the feed reader (FEED,
+    PREVIEW).
+    """
 
     TRADER = "vyx_trader"  # a trader's state or text changed
     LEASE = "vyx_lease"  # leases were given back or freed; others may claim them

@@ -1,4 +1,6 @@
-"""The states of a trader. Which may follow which is decided by Postgres: ``vyx.transitions`` and its trigger."""
+"""
+The states of a trader. Which may follow which is decided by Postgres: ``vyx.transitions`` and its trigger.
+"""
 
 from __future__ import annotations
 

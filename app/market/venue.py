@@ -1,8 +1,8 @@
 """
 Where this database's market is: Binance, or the simulated exchange as a child process of whoever feeds.
 
-Decided here: which market a database holds (the first process to feed it says so, once), and that a simulated one continues at the
-same market time whichever machine serves it: its clock is the row in ``vyx.markets``.
+Decided here: which market a database holds (the first process to feed it says so, once), and that a simulated
+one continues at the same market time whichever machine serves it: its clock is the row in ``vyx.markets``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ DUMP_SUFFIXES = (".zip", ".csv", ".csv.gz")
 
 
 class MarketUnusable(CommandFailed):
-    """The market that was asked for cannot be served, or another one lives in this database; the text says what to do."""
+    """
+    The market that was asked for cannot be served, or another one lives in this database; the text says what
+    to do.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,8 @@ def check_market(settings: Settings, stored: Market | None) -> None:
     Whether this database may serve the market that was asked for.
 
     Raises:
-        MarketUnusable: there are no candle files at the path; the database holds another market, or candle files whose path
-            ``auto`` cannot know.
+        MarketUnusable: there are no candle files at the path; the database holds another market, or candle
+            files whose path ``auto`` cannot know.
     """
     if settings.market == "auto":
         if stored is not None and stored.source not in ("binance", "simulated"):
@@ -99,7 +102,8 @@ def check_market(settings: Settings, stored: Market | None) -> None:
 
 async def choose(settings: Settings, stored: Market | None) -> str:
     """
-    The market to feed: what was asked for, with ``auto`` decided (what the database holds, else Binance if it answers).
+    The market to feed: what was asked for, with ``auto`` decided (what the database holds, else Binance if it
+    answers).
 
     Raises:
         MarketUnusable: the database holds another market than the one asked for.

@@ -1,7 +1,8 @@
 """
 The worker's half of a preview: from the row to the question, and from the answer to the row.
 
-Decided here: what the row says in every case, so that no job fails and the request always learns how it ended.
+Decided here: what the row says in every case, so that no job fails and the request always learns how it
+ended.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from app.preview import wire
 from app.preview.process import Crashed, EvaluatingProcess, TimedOut
 from app.store import previews, slots
 from app.store.pool import Connection, Pool
-from app.store.previews import Asked, Ended
+from app.store.previews import Ended, Requested
 from sandbox.plan.document import Plan, PlanError, load_plan
 
 WAIT_S = 10.0  # a request waits no longer; what is older is not begun
@@ -44,8 +45,9 @@ class Preview(msgspec.Struct):
     """
     A filter over recent history.
 
-    `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the pairs. `hits` are oldest first; of more than 1000 the
-    newest are told, and `truncated` says so; `hit_count` counts all.
+    `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the
+    pairs. `hits` are oldest first; of more than 1000 the newest are told, and `truncated` says so;
+    `hit_count` counts all.
     """
 
     trigger: str
@@ -74,13 +76,16 @@ class PreviewJob:
         self._process = process
 
     async def run(self, preview_id: UUID) -> None:
-        """Answer one preview; whatever goes wrong with it is said in its row. One that nobody waits for any more is left alone."""
+        """
+        Answer one preview; whatever goes wrong with it is said in its row. One that nobody waits for any more
+        is left alone.
+        """
         async with self._pool.connection() as connection:
-            asked = await previews.take(connection, preview_id, wait_s=WAIT_S)
-        if asked is None:
+            requested = await previews.take(connection, preview_id, wait_s=WAIT_S)
+        if requested is None:
             log.info("preview not begun, nobody waits for it", preview_id=str(preview_id))
             return
-        state, result, problem = await self._outcome(asked)
+        state, result, problem = await self._outcome(requested)
         async with self._pool.connection() as connection:
             await previews.end(connection, preview_id, state, result=result, problem=problem)
         self._hints.send(Channel.PREVIEW)
@@ -91,12 +96,12 @@ class PreviewJob:
         """End the evaluating process."""
         await self._process.close()
 
-    async def _outcome(self, asked: Asked) -> tuple[Ended, str | None, str | None]:
+    async def _outcome(self, requested: Requested) -> tuple[Ended, str | None, str | None]:
         try:
-            plan = load_plan(asked.plan)
+            plan = load_plan(requested.plan)
             async with asyncio.timeout(LOAD_LIMIT_S), self._pool.connection() as connection:
                 question, frames = await ask(
-                    connection, plan, bars=asked.bars, until=asked.until, symbols=asked.symbols
+                    connection, plan, bars=requested.bars, until=requested.until, symbols=requested.symbols
                 )
             answer = await self._process.evaluate(question, frames)
         except PlanError as error:

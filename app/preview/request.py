@@ -1,5 +1,6 @@
 """
-The web process's half of a preview: compile the filter, put the question to the machines, wait for the answer.
+The web process's half of a preview: compile the filter, put the question to the machines, wait for the
+answer.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class PreviewRequest:
         What the filter *source* would have found at the newest *bars* bars that close by *until* (None: now).
 
         Raises:
-            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), TIMEOUT after ``WAIT_S``.
+            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), TIMEOUT after
+                ``WAIT_S``.
         """
         async with self._pool.connection() as connection:
             await count_call(connection, user_id, PREVIEW)
@@ -75,8 +77,8 @@ class PreviewRequest:
                 while True:
                     ended = self._upcoming()
                     async with self._pool.connection() as connection:
-                        standing = await previews.find(connection, preview_id)
-                    if standing is None or standing.state not in ("waiting", "running"):
+                        stored = await previews.find(connection, preview_id)
+                    if stored is None or stored.state not in ("waiting", "running"):
                         break
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(ended.wait(), POLL_S)
@@ -84,11 +86,11 @@ class PreviewRequest:
             raise Refused(
                 Kind.TIMEOUT, f"No machine had an answer within {WAIT_S:g} s; try again, with fewer bars."
             ) from None
-        if standing is None or standing.state == "timeout":
-            raise Refused(Kind.TIMEOUT, (standing and standing.problem) or "It took too long.")
-        if standing.result is None:
-            raise Refused(Kind.REQUEST_INVALID, standing.problem or "The preview failed.")
-        return msgspec.json.decode(standing.result, type=Preview)
+        if stored is None or stored.state == "timeout":
+            raise Refused(Kind.TIMEOUT, (stored and stored.problem) or "It took too long.")
+        if stored.result is None:
+            raise Refused(Kind.REQUEST_INVALID, stored.problem or "The preview failed.")
+        return msgspec.json.decode(stored.result, type=Preview)
 
 
 async def _end(connection: Connection, until: datetime | None) -> datetime:

@@ -45,7 +45,9 @@ async def find_account(connection: Connection, user_id: UUID) -> Account:
 
 
 async def full_quota(connection: Connection, user_id: UUID, trader_id: UUID) -> FullQuota | None:
-    """The quota of the user's tier that starting this trader of theirs would break; None when it would not."""
+    """
+    The quota of the user's tier that starting this trader of theirs would break; None when it would not.
+    """
     async with connection.cursor(row_factory=rows_of(FullQuota)) as cursor:
         await cursor.execute(_SQL["full_quota"], {"user_id": user_id, "trader_id": trader_id})
         return await cursor.fetchone()

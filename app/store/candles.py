@@ -1,7 +1,8 @@
 """
 Closed candles: ``sql/queries/candles.sql``, and bulk reads in Postgres's binary formats.
 
-A COPY of fixed-width columns is one numpy view away from arrays: 400,000 bars in well under a second, where rows would take several.
+A COPY of fixed-width columns is one numpy view away from arrays: 400,000 bars in well under a second, where
+rows would take several.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _SQL = queries.load("candles")
 
 
 def _tuple_of(*columns: tuple[str, str]) -> np.dtype[Any]:
-    """One binary COPY tuple: field count, then (length, value) per field, big-endian; instants are µs since 2000-01-01 UTC."""
+    """
+    One binary COPY tuple: field count, then (length, value) per field, big-endian; instants are µs since
+    2000-01-01 UTC.
+    """
     fields = [field for name, code in columns for field in ((f"{name}_length", ">i4"), (name, code))]
     return np.dtype([("count", ">i2"), *fields])
 
@@ -70,7 +74,8 @@ async def read(connection: Connection, timeframe: str, first: datetime, last: da
     All bars of *timeframe* with first ≤ open_time ≤ last, in no particular order.
 
     Returns:
-        Columns ``symbol_id`` int64, ``open_time`` int64 ms UTC, ``open high low close volume`` float64, each of shape (rows,).
+        Columns ``symbol_id`` int64, ``open_time`` int64 ms UTC, ``open high low close volume`` float64, each
+        of shape (rows,).
     """
     statement = sql.SQL(
         "copy (select symbol_id, open_time, open, high, low, close, volume from vyx.candles"
@@ -82,7 +87,10 @@ async def read(connection: Connection, timeframe: str, first: datetime, last: da
 
 
 def columns(rows: Rows) -> dict[str, list[Any]]:
-    """Parameters of the inserting queries from columns as :func:`read` gives them (plus ``quote_volume`` and ``trade_count`` if known)."""
+    """
+    Parameters of the inserting queries from columns as :func:``read`` gives them (plus ``quote_volume`` and
+    ``trade_count`` if known).
+    """
     number = len(rows["symbol_id"])
     return {
         "symbol_ids": rows["symbol_id"].tolist(),
@@ -106,7 +114,8 @@ async def insert(connection: Connection, timeframe: str, rows: Rows) -> int:
 
 async def copy(connection: Connection, timeframe: str, rows: Rows) -> None:
     """
-    As :func:`insert`, for history: one COPY however many bars. *rows* has every column, also ``quote_volume`` and ``trade_count``.
+    As :func:``insert``, for history: one COPY however many bars. *rows* has every column, also
+    ``quote_volume`` and ``trade_count``.
 
     Expects an open transaction.
     """
@@ -170,7 +179,9 @@ class Candle:
 
 
 class SymbolCandles(NamedTuple):
-    """One symbol's candles as the database sent them: five columns and the open times, in no particular order."""
+    """
+    One symbol's candles as the database sent them: five columns and the open times, in no particular order.
+    """
 
     symbol: str
     arrays: tuple[bytes, ...]
@@ -180,19 +191,25 @@ class SymbolCandles(NamedTuple):
         return _elements(self.arrays[0], ">i8").astype(np.int64) // 1000 + _POSTGRES_EPOCH_MS
 
     def fields(self) -> Iterator[NDArray[np.float64]]:
-        """open, high, low, close, volume; each of the length of :meth:`open_time`."""
+        """open, high, low, close, volume; each of the length of :meth:``open_time``."""
         return (_elements(array, ">f8").astype(np.float64) for array in self.arrays[1:])
 
 
 def _elements(array: bytes, code: str) -> Column:
-    """The elements of a one-dimensional array without nulls in Postgres's binary form: (length, value) pairs, big-endian."""
+    """
+    The elements of a one-dimensional array without nulls in Postgres's binary form: (length, value) pairs,
+    big-endian.
+    """
     return np.frombuffer(
         array, dtype=np.dtype([("length", ">i4"), ("value", code)]), offset=_ARRAY_HEADER_BYTES
     )["value"]
 
 
 async def bar_times(connection: Connection, timeframe: str, last: datetime, bars: int) -> list[datetime]:
-    """The newest *bars* open times at or before *last* at which any symbol has a bar, oldest first; fewer when there are no more."""
+    """
+    The newest *bars* open times at or before *last* at which any symbol has a bar, oldest first; fewer when
+    there are no more.
+    """
     parameters = {"timeframe": timeframe, "last": last, "bars": bars}
     rows = await (await connection.execute(_SQL["bar_times"], parameters)).fetchall()
     return [row[0].astimezone(UTC) for row in reversed(rows)]

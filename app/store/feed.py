@@ -1,5 +1,6 @@
 """
-The feed's table side: the two halves of a poll, and the rows of a span. How they fit together is ``app/http/feed.py``.
+The feed's table side: the two halves of a poll, and the rows of a span. How they fit together is
+``app/http/feed.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The job queue's tables, as far as procrastinate itself does not look after them: ``sql/queries/jobs.sql``."""
+"""
+The job queue's tables, as far as procrastinate itself does not look after them: ``sql/queries/jobs.sql``.
+"""
 
 from __future__ import annotations
 

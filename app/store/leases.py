@@ -45,7 +45,8 @@ async def read_coverage(
     connection: Connection, trader_id: UUID
 ) -> tuple[list[Range], list[Gap], list[Pause]]:
     """
-    A trader's ranges of complete slots (oldest first), the outage slots inside its leases, and when it was stopped.
+    A trader's ranges of complete slots (oldest first), the outage slots inside its leases, and when it was
+    stopped.
 
     Pauses come without those whose market time is unknown (a database without a market).
     """

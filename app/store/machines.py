@@ -1,7 +1,7 @@
 """
 Machines and how far each has come: ``sql/queries/machines.sql``.
 
-Refusals are translated; a reaped machine meets :class:`app.errors.Fenced`.
+Refusals are translated; a reaped machine meets :class:``app.errors.Fenced``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _SQL = queries.load("machines")
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a heartbeat brings back. ``total`` counts starting and running traders of all machines, ``unowned`` those among them
-    nobody holds, ``mine`` those this machine holds.
+    """
+    What a heartbeat brings back. ``total`` counts starting and running traders of all machines, ``unowned``
+    those among them nobody holds, ``mine`` those this machine holds.
     """
 
     ok: bool
@@ -58,7 +59,7 @@ async def register(connection: Connection, machine_id: str) -> tuple[int, dateti
 
 
 async def resume(connection: Connection, boot_id: int) -> bool:
-    """Take the session lock again on a new direct connection; False when this boot was buried meanwhile."""
+    """Take the session lock again on a new direct connection; False when this boot was reaped meanwhile."""
     return bool((await _row(connection, "resume_machine", boot_id=boot_id))[0])
 
 
@@ -88,7 +89,8 @@ async def live_boots(connection: Connection) -> list[int]:
 @asynccontextmanager
 async def fenced(pool: Pool, boot_id: int) -> AsyncIterator[Connection]:
     """
-    A transaction of this machine: bounded, so that it cannot hide the machine from the reaper, and refused once it was reaped.
+    A transaction of this machine: bounded, so that it cannot hide the machine from the reaper, and refused
+    once it was reaped.
 
     Raises:
         Fenced: the boot is dead; nothing was written.
@@ -107,7 +109,9 @@ async def position(connection: Connection, boot_id: int) -> datetime | None:
 
 
 async def advance_machine(connection: Connection, boot_id: int, slot: datetime, previous: datetime) -> bool:
-    """Record that everything up to *slot* is accounted for; False when this boot no longer stands at *previous*."""
+    """
+    Record that everything up to *slot* is accounted for; False when this boot no longer stands at *previous*.
+    """
     cursor = await connection.execute(
         _SQL["advance_machine"], {"boot_id": boot_id, "slot": slot, "previous": previous}
     )
@@ -127,7 +131,10 @@ async def drain(connection: Connection, machine_id: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOverview:
-    """A machine that lives or died within the hour. ``lag_s`` is market time between it and the newest closed slot."""
+    """
+    A machine that lives or died within the hour. ``lag_s`` is market time between it and the newest closed
+    slot.
+    """
 
     machine_id: str
     boot_id: int

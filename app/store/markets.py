@@ -86,7 +86,10 @@ async def summary(connection: Connection) -> Summary:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Where the market stands: its source, its time, the newest closed slot, and how many slots are open and outages."""
+    """
+    Where the market stands: its source, its time, the newest closed slot, and how many slots are open and
+    outages.
+    """
 
     market: str | None
     market_time: datetime | None

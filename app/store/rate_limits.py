@@ -35,8 +35,8 @@ class Verdict:
     """
     Whether a call may go on.
 
-    ``retry_after`` is zero when it may, ``reset_after`` when the whole limit is free again. ``owner_id`` is the user of the trader
-    that was asked about; None when there is no such trader.
+    ``retry_after`` is zero when it may, ``reset_after`` when the whole limit is free again. ``owner_id`` is
+    the user of the trader that was asked about; None when there is no such trader.
     """
 
     allowed: bool

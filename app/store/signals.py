@@ -1,4 +1,7 @@
-"""Signals: ``sql/queries/signals.sql``. Machines write them, inside :func:`app.store.machines.fenced`; their owners read them."""
+"""
+Signals: ``sql/queries/signals.sql``. Machines write them, inside :func:``app.store.machines.fenced``; their
+owners read them.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ async def list_signals(
     """
     At most *limit* of the user's signals in order of creation, oldest first.
 
-    Only those created at or after *since*, and behind *after*: the ``(created_at, id)`` where the last page ended.
+    Only those created at or after *since*, and behind *after*: the ``(created_at, id)`` where the last page
+    ended.
     """
     after_at, after_id = after or (None, 0)
     query = "list_signals" if trader_id is None else "list_signals_of_trader"
@@ -82,7 +86,10 @@ async def keep_signal_partition(connection: Connection, slot: datetime) -> None:
 async def insert_signals(
     connection: Connection, boot_id: int, slot: datetime, screened_at: datetime, matches: Sequence[Match]
 ) -> int:
-    """Insert what is new among *matches*, in batches; returns how many signals there are now that were not there before."""
+    """
+    Insert what is new among *matches*, in batches; returns how many signals there are now that were not there
+    before.
+    """
     ordered = sorted(matches, key=lambda match: (match.trader_id, match.symbol))
     inserted = 0
     for start in range(0, len(ordered), BATCH_ROWS_MAX):

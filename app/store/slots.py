@@ -27,7 +27,10 @@ class ClosedSlot:
 
 
 async def next_closed(connection: Connection, after: datetime, limit: int) -> list[tuple[datetime, str]]:
-    """Slots after *after* that can be accounted for, oldest first, none beyond one that is still open: [(slot, state)]."""
+    """
+    Slots after *after* that can be accounted for, oldest first, none beyond one that is still open: [(slot,
+    state)].
+    """
     return [
         (row[0], row[1])
         for row in await (
@@ -99,6 +102,8 @@ class Unscreened(NamedTuple):
 
 
 async def unscreened(connection: Connection, first: datetime, last: datetime) -> list[Unscreened]:
-    """What live screening passed over between two slots, both included: outages, and candles that came too late."""
+    """
+    What live screening passed over between two slots, both included: outages, and candles that came too late.
+    """
     rows = await (await connection.execute(_SQL["unscreened"], {"first": first, "last": last})).fetchall()
     return [Unscreened(row[0], row[1].astimezone(UTC)) for row in rows]

@@ -1,7 +1,9 @@
 """
-How traders stand: ``sql/queries/trader_state.sql``. First what their users do and read, then what machines do.
+How traders stand: ``sql/queries/trader_state.sql``. First what their users do and read, then what machines
+do.
 
-What machines do takes leases, ``(trader_id, epoch)``: a row of another epoch belongs to somebody else and stays as it is.
+What machines do takes leases, ``(trader_id, epoch)``: a row of another epoch belongs to somebody else and
+stays as it is.
 """
 
 from __future__ import annotations
@@ -115,8 +117,8 @@ class OwnedChanges:
     """
     What changed since an earlier horizon: ours as they are now, and traders that are not (or no longer) ours.
 
-    ``horizon`` is what the next question begins with; some of what is told now is told again then. ``owned`` counts all of ours.
-    A trader that was deleted is among neither: only the count tells.
+    ``horizon`` is what the next question begins with; a row may come again then. ``owned``
+    counts all of ours. A trader that was deleted is among neither: only the count tells.
     """
 
     horizon: str

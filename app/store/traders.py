@@ -23,7 +23,7 @@ Frequency = str | dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class PlanColumns:
-    """A compiled filter as it is stored: canonical JSON, its hash, and what people are told about it."""
+    """A compiled filter as it is stored: canonical JSON, its hash, and its summary for people."""
 
     plan: bytes
     plan_hash: str
@@ -95,7 +95,10 @@ async def update_trader(
     set_symbols: bool = False,
     symbols: list[str] | None = None,
 ) -> bool:
-    """Change what is not None (symbols: what *set_symbols* says), in one statement; False when the user has no such trader."""
+    """
+    Change what is not None (symbols: what *set_symbols* says), in one statement; False when the user has no
+    such trader.
+    """
     parameters = {
         "user_id": user_id,
         "trader_id": trader_id,
@@ -172,7 +175,10 @@ async def find_explained(connection: Connection, trader_id: UUID) -> ExplainedTr
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """What to screen. ``plan`` is JSON text as stored: untrusted, validate it and hold its content against ``plan_hash``."""
+    """
+    What to screen. ``plan`` is JSON text as stored: untrusted, validate it and hold its content against
+    ``plan_hash``.
+    """
 
     trader_id: UUID
     user_id: UUID
@@ -190,7 +196,7 @@ async def plans(connection: Connection, trader_ids: Sequence[UUID]) -> list[Stor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recompiled:
-    """A plan made anew from the filter of a trader's *revision*."""
+    """A plan compiled again from the filter of a trader's *revision*."""
 
     trader_id: UUID
     revision: int
@@ -200,7 +206,10 @@ class Recompiled:
 
 
 async def store_recompiled(connection: Connection, recompiled: Recompiled) -> bool:
-    """Put a recompiled plan in place of the old one; False when another filter was saved meanwhile. The revision rises."""
+    """
+    Put a recompiled plan in place of the old one; False when another filter was saved meanwhile. The revision
+    rises.
+    """
     parameters = {
         "trader_id": recompiled.trader_id,
         "revision": recompiled.revision,

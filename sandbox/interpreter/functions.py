@@ -36,7 +36,7 @@ from pydantic_monty import (
 from sandbox.interpreter.cpu_time import CpuWatch
 from sandbox.interpreter.fair_time import Shares
 from sandbox.interpreter.limits import limit_worker
-from sandbox.plan.operators.model import Array, Params
+from sandbox.plan.operators.kind import Array, Params
 
 CALL_SECONDS_MAX = 0.05
 """Of CPU, like all limits of time here: on a busy machine a function has as much time as on an idle one."""

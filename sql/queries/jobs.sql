@@ -21,7 +21,7 @@ update procrastinate.procrastinate_jobs j set status = 'todo', abort_requested =
   from dead where j.id = dead.id;
 
 -- cancel_jobs_of_the_dead --
--- Jobs on the queues of buried machines would stay todo for ever.
+-- Jobs on the queues of dead machines would stay todo for ever.
 delete from procrastinate.procrastinate_jobs j
  where j.status = 'todo' and j.queue_name like 'm.%%'
    and not exists (select from vyx.machines m where m.state <> 'dead' and j.queue_name = 'm.' || m.boot_id);

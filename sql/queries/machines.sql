@@ -7,16 +7,16 @@ select boot_id, screened_through from vyx.register_machine_v1(%(machine_id)s);
 select pg_advisory_lock(7100, %(boot_id)s::int);
 
 -- resume_machine --
--- After a lost connection: take the session lock again and say whether nobody buried this boot meanwhile.
+-- After a lost connection: take the session lock again and say whether nobody reaped this boot meanwhile.
 select pg_try_advisory_lock(7100, %(boot_id)s::int)
        and exists (select from vyx.machines where boot_id = %(boot_id)s and state <> 'dead') as alive;
 
 -- beat --
--- Renew the heartbeat; returns what fair shares need. ok is false for a buried machine.
+-- Renew the heartbeat; returns what fair shares need. ok is false for a reaped machine.
 select ok, state::text, alive, total, unowned, mine, newest_closed from vyx.beat_v1(%(boot_id)s, %(owned)s);
 
 -- reap --
--- Bury silent machines and free their traders.
+-- Reap silent machines: they are dead, their traders free.
 select dead, dead_machine, freed from vyx.reap_v1(make_interval(secs => %(ttl_s)s), make_interval(secs => %(grace_s)s));
 
 -- leave --

@@ -47,7 +47,7 @@ select t.id, t.user_id, t.plan::text, t.plan_hash, t.symbols, t.frequency, t.fil
   from public.traders t where t.id = any (%(trader_ids)s::uuid[]);
 
 -- store_recompiled --
--- A plan of an older version, compiled anew; no row when its user saved another filter meanwhile. The revision rises, so that its
+-- A plan of an older version, compiled again; no row when its user saved another filter meanwhile. The revision rises, so that its
 -- machine loads it like any change.
 update public.traders t set plan = %(plan)s::jsonb, plan_hash = %(plan_hash)s, plan_summary = %(plan_summary)s
  where t.id = %(trader_id)s and t.revision = %(revision)s
