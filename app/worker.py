@@ -24,7 +24,7 @@ from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
 from app.metrics import WorkerMetrics
 from app.metrics_server import serve_metrics
-from app.preview.job import PreviewJob
+from app.preview.job import PROCESSES, PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.screening.screener import Screener
 from app.settings import Settings
@@ -68,7 +68,7 @@ class Worker:
         self._hints = Hints(self._pool)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
-        self._previews = PreviewJob(self._pool, self._hints, EvaluatingProcess())
+        self._previews = PreviewJob(self._pool, self._hints, [EvaluatingProcess() for _ in range(PROCESSES)])
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
@@ -147,6 +147,7 @@ class Worker:
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         log.info("draining")
+        self._previews.stop()
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._keeper.leave()

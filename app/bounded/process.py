@@ -27,7 +27,6 @@ _ENVIRONMENT = {
     # all of it: the child inherits nothing of ours, which holds the database's address
     "PYTHONPATH": str(Path(__file__).parents[2]),
     "PYTHONDONTWRITEBYTECODE": "1",
-    "PATH": str(Path(sys.executable).parent),
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }

@@ -20,7 +20,7 @@ from app.http.service import Service
 from app.preview.job import Preview
 
 VERSION = "0.1.0"
-PREVIEW_S_MAX = 30.0  # waiting for a compiler, then for the answer, 10 s each, and some
+PREVIEW_S_MAX = 35.0  # waiting for a compiler, then for the answer, 10 s each, and some
 _OF_TRADER = (Kind.FORBIDDEN, Kind.NOT_FOUND)
 
 _PAGE = """<!doctype html>

@@ -30,7 +30,8 @@ async def execute_filter(call: Call, body: shapes.FilterRun) -> Preview:
     Run a filter over recent history without saving it: what live screening would have signalled, bar by bar.
 
     Looks at the newest `bars` slots at which the filter is due by `until` (default: now): bars of its trigger, or minutes where it
-    reads that one's bar in progress. Of more than 1000 hits the newest are told. Runs on the machines that screen, below their own work, for at most 5 s.
+    reads that one's bar in progress. Of more than 1000 hits the newest are told. Runs on the machines that screen, below their own work,
+    for at most 5 s of CPU; `bars_left` older bars were not looked at when functions given to `each` used them up.
     """
     return await call.service.previews.preview(
         call.user_id, body.filter, bars=body.bars, symbols=body.symbols, until=body.until

@@ -21,10 +21,11 @@ from app.store import previews, slots
 from app.store.pool import Connection, Pool
 from app.store.rate_limits import PREVIEW
 
+WAITING_MAX = 4  # of one user, beside the two in work
 POLL_S = 0.25  # the announcement comes within milliseconds; this is for one that is lost
 
-Defer = Callable[[Connection, UUID], Awaitable[None]]
-"""Defers the job that answers a preview, inside the caller's transaction."""
+Defer = Callable[[Connection], Awaitable[None]]
+"""Defers a job that answers previews, inside the caller's transaction."""
 
 
 class PreviewRequest:
@@ -55,7 +56,7 @@ class PreviewRequest:
         What the filter *source* would have found at the newest *bars* bars that close by *until* (None: now).
 
         Raises:
-            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), TIMEOUT after
+            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), BUSY, TIMEOUT after
                 ``WAIT_S``.
         """
         async with self._pool.connection() as connection:
@@ -65,9 +66,22 @@ class PreviewRequest:
         compiled = await self._compile(user_id, source)
         async with self._pool.connection() as connection, connection.transaction():
             preview_id = await previews.insert(
-                connection, user_id, plan=compiled.plan.encode(), bars=bars, symbols=wanted, until=end
+                connection,
+                user_id,
+                plan=compiled.plan.encode(),
+                bars=bars,
+                symbols=wanted,
+                until=end,
+                waiting_max=WAITING_MAX,
+                wait_s=WAIT_S,
             )
-            await self._defer(connection, preview_id)
+            if preview_id is None:
+                raise Refused(
+                    Kind.BUSY,
+                    f"{WAITING_MAX} of your previews wait; send the next one when one of them is answered.",
+                    retry_after_s=1,
+                )
+            await self._defer(connection)
         return await self._result(preview_id)
 
     async def _result(self, preview_id: UUID) -> Preview:
@@ -83,6 +97,8 @@ class PreviewRequest:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(ended.wait(), POLL_S)
         except TimeoutError:
+            async with self._pool.connection() as connection:
+                await previews.give_up(connection, preview_id, "Nobody waits for it any more.")
             raise Refused(
                 Kind.TIMEOUT, f"No machine had an answer within {WAIT_S:g} s; try again, with fewer bars."
             ) from None

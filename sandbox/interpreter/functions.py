@@ -157,6 +157,7 @@ class EachRunner:
         self._lock = threading.Lock()
         self._pool: Monty | None = None
         self._watch = CpuWatch()
+        self._process_s = 0.0
         self._shares = Shares(slot_seconds, {}, {})
 
     def __enter__(self) -> Self:
@@ -179,6 +180,11 @@ class EachRunner:
         """CPU seconds that functions took since the last `begin`."""
         return self._shares.total
 
+    @property
+    def process_s(self) -> float:
+        """The part of ``spent_s`` that the interpreter process used."""
+        return self._process_s
+
     def begin(self, users: Mapping[Hashable, Collection[Hashable]] | None = None) -> None:
         """
         A new slot, or another piece of work with a time of its own.
@@ -186,6 +192,7 @@ class EachRunner:
         *users* tells whose each node is, that is each function as `run` will be told of it; None: all is one user's.
         """
         self._shares = Shares(self._slot_seconds, users or {}, self._shares.spent)
+        self._process_s = 0.0
 
     def in_turn(self, nodes: Sequence[Hashable]) -> Iterator[Any]:
         """The nodes in the order to `run` them, so that who needs little does not wait behind who needs much."""
@@ -217,6 +224,7 @@ class EachRunner:
             yield meter
         finally:
             shares.charge(node, meter.spent_s)
+            self._process_s += meter.process_s
 
     def _answers(
         self, text: str, name: str, calls: Iterator[EachCall], meter: _Meter, share_s: float

@@ -45,14 +45,11 @@ async def http(service):
 async def machine(service, connection):
     """Answers each preview whose job stands in the queue, as a worker would."""
     hints = Hints(service.pool)
-    job = PreviewJob(service.pool, hints, EvaluatingProcess(time_limit_s=20))
+    job = PreviewJob(service.pool, hints, [EvaluatingProcess(wall_limit_s=60)])
 
     async def work():
         while True:
-            async with service.pool.connection() as own:
-                cursor = await own.execute("select preview_id from vyx.previews where state = 'waiting'")
-                for (preview_id,) in await cursor.fetchall():
-                    await job.run(preview_id)
+            await job.run()
             await asyncio.sleep(0.01)
 
     working = asyncio.create_task(work())

@@ -15,7 +15,8 @@ SIGNAL_PARTITION = (7003, 1)  # making a month's partition: sql keep_signal_part
 ACTIVE_TRADERS = (7004, 1)  # counting near the global limit: sql check_quota
 INGEST = (7101, 1)  # session: the one machine that feeds the market data
 MACHINE = 7100  # session, (7100, boot_id): this process lives: sql machine_is_locked
-LISTED = {FEED, SIGNAL_PARTITION, ACTIVE_TRADERS, INGEST}
+PREVIEW_CLAIM = (7005, 1)  # choosing whose preview is next: sql claim_preview_v1
+LISTED = {FEED, SIGNAL_PARTITION, ACTIVE_TRADERS, PREVIEW_CLAIM, INGEST}
 
 
 def written(pattern: str) -> set[tuple[int, int]]:
