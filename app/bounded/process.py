@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import struct
-import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
