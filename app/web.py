@@ -17,6 +17,8 @@ import structlog
 from app.bounded import questions
 from app.bounded.filters import PROCESSES, BoundedFilters
 from app.coordination.hints import Hints
+from app.delivery.destinations import Destinations
+from app.delivery.sealing import Sealer
 from app.explain import Explaining
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
@@ -107,6 +109,12 @@ async def make_service(settings: Settings, filters: Filters) -> AsyncIterator[Se
             pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming
         ),
         explaining=Explaining(pool, lifecycle.compile, filters.explain, queue),
+        destinations=Destinations(
+            pool=pool,
+            sealer=Sealer(settings.secret_keys) if settings.secret_keys else None,
+            allowed=settings.hook_allow,
+            public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+        ),
     )
     reading = asyncio.create_task(feed.run())
     try:

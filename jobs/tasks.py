@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 import procrastinate
+import psycopg
 import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
@@ -56,7 +57,7 @@ async def screen(context: procrastinate.JobContext) -> None:
     """
     try:
         await cast("Screener", context.additional_context["screener"]).screen()
-    except (Fenced, NotTrusted) as reason:
+    except (Fenced, NotTrusted, psycopg.OperationalError) as reason:
         log.info("slot left for later", reason=str(reason))
 
 

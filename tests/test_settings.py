@@ -46,6 +46,11 @@ POSTGRES = "postgresql://localhost/vyx"
         ("VYX_POOL_MAX", "1"),
         ("VYX_LOG_FORMAT", "xml"),
         ("VYX_HISTORY_BARS", "99"),
+        ("VYX_SECRET_KEY", "too short"),
+        ("VYX_SECRET_KEY", "a-key-that-is-long-enough-to-be-one-,short"),
+        ("VYX_HOOK_ALLOW", "127.0.0.1/8"),
+        ("VYX_HOOK_ALLOW", "home"),
+        ("VYX_PUBLIC_URL", "vyx.example"),
     ],
 )
 def test_a_bad_value_is_refused_by_a_sentence_that_names_its_variable(variable, value):
