@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -50,19 +50,26 @@ class BoundedFilters:
         self._idle = [make() for _ in range(processes)]
         self._all = tuple(self._idle)
         self._free = asyncio.Semaphore(processes)
+        self._starting: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """One child starts at once, beside whatever else starts; the others when somebody waits for them."""
-        self._starting = asyncio.create_task(self._idle[-1].start())
+        """The children start one after the other, beside whatever else starts."""
+        self._start(*reversed(self._all))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._starting.cancel()
-        for ended in await asyncio.gather(self._starting, return_exceptions=True):
-            if isinstance(ended, Exception):
-                log.warning("the first filter process did not start", reason=repr(ended))
+        starting = list(self._starting)
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
         for process in self._all:
             await process.close()
+
+    def _start(self, *processes: BoundedProcess) -> None:
+        """In the background: starting takes a second that nobody's question has to wait for."""
+        task = asyncio.create_task(_started(processes))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
 
     async def compile(self, source: str) -> Compiled:
         """Compile a filter. One that ends its child gets a diagnostic, and the next question a new child."""
@@ -109,4 +116,21 @@ class BoundedFilters:
             try:
                 yield process
             finally:
-                self._idle.append(process)
+                if process.pid is None:
+                    self._idle.insert(0, process)
+                    self._start(process)
+                else:
+                    self._idle.append(process)
+
+
+async def _started(processes: Sequence[BoundedProcess]) -> None:
+    for process in processes:
+        try:
+            await process.start()
+        except (
+            Crashed,
+            OSError,
+            EOFError,
+            TimeoutError,
+        ) as error:  # the next question tries again, and says so
+            log.warning("filter process did not start", reason=repr(error))
