@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 from app import history
@@ -20,7 +21,6 @@ from app.access import check_own
 from app.bounded import questions
 from app.domain.timeframes import epoch_ms
 from app.errors import Kind, Refused
-from app.lifecycle import CompiledFilter
 from app.store import leases, signals, slots, symbols, traders
 from app.store.pool import Connection, Pool
 from app.store.signals import StoredSignal
@@ -69,25 +69,24 @@ class _Case:
     past: _Past
 
 
+class Filters(Protocol):
+    """Compiles and explains outside this process."""
+
+    async def compile(self, source: str) -> questions.Compiled: ...
+    async def explain(self, question: questions.Explain) -> questions.Explained: ...
+
+
 class Explaining:
     """
     Args:
-        compile_filter: Compiles a user's filter, for the places of its terms; refuses one that does not compile.
-        evaluate: Looks at the candles, in a bounded child.
+        filters: Compiles filters, for the places of their terms, and looks at the candles; in bounded children.
         queue: Whose question is answered next.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        compile_filter: Callable[[UUID, str], Awaitable[CompiledFilter]],
-        evaluate: Callable[[questions.Explain], Awaitable[questions.Explained]],
-        queue: SharedQueue,
-    ) -> None:
+    def __init__(self, pool: Pool, filters: Filters, queue: SharedQueue) -> None:
         self._pool = pool
-        self._evaluate = evaluate
+        self._filters = filters
         self._queue = queue
-        self._compile = compile_filter
         self._terms: OrderedDict[str, tuple[str, Sequence[Term]]] = OrderedDict()
 
     async def explain(self, user_id: UUID, trader_id: UUID, symbol: str, at: datetime | None) -> Explained:
@@ -98,6 +97,10 @@ class Explaining:
             Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed
                 yet, UNAVAILABLE, BUSY.
         """
+        async with self._queue.turn(user_id):
+            return await self._explained(user_id, trader_id, symbol, at)
+
+    async def _explained(self, user_id: UUID, trader_id: UUID, symbol: str, at: datetime | None) -> Explained:
         async with self._pool.connection() as connection:
             trader = await _own_trader(connection, user_id, trader_id)
             if not await symbols.symbol_exists(connection, symbol):
@@ -112,31 +115,24 @@ class Explaining:
             )
         if at is None:
             slot -= timedelta(seconds=slot.timestamp() % TIMEFRAMES[plan.due_every])
-        terms = await self._terms_of(user_id, trader.filter, plan)
-        async with self._queue.turn(user_id):
-            async with self._pool.connection() as connection:
-                stretch = await history.load(
-                    connection, plan, bars=BARS_LOOKED_AT, until=slot, symbols=[symbol]
-                )
-                past = await _past(connection, trader_id, trader, symbol, slot, _bar_began(plan, slot))
-            found = await self._evaluate(_question(trader, terms, stretch, slot, symbol))
+        terms = await self._terms_of(trader.filter, plan)
+        async with self._pool.connection() as connection:
+            stretch = await history.load(connection, plan, bars=BARS_LOOKED_AT, until=slot, symbols=[symbol])
+            past = await _past(connection, trader_id, trader, symbol, slot, _bar_began(plan, slot))
+        found = await self._filters.explain(_question(trader, terms, stretch, slot, symbol))
         if found.explanation is None:
             return Explained(slot, f"evaluation failed: {found.problem}", None)
         case = _Case(trader, plan, symbol, slot, found.explanation, past)
         return Explained(slot, _reason(case), found.explanation)
 
-    async def _terms_of(self, user_id: UUID, source: str, plan: Plan) -> Sequence[Term]:
+    async def _terms_of(self, source: str, plan: Plan) -> Sequence[Term]:
         """The terms of *source* where it compiles to *plan*; none where the stored plan is of something else."""
         key = hashlib.sha256(source.encode()).hexdigest()
         if key not in self._terms:
-            try:
-                compiled = await self._compile(user_id, source)
-            except Refused as refused:
-                if refused.kind is not Kind.FILTER_INVALID:
-                    raise
-                self._terms[key] = ("", ())
-            else:
-                self._terms[key] = (compiled.plan.hash, compiled.terms)
+            compiled = await self._filters.compile(source)
+            if compiled.plan is None:
+                return ()
+            self._terms[key] = (compiled.plan.hash, compiled.terms)
             if len(self._terms) > TERMS_KEPT:
                 self._terms.popitem(last=False)
         self._terms.move_to_end(key)

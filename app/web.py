@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
 
 import structlog
 
-from app.bounded import questions
 from app.bounded.filters import PROCESSES, BoundedFilters
 from app.coordination.hints import Hints
 from app.delivery.destinations import Destinations
 from app.delivery.sealing import Sealer
-from app.explain import Explaining
+from app.explain import Explaining, Filters
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
 from app.http.feed import Feed
@@ -40,13 +38,6 @@ FILTERS_WAITING_MAX = 8  # of one user, beside the two in work: an editor that c
 FILTERS_WAIT_S = 10.0
 
 log = structlog.get_logger(__name__)
-
-
-class Filters(Protocol):
-    """Compiles and explains outside this process."""
-
-    async def compile(self, source: str) -> questions.Compiled: ...
-    async def explain(self, question: questions.Explain) -> questions.Explained: ...
 
 
 async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
@@ -108,7 +99,7 @@ async def make_service(settings: Settings, filters: Filters) -> AsyncIterator[Se
         previews=PreviewRequest(
             pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming
         ),
-        explaining=Explaining(pool, lifecycle.compile, filters.explain, queue),
+        explaining=Explaining(pool, filters, queue),
         destinations=Destinations(
             pool=pool,
             sealer=Sealer(settings.secret_keys) if settings.secret_keys else None,

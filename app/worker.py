@@ -170,8 +170,13 @@ class Worker:
         await run_jobs(self._keeper.boot_id, context, self._jobs_ended)
 
     async def _run_previews(self) -> None:
-        """Apart from the other jobs: its own worker, one preview at a time."""
-        await run_previews({"previews": self._previews}, self._stopping)
+        """Apart from the other jobs: its own worker, and processes that start beside it."""
+        starting = asyncio.create_task(self._previews.start())
+        try:
+            await run_previews({"previews": self._previews}, self._stopping)
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
 
     def _wake_sender(self) -> None:
         if self._sender is not None:

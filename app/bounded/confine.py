@@ -37,15 +37,10 @@ class Confinement(msgspec.Struct, frozen=True):
     no_new_privileges: bool
 
 
-def confine(*, memory_bytes: int, nice: int) -> Confinement:
+def confine(*, memory_bytes: int) -> Confinement:
     """
-    Bound this process for good.
-
-    Args:
-        memory_bytes: Of address space; more is a MemoryError.
-        nice: Added to the process's niceness.
+    Bound this process for good; more than *memory_bytes* of address space is a MemoryError.
     """
-    os.nice(nice)
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CORE, 0),

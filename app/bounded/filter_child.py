@@ -27,12 +27,11 @@ from sandbox.plan.document import PlanError, load_plan
 CPU_S_MAX = 1.0
 """The longest filter of 64 KiB takes 0.5 s here, the others 5 ms; an explanation 20 ms."""
 MEMORY_BYTES_MAX = 2 << 30  # of address space: 600 symbols x 5,000 bars are 170 MB of candles
-NICE = 5  # below the web process, above previews
 
 
 def main() -> None:
     """Answer questions until stdin ends."""
-    confinement = confine(memory_bytes=MEMORY_BYTES_MAX, nice=NICE)
+    confinement = confine(memory_bytes=MEMORY_BYTES_MAX)
     asked, answers = io.BufferedReader(io.FileIO(0)), sys.stdout.buffer
     with ExitStack() as opened:
         each = opened.enter_context(EachRunner())

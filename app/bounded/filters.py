@@ -24,6 +24,7 @@ from sandbox.plan.text.source import Span
 PROCESSES = 3
 """Of one user at most two are busy, so that one user alone never keeps another from a child."""
 WALL_LIMIT_S = 8.0
+NICE = 5  # below the web process, above previews
 _COMMAND = (sys.executable, "-m", "app.bounded.filter_child")
 _START = Span(1, 1, 1, 1)
 
@@ -32,7 +33,9 @@ log = structlog.get_logger(__name__)
 
 def filter_process() -> BoundedProcess:
     """A child that compiles and explains."""
-    return BoundedProcess(_COMMAND, wall_limit_s=WALL_LIMIT_S, answer_bytes_max=questions.ANSWER_BYTES_MAX)
+    return BoundedProcess(
+        _COMMAND, wall_limit_s=WALL_LIMIT_S, answer_bytes_max=questions.ANSWER_BYTES_MAX, nice=NICE
+    )
 
 
 class BoundedFilters:

@@ -80,10 +80,14 @@ class BoundedProcess:
         wall_limit_s: For one question, from its first byte to the answer's last. The backstop behind the child's own limits
             of CPU time: on a busy machine a question takes longer than the CPU it uses.
         answer_bytes_max: Of one message of the child.
+        nice: Added to the niceness of this process, from the child's first instruction on.
     """
 
-    def __init__(self, command: Sequence[str], *, wall_limit_s: float, answer_bytes_max: int) -> None:
+    def __init__(
+        self, command: Sequence[str], *, wall_limit_s: float, answer_bytes_max: int, nice: int = 0
+    ) -> None:
         self._command = command
+        self._nice = nice
         self._wall_limit_s = wall_limit_s
         self._answer_bytes_max = answer_bytes_max
         self.ready = b""  # the message of the child that started last: what it could give up
@@ -143,6 +147,8 @@ class BoundedProcess:
             env=_ENVIRONMENT,
             start_new_session=True,
         )
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.nice(0) + self._nice)
         async with asyncio.timeout(START_LIMIT_S):
             self.ready = await Conversation(process, self._answer_bytes_max).receive()
         log.info(

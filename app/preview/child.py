@@ -1,7 +1,7 @@
 """
 The process that evaluates previews: ``python -m app.preview.child``. It reads questions on stdin and writes answers on stdout.
 
-It runs below everything else on its machine (nice), holds no secret, no database connection and no file but its pipes.
+It holds no secret, no database connection and no file but its pipes.
 A question may use ``CPU_S_MAX`` of its CPU time, after which the kernel ends it, inside a C loop too; the functions of a filter
 run in an interpreter process with limits of its own.
 """
@@ -19,7 +19,6 @@ from app.bounded.process import LENGTH
 from app.preview.evaluation import CPU_S_MAX, each_runner, evaluate
 from app.preview.wire import Answer, Refused, answer_message, read_question
 
-NICE = 10  # a slot's evaluation gets nine tenths of a core that both want
 MEMORY_BYTES_MAX = 3 << 30
 """Of address space: 600 symbols x 6,000 bars are 200 MB of candles, their intermediate arrays some more."""
 READING_CPU_S = 1.0  # the candles of a question, before its own time begins
@@ -27,7 +26,7 @@ READING_CPU_S = 1.0  # the candles of a question, before its own time begins
 
 def main() -> None:
     """Answer questions until stdin ends."""
-    confinement = confine(memory_bytes=MEMORY_BYTES_MAX, nice=NICE)
+    confinement = confine(memory_bytes=MEMORY_BYTES_MAX)
     questions = io.BufferedReader(io.FileIO(0))
     with each_runner() as each:
         ready = msgspec.json.encode(confinement)

@@ -101,6 +101,11 @@ class PreviewJob:
             finally:
                 self._idle.append(process)
 
+    async def start(self) -> None:
+        """Start the evaluating processes, so that no preview waits for that."""
+        for process in self._processes:
+            await process.start()
+
     def stop(self) -> None:
         """Begin no further preview."""
         self._is_stopping = True

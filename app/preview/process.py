@@ -18,6 +18,7 @@ WALL_LIMIT_S = 12.0  # behind the child's own limits: 5 s of CPU, 8 s of wall cl
 OnPiece = Callable[[wire.Found], Awaitable[None]]
 """Called with the answer so far."""
 
+NICE = 10  # a slot's evaluation gets nine tenths of a core that both want
 _COMMAND = (sys.executable, "-m", "app.preview.child")
 
 
@@ -36,7 +37,7 @@ class EvaluatingProcess:
 
     def __init__(self, *, command: Sequence[str] = _COMMAND, wall_limit_s: float = WALL_LIMIT_S) -> None:
         self._process = BoundedProcess(
-            command, wall_limit_s=wall_limit_s, answer_bytes_max=wire.HEADER_BYTES_MAX
+            command, wall_limit_s=wall_limit_s, answer_bytes_max=wire.HEADER_BYTES_MAX, nice=NICE
         )
 
     @property
@@ -70,6 +71,10 @@ class EvaluatingProcess:
             if not so_far:
                 raise
         return so_far[0]
+
+    async def start(self) -> None:
+        """Start the child before the first question."""
+        await self._process.start()
 
     async def close(self) -> None:
         """End the child, if there is one."""
