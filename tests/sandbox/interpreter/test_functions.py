@@ -663,7 +663,7 @@ def test_the_limits_told_are_the_limits():
         assert f"{FUNCTION_BYTES_MAX} bytes" in page
         assert re.search(rf"[Aa]t most {EACH_MAX}\b", page)
     assert f"{limits.RECURSION_MAX} calls deep" in text
-    assert f"have {limits.SLOT_SECONDS_MAX:g} s a slot. Half of it" in text
+    assert f"have {limits.SLOT_SECONDS_MAX:g} s of CPU a slot. Half of it" in text
     assert OWN_SHARE == 1 / 2
     assert f"at most {BARS_MAX} bars" in text
 
