@@ -184,10 +184,21 @@ class CoverageGap(Struct, kw_only=True):
     reason: str
 
 
+class CoverageLack(Struct, kw_only=True):
+    """A slot that was screened without some of the trader's symbols, and why each had no candle; at most 20 are named."""
+
+    slot: datetime
+    symbols: dict[str, str]
+    count: int
+
+
 class Coverage(Struct, kw_only=True):
+    """`lacking` holds the newest 100 such slots."""
+
     trader_id: UUID
     ranges: list[CoverageRange]
     gaps: list[CoverageGap]
+    lacking: list[CoverageLack]
 
 
 class Rate(Struct):
@@ -207,10 +218,16 @@ class Me(Struct, kw_only=True):
 
 
 class Pair(Struct):
+    """`screened`: its history is whole. `reason`: why it does not trade, or what a pair that is not screened waits for."""
+
     symbol: str
     base: str
     quote: str
     trading: bool
+    screened: bool
+    listed_at: datetime
+    halted_at: datetime | None
+    reason: str | None
 
 
 class Candle(Struct):
@@ -233,7 +250,8 @@ class TermValue(Struct):
 class Explain(Struct, kw_only=True):
     """
     ``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the slot, ``forming`` the bars
-    in progress of those that the filter reads so.
+    in progress of those that the filter reads so. ``revision`` says that a candle was corrected after the slot had been screened, and the
+    signal stored would now be ``missing``, or there would be a ``new`` one.
     """
 
     trader_id: UUID
@@ -245,6 +263,37 @@ class Explain(Struct, kw_only=True):
     values: dict[str, float | bool | None]
     bars: dict[str, Candle]
     forming: dict[str, Candle]
+    revision: Literal["missing", "new"] | None
+
+
+class Version(Struct, kw_only=True):
+    """A saved version of a trader. ``number`` is the trader's ``revision`` at that time."""
+
+    number: int
+    filter: str
+    symbols: list[str] | None
+    frequency: Frequency
+    saved_at: datetime
+    plan_hash: str
+
+
+class VersionList(Struct):
+    items: list[Version]
+    next_cursor: str | None = None
+
+
+class AuditQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """At most 24 hours; default: the newest hour."""
+
+    since: Instant | None = field(name="from", default=None)
+    through: Instant | None = field(name="to", default=None)
+
+
+class AuditSummary(Struct, kw_only=True):
+    """Machines that compute every slot from the candles because an audit found a difference there."""
+
+    recomputing: list[str]
+    mismatches: int
 
 
 class TraderList(Struct):
@@ -322,7 +371,10 @@ class MarketSummary(Struct, kw_only=True):
 
 
 class ServiceSummary(Struct, kw_only=True):
-    status: Literal["ok", "degraded"]
+    """`starting`: no minute of the market has closed yet. `reason`: why it is not ok, as far as the market is to blame."""
+
+    status: Literal["ok", "starting", "degraded"]
+    reason: str | None
     database: Literal["ok", "unreachable"]
     draining: bool
     feed: FeedSummary
@@ -330,6 +382,7 @@ class ServiceSummary(Struct, kw_only=True):
     newest_slot: datetime | None
     lag_s: float | None
     market: MarketSummary | None
+    audit: AuditSummary | None
 
 
 class Problem(Struct, kw_only=True):

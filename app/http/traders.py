@@ -24,6 +24,7 @@ from app.lifecycle import Change, Draft, Saved, describe_diagnostic
 from app.store import leases, trader_state, traders
 from app.store.traders import Frequency
 
+LACKING_MAX = 100  # slots named in coverage
 WAIT_S_MAX = 10
 WAIT_POLL_S = (
     0.5  # the feed tells of the change within milliseconds; this is for a replica whose feed is behind
@@ -44,7 +45,7 @@ async def create_trader(call: Call, body: shapes.NewTrader) -> Answer:
             frequency=_stored_frequency(body.frequency),
         ),
     )
-    return Answer(_saved(saved), {"location": f"/api/v1/traders/{saved.trader.id}"})
+    return Answer(saved_of(saved), {"location": f"/api/v1/traders/{saved.trader.id}"})
 
 
 async def list_traders(call: Call, query: shapes.PageQuery) -> shapes.TraderList:
@@ -76,7 +77,7 @@ async def change_trader(call: Call, trader_id: UUID, body: shapes.TraderChange) 
         if isinstance(body.frequency, msgspec.UnsetType)
         else _stored_frequency(body.frequency),
     )
-    return _saved(await call.service.lifecycle.change(call.user_id, trader_id, change))
+    return saved_of(await call.service.lifecycle.change(call.user_id, trader_id, change))
 
 
 async def delete_trader(call: Call, trader_id: UUID) -> Response:
@@ -120,6 +121,7 @@ async def show_coverage(call: Call, trader_id: UUID) -> shapes.Coverage:
     async with call.service.pool.connection() as connection:
         await find_own_status(connection, call.user_id, trader_id)
         ranges, outages, pauses = await leases.read_coverage(connection, trader_id)
+        lacking = await leases.read_lacking(connection, trader_id, limit=LACKING_MAX)
     return shapes.Coverage(
         trader_id=trader_id,
         ranges=[
@@ -130,6 +132,7 @@ async def show_coverage(call: Call, trader_id: UUID) -> shapes.Coverage:
             shapes.CoverageGap(first=g.first, through=g.last, reason=g.reason)
             for g in gaps_between(ranges, outages, pauses)
         ],
+        lacking=[shapes.CoverageLack(slot=s.slot, symbols=s.symbols, count=s.count) for s in lacking],
     )
 
 
@@ -170,7 +173,7 @@ def preferred_wait_s(request: Request) -> int | None:
     return None if match is None else min(int(match[1]), WAIT_S_MAX)
 
 
-def _saved(saved: Saved) -> shapes.SavedTrader:
+def saved_of(saved: Saved) -> shapes.SavedTrader:
     return shapes.SavedTrader(
         **msgspec.structs.asdict(_trader(saved.trader)),
         warnings=[shapes.Diagnostic(**describe_diagnostic(d)) for d in saved.warnings],
@@ -192,7 +195,7 @@ def _trader(row: traders.Trader) -> shapes.Trader:
         description=row.description,
         filter=row.filter,
         symbols=row.symbols,
-        frequency=_told_frequency(row.frequency),
+        frequency=frequency_of(row.frequency),
         state=state,
         health=health,
         plan=msgspec.convert(row.plan_summary, shapes.PlanSummary),
@@ -235,7 +238,7 @@ def _given(value: T | msgspec.UnsetType) -> T | None:
     return None if isinstance(value, msgspec.UnsetType) else value
 
 
-def _told_frequency(frequency: Frequency) -> shapes.Frequency:
+def frequency_of(frequency: Frequency) -> shapes.Frequency:
     """A row edited by hand may hold a fraction of a second, which the API does not offer: rounded up."""
     if isinstance(frequency, dict):
         return shapes.Cooldown(math.ceil(frequency["cooldown_s"]))

@@ -97,7 +97,7 @@ def _pieces(  # noqa: PLR0917 a generator over what `evaluate` has made ready
         before_s, began_at = meter.cpu_s, time.perf_counter()
         first_ms = int(axis.open_time[first]) + axis.step_ms
         last_ms = min(question.until_ms, int(axis.open_time[end - 1]) + axis.step_ms)
-        found = evaluate_range(panel, plan, first_ms, last_ms, question.matched, each=each)
+        found = evaluate_range(panel, plan, first_ms, last_ms, question.matched, question.frequency, each)
         meter.add_functions()
         took_s = meter.cpu_s - before_s
         grown = int(size * PIECE_S / max(took_s, 1e-6))
@@ -146,7 +146,9 @@ class _Meter:
 def _told(
     question: Question, found: RangeHits, evaluated_ms: float, *, bars_left: int, is_last: bool
 ) -> Found:
-    counted = signalled(found, np.flatnonzero(_screened(found, question)))
+    counted = np.flatnonzero(_screened(found, question))
+    if not question.every_match:
+        counted = signalled(found, counted)
     newest = counted[max(0, len(counted) - question.hits_max) :].tolist()
     hits = [
         Hit(

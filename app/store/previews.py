@@ -19,12 +19,18 @@ Ended = Literal["done", "failed", "timeout"]
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    """What to run. ``plan`` is JSON text as stored: untrusted, validate it."""
+    """
+    What to run: a plan over its newest *bars*, or the audit of a trader from *since*.
+
+    ``plan`` is JSON text as stored: untrusted, validate it.
+    """
 
     preview_id: UUID
-    plan: str
-    bars: int
+    plan: str | None
+    bars: int | None
     symbols: list[str] | None
+    trader_id: UUID | None
+    since: datetime | None
     until: datetime
 
 
@@ -68,6 +74,29 @@ async def insert(
         "wait_s": wait_s,
     }
     row = await (await connection.execute(_SQL["insert_preview"], parameters)).fetchone()
+    return None if row is None else UUID(str(row[0]))
+
+
+async def insert_audit(
+    connection: Connection,
+    user_id: UUID,
+    *,
+    trader_id: UUID,
+    since: datetime,
+    until: datetime,
+    waiting_max: int,
+    wait_s: float,
+) -> UUID | None:
+    """A new question about a trader's signals after *since* and through *until*; None when the user's line is full."""
+    parameters = {
+        "user_id": user_id,
+        "trader_id": trader_id,
+        "since": since,
+        "until": until,
+        "waiting_max": waiting_max,
+        "wait_s": wait_s,
+    }
+    row = await (await connection.execute(_SQL["insert_audit"], parameters)).fetchone()
     return None if row is None else UUID(str(row[0]))
 
 

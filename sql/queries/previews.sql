@@ -7,9 +7,18 @@ select %(user_id)s, %(plan)s, %(bars)s, %(symbols)s, %(until)s
            and p.created_at > clock_timestamp() - make_interval(secs => %(wait_s)s)) < %(waiting_max)s
 returning preview_id;
 
+-- insert_audit --
+-- A question about a trader's own past, in the same line; answered by the same job.
+insert into vyx.previews (user_id, trader_id, since, until)
+select %(user_id)s, %(trader_id)s, %(since)s, %(until)s
+ where (select count(*) from vyx.previews p
+         where p.user_id = %(user_id)s and p.state = 'waiting'
+           and p.created_at > clock_timestamp() - make_interval(secs => %(wait_s)s)) < %(waiting_max)s
+returning preview_id;
+
 -- claim_preview --
 -- Begin to answer the preview whose turn it is.
-select p.preview_id, p.plan::text as plan, p.bars, p.symbols, p.until
+select p.preview_id, p.plan::text as plan, p.bars, p.symbols, p.trader_id, p.since, p.until
   from vyx.claim_preview_v1(%(wait_s)s, %(silent_s)s, %(in_flight_max)s) p;
 
 -- advance_preview --

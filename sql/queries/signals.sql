@@ -52,7 +52,7 @@ with joined as materialized (
     join public.destinations d on d.user_id = i.user_id and d.enabled and 'signal' = any (d.events)
      and (d.trader_ids is null or i.trader_id = any (d.trader_ids))
    cross join (select vyx.wall_lateness(%(slot)s::timestamptz) as ness) late
-   order by i.id, d.id
+   order by d.id, i.id
 ), counted as (
   update public.trader_state s set signal_count = s.signal_count + n.signals, last_signal_at = greatest(s.last_signal_at, %(slot)s)
     from (select trader_id, count(*) as signals from inserted group by trader_id) n
@@ -72,6 +72,7 @@ select g.triggered_at, g.plan_hash from public.signals g
 select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.price, g.shown, g.plan_hash
   from unnest(%(trader_ids)s::uuid[], %(reaches_s)s::float8[]) as asked (trader_id, reach_s)
   join public.signals g on g.trader_id = asked.trader_id and g.triggered_at <= %(slot)s
+   and g.triggered_at >= %(slot)s::timestamptz - make_interval(secs => %(reach_max_s)s)
    and (g.triggered_at = %(slot)s or g.triggered_at > %(slot)s::timestamptz - make_interval(secs => asked.reach_s))
  order by g.triggered_at;
 

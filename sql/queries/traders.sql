@@ -26,7 +26,8 @@ delete from public.traders t where t.id = %(trader_id)s and t.user_id = %(user_i
 -- One trader with its run state, whoever owns it.
 select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency, t.plan_summary, t.revision, t.created_at, t.updated_at,
        s.state::text as state, s.version, s.last_error, s.owner is not null as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
-       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open
+       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
+       f.first_slot, f.stage, f.stage_reason
   from public.traders t join public.trader_state s on s.trader_id = t.id cross join vyx.market_facts f
  where t.id = %(trader_id)s;
 
@@ -34,7 +35,8 @@ select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency,
 -- A page of a user's traders, newest first, after (before_at, before_id) when given.
 select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency, t.plan_summary, t.revision, t.created_at, t.updated_at,
        s.state::text as state, s.version, s.last_error, s.owner is not null as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
-       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open
+       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
+       f.first_slot, f.stage, f.stage_reason
   from public.traders t join public.trader_state s on s.trader_id = t.id cross join vyx.market_facts f
  where t.user_id = %(user_id)s
    and (%(before_at)s::timestamptz is null or t.created_at < %(before_at)s or (t.created_at = %(before_at)s and t.id > %(before_id)s::uuid))
