@@ -114,7 +114,7 @@ async def test_a_hanging_evaluation_ends_as_timeout_and_the_next_is_answered(poo
 
 async def test_a_plan_that_was_tampered_with_is_refused(pool, candles, user, job):
     preview_id = await put(
-        pool, user, plan=b'{"version": 2, "nodes": [{"op": "system"}], "signal": 0, "show": {}}'
+        pool, user, plan=b'{"version": 3, "nodes": [{"op": "system"}], "signal": 0, "show": {}}'
     )
 
     await job.run()
