@@ -34,7 +34,7 @@ from app.preview.audit import Audit
 from app.preview.job import Preview
 
 VERSION = "0.1.0"
-PREVIEW_S_MAX = 30.0  # waiting for a compiler, then for the answer, 10 s each, and some
+PREVIEW_S_MAX = 35.0  # waiting for a compiler 10 s, for the answer 20 s, and some
 DELIVERY_TEST_S_MAX = 20.0  # an attempt takes at most 10 s, its sender looks 4 times a second
 _OF_TRADER = (Kind.FORBIDDEN, Kind.NOT_FOUND)
 
@@ -66,7 +66,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         returns=shapes.SavedTrader,
         status=201,
         body=shapes.NewTrader,
-        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
     ),
     Endpoint(
         method="GET",
@@ -98,7 +98,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=traders.change_trader,
         returns=shapes.SavedTrader,
         body=shapes.TraderChange,
-        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
     ),
     Endpoint(
         method="DELETE",
@@ -145,7 +145,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=previews.explain_trader,
         returns=shapes.Explain,
         query=shapes.ExplainQuery,
-        refusals=(*_OF_TRADER, Kind.UNAVAILABLE),
+        refusals=(*_OF_TRADER, Kind.UNAVAILABLE, Kind.BUSY),
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/check",
+        handler=previews.check_filter,
+        returns=shapes.Check,
+        body=shapes.FilterCheck,
+        refusals=(Kind.BUSY, Kind.UNAVAILABLE),
         counts_as_read=True,
     ),
     Endpoint(
@@ -178,7 +187,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=previews.execute_filter,
         returns=Preview,
         body=shapes.FilterRun,
-        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
         time_limit_s=PREVIEW_S_MAX,
     ),
     Endpoint(

@@ -29,6 +29,7 @@ _TITLES: dict[Kind, str] = {
     Kind.QUOTA_EXCEEDED: "Quota exceeded",
     Kind.TRANSITION_NOT_ALLOWED: "Not possible in this state",
     Kind.RATE_LIMITED: "Too many requests",
+    Kind.BUSY: "Too much of yours at once",
     Kind.PAYLOAD_TOO_LARGE: "Payload too large",
     Kind.UNAVAILABLE: "Unavailable for the moment",
     Kind.TIMEOUT: "Took too long",
@@ -52,7 +53,7 @@ def respond(refused: Refused) -> Response:
     """The answer that says *refused*, with the headers its kind asks for."""
     headers: dict[str, str] = {}
     members = dict(refused.members)
-    if refused.kind in (Kind.RATE_LIMITED, Kind.UNAVAILABLE):
+    if refused.kind in (Kind.RATE_LIMITED, Kind.BUSY, Kind.UNAVAILABLE):
         members["retry_after_s"] = retry_after_s(members.get("retry_after_s", RETRY_SOON_S))
         headers["retry-after"] = str(members["retry_after_s"])
     if isinstance(refused, Unauthorized):

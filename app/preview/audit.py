@@ -119,7 +119,7 @@ async def audit(
 
     Raises:
         NotAudited: a version's plan is not valid, or cannot be evaluated over this stretch.
-        TimedOut, Crashed: by the evaluating process.
+        OutOfTime, Crashed: by the evaluating process.
     """
     async with pool.connection() as connection, connection.transaction():
         await slots.see_one_snapshot(connection)
@@ -282,10 +282,30 @@ async def _ask(  # noqa: PLR0917 where to ask, and what
     answer = await process.evaluate(question, frames)
     if isinstance(answer, wire.Refused):
         raise NotAudited(answer.problem)
+    if answer.bars_left:
+        return await _ask_by_halves(connection, process, span, bars, until, unseen)
     bar_s = TIMEFRAMES[answer.trigger]
     return [
         Seen(hit.symbol, instant(hit.triggered_at_ms), bar_s, (hit.price, hit.values)) for hit in answer.hits
     ]
+
+
+async def _ask_by_halves(  # noqa: PLR0917 as `_ask`
+    connection: Connection,
+    process: EvaluatingProcess,
+    span: _Span,
+    bars: int,
+    until: datetime,
+    unseen: Collection[Correction],
+) -> list[Seen]:
+    """The same where functions used up the CPU time of one question: two questions, about half of the slots each."""
+    if bars == 1:
+        raise NotAudited("The functions of the filter take too long over one slot.")
+    half = bars // 2
+    middle = until - half * timedelta(seconds=TIMEFRAMES[span.plan.due_every])
+    older = await _ask(connection, process, span, bars - half, middle, unseen)
+    newer = await _ask(connection, process, span, half, until, unseen)
+    return [*older, *(seen for seen in newer if seen.at > middle)]
 
 
 def _as_then(
