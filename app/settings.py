@@ -49,6 +49,9 @@ class Settings:
     lease_ttl_s: float
     drain_s: float
     pool_max: int
+    connections_max: int
+    connections_per_address_max: int
+    has_public_metrics: bool
     cors_origins: tuple[str, ...]
     log_format: str
     history_bars: int
@@ -102,6 +105,12 @@ class _Reader:
         if value != int(value):
             raise SettingInvalid(f"{variable} must be a whole number, got {value:g}.")
         return int(value)
+
+    def flag(self, variable: str) -> bool:
+        raw = (self.text(variable) or "false").lower()
+        if raw not in ("true", "false", "1", "0"):
+            raise SettingInvalid(f"{variable} must be true or false, got {raw!r}.")
+        return raw in ("true", "1")
 
     def url(self, variable: str, default: str | None, schemes: tuple[str, ...]) -> str | None:
         value = self.text(variable, default)
@@ -162,6 +171,9 @@ def read_settings(
         lease_ttl_s=read.number("VYX_LEASE_TTL_S", 10, low=3, high=600),
         drain_s=read.number("VYX_DRAIN_S", 25, low=1, high=290),
         pool_max=read.whole("VYX_POOL_MAX", 10, low=2, high=100),
+        connections_max=read.whole("VYX_CONNECTIONS_MAX", 4000, low=10, high=1_000_000),
+        connections_per_address_max=read.whole("VYX_CONNECTIONS_PER_ADDRESS_MAX", 1000, low=1, high=1_000_000),
+        has_public_metrics=read.flag("VYX_PUBLIC_METRICS"),
         cors_origins=tuple(
             o.strip() for o in (read.text("VYX_CORS_ORIGINS", "") or "").split(",") if o.strip()
         ),

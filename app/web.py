@@ -17,6 +17,7 @@ from app.coordination.hints import Hints
 from app.explain import Explaining
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
+from app.http.border import Door
 from app.http.feed import Feed
 from app.http.limits import ReadLimit
 from app.http.metrics import Metrics
@@ -51,7 +52,12 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: C
             serve_metrics(settings.host, settings.metrics_port, service.metrics.registry),
             contextlib.closing(listen(settings.host, settings.port)) as listener,
         ):
-            server = Server(make_application(service), drain_s=settings.drain_s, on_drain=service.drain)
+            server = Server(
+                make_application(service),
+                door=Door(settings.connections_max, settings.connections_per_address_max),
+                drain_s=settings.drain_s,
+                on_drain=service.drain,
+            )
             url = url_of(listener)
             announcing = asyncio.create_task(_announce(service, server, url, ready))
             try:

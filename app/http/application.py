@@ -18,6 +18,7 @@ from app.http.endpoints import Call, Endpoint, routes
 from app.http.middleware import Envelope, Guard
 from app.http.service import Service
 from app.preview.answering import Preview
+from app.settings import Settings
 
 VERSION = "0.1.0"
 PREVIEW_S_MAX = 30.0  # waiting for a compiler, then for the answer, 10 s each, and some
@@ -208,7 +209,7 @@ def make_application(service: Service) -> ASGIApp:
         await problems.respond(refused)(scope, receive, send)
 
     application: ASGIApp = Guard(
-        Router(routes(service, ENDPOINTS), redirect_slashes=False, default=not_found)
+        _PlainPaths(Router(routes(service, endpoints_of(service.settings)), redirect_slashes=False, default=not_found), not_found)
     )
     if service.settings.cors_origins:
         application = CORSMiddleware(
@@ -233,6 +234,23 @@ def make_application(service: Service) -> ASGIApp:
             max_age=600,
         )
     return Envelope(application, service.metrics)
+
+
+class _PlainPaths:
+    """A path with a control character in it is nobody's: a route's pattern would take ``/health%0A`` for ``/health``."""
+
+    def __init__(self, application: ASGIApp, not_found: ASGIApp) -> None:
+        self._application = application
+        self._not_found = not_found
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        application = self._application if scope["path"].isprintable() else self._not_found
+        await application(scope, receive, send)
+
+
+def endpoints_of(settings: Settings) -> tuple[Endpoint, ...]:
+    """Those that are open with these settings: ``/metrics`` has a port of its own and is public only when asked for."""
+    return tuple(e for e in ENDPOINTS if e.path != "/metrics" or settings.has_public_metrics)
 
 
 def openapi_document() -> dict[str, Any]:

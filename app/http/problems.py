@@ -57,8 +57,6 @@ def respond(refused: Refused) -> Response:
         headers["retry-after"] = str(members["retry_after_s"])
     if isinstance(refused, Unauthorized):
         headers["www-authenticate"] = f"Bearer {refused.challenge}".strip()
-    if refused.kind is Kind.PAYLOAD_TOO_LARGE:
-        headers["connection"] = "close"  # the rest of the body is not going to be read
     if allow := members.pop("allow", None):
         headers["allow"] = allow
     return problem(

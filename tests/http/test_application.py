@@ -206,12 +206,21 @@ def test_the_read_window_slides():
         limit.count(user)
 
 
-async def test_metrics_are_served_and_hold_no_user(http, user, make_trader):
+async def test_metrics_are_public_only_when_asked_for(http, service, make_settings):
+    assert (await http.get("/metrics")).status_code == 404
+
+    service.settings = make_settings(VYX_PUBLIC_METRICS="true")
+    transport = httpx2.ASGITransport(make_application(service))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://vyx.test") as opened:
+        assert "vyx_feed_horizon" in (await opened.get("/metrics")).text
+
+
+async def test_metrics_hold_no_user(http, service, user, make_trader):
     trader = make_trader(user)
     await http.get(f"/api/v1/traders/{trader}", headers=user.headers)
     await http.get("/nowhere")
 
-    text = (await http.get("/metrics")).text
+    text = bytes(service.metrics.render().body).decode()
 
     assert (
         'vyx_http_requests_total{method="GET",route="/api/v1/traders/{trader_id}",status="200"} 1.0' in text
