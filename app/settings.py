@@ -172,7 +172,9 @@ def read_settings(
         drain_s=read.number("VYX_DRAIN_S", 25, low=1, high=290),
         pool_max=read.whole("VYX_POOL_MAX", 10, low=2, high=100),
         connections_max=read.whole("VYX_CONNECTIONS_MAX", 4000, low=10, high=1_000_000),
-        connections_per_address_max=read.whole("VYX_CONNECTIONS_PER_ADDRESS_MAX", 1000, low=1, high=1_000_000),
+        connections_per_address_max=read.whole(
+            "VYX_CONNECTIONS_PER_ADDRESS_MAX", 1000, low=1, high=1_000_000
+        ),
         has_public_metrics=read.flag("VYX_PUBLIC_METRICS"),
         cors_origins=tuple(
             o.strip() for o in (read.text("VYX_CORS_ORIGINS", "") or "").split(",") if o.strip()

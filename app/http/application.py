@@ -22,6 +22,19 @@ from app.settings import Settings
 
 VERSION = "0.1.0"
 PREVIEW_S_MAX = 30.0  # waiting for a compiler, then for the answer, 10 s each, and some
+ALLOWED_HEADERS = (
+    "Authorization",
+    "Cache-Control",  # event-stream clients send it
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "X-Request-Id",
+    "apikey",  # supabase-js sends these with every request
+    "x-client-info",
+    "x-supabase-api-version",
+)
 _OF_TRADER = (Kind.FORBIDDEN, Kind.NOT_FOUND)
 
 _PAGE = """<!doctype html>
@@ -209,22 +222,22 @@ def make_application(service: Service) -> ASGIApp:
         await problems.respond(refused)(scope, receive, send)
 
     application: ASGIApp = Guard(
-        _PlainPaths(Router(routes(service, endpoints_of(service.settings)), redirect_slashes=False, default=not_found), not_found)
+        _PlainPaths(
+            Router(
+                routes(service, endpoints_of(service.settings)), redirect_slashes=False, default=not_found
+            ),
+            not_found,
+        )
     )
     if service.settings.cors_origins:
         application = CORSMiddleware(
             application,
             allow_origins=service.settings.cors_origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=[
-                "Authorization",
-                "Content-Type",
-                "Idempotency-Key",
-                "Last-Event-ID",
-                "Prefer",
-                "X-Request-Id",
-            ],
+            allow_headers=ALLOWED_HEADERS,
             expose_headers=[
+                "ETag",
+                "Idempotency-Replayed",
                 "Location",
                 "Preference-Applied",
                 "Retry-After",

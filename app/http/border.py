@@ -90,14 +90,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._discarded = 0
         self._in_message = False
         self._in_body = False
-        self._message_bytes = 0
-        self._body_bytes = 0
-        self._pieces = 0
+        self._read_bytes = self._message_bytes = self._head_bytes = self._body_bytes = self._pieces = 0
         self._refusal: tuple[int, Kind, str] = _NOT_HTTP
         self._address = self.client[0] if self.client else "local"
         self._is_counted = self.door.enter(self._address)
         if not self._is_counted:
-            transport.write(_problem(503, Kind.UNAVAILABLE, "Too many connections are open; close some, or try again."))
+            transport.write(
+                _problem(503, Kind.UNAVAILABLE, "Too many connections are open; close some, or try again.")
+            )
             transport.close()
             return
         self._expect(HEADER_S_MAX)
@@ -122,14 +122,17 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.abort()
             return
         if self._deadline is None and not self._in_message and self._is_idle:
-            self._expect(HEADER_S_MAX)  # a line without a request in it would otherwise be waited behind for ever
+            self._expect(
+                HEADER_S_MAX
+            )  # a line without a request in it would otherwise be waited behind for ever
+        self._read_bytes = len(data)
         self._message_bytes += len(data)
         super().data_received(data)
         if self._in_body:
             if self._message_bytes > MESSAGE_BYTES_MAX:
                 self._refuse(413, Kind.PAYLOAD_TOO_LARGE, "The body is larger than any that is taken here.")
         elif self._in_message and self._message_bytes > HEAD_BYTES_MAX:
-            self._refuse(431, Kind.REQUEST_INVALID, f"A request's headers have at most {HEAD_BYTES_MAX // 1024} KiB.")
+            self._refuse(431, Kind.REQUEST_INVALID, _HEAD_TOO_LARGE)
 
     def send_400_response(self, _msg: str) -> None:
         """The parser stopped: at what is no HTTP, or because ``_overdraw`` told it to."""
@@ -138,17 +141,27 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_message, self._in_body = True, False
-        self._message_bytes = self._body_bytes = self._pieces = 0
+        self._message_bytes = self._read_bytes
+        self._head_bytes = self._body_bytes = self._pieces = 0
         if len(self.pipeline) >= PIPELINED_MAX:
             self._overdraw(400, f"At most {PIPELINED_MAX} requests may wait on a connection.")
         if self._deadline is None:
             self._expect(HEADER_S_MAX)
+
+    def on_url(self, url: bytes) -> None:
+        self._head_bytes += len(url)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._overdraw(431, _HEAD_TOO_LARGE)
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
             self._overdraw(400, "Trailers after a body are not taken.")
         if len(self.headers) >= HEADERS_MAX:
             self._overdraw(431, f"A request has at most {HEADERS_MAX} headers.")
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._overdraw(431, _HEAD_TOO_LARGE)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -166,7 +179,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._pieces > PIECES_FREE and self._body_bytes < self._pieces * PIECE_BYTES_MIN
         ):
             self._overdraw(
-                400, "The body comes in too many small pieces; send it with a Content-Length, or in larger chunks."
+                400,
+                "The body comes in too many small pieces; send it with a Content-Length, or in larger chunks.",
             )
         super().on_body(body)
 
@@ -278,6 +292,7 @@ def bounded(door: Door) -> type[BoundedProtocol]:
     return type("ServerProtocol", (BoundedProtocol,), {"door": door})
 
 
+_HEAD_TOO_LARGE = f"A request line and its headers have at most {HEAD_BYTES_MAX // 1024} KiB."
 _NOT_HTTP = (400, Kind.REQUEST_INVALID, "This is not an HTTP/1.1 request.")
 
 
@@ -294,7 +309,12 @@ def _origin_form(target: bytes) -> bytes:
 
 
 def _problem(status: int, kind: Kind, detail: str) -> bytes:
-    body: dict[str, Any] = {"type": f"{TYPE_PREFIX}{kind}", "title": _TITLES[status], "status": status, "detail": detail}
+    body: dict[str, Any] = {
+        "type": f"{TYPE_PREFIX}{kind}",
+        "title": _TITLES[status],
+        "status": status,
+        "detail": detail,
+    }
     headers = b"content-type: application/problem+json\r\nconnection: close\r\n"
     if status == 503:
         body["retry_after_s"] = 1

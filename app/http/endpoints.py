@@ -8,10 +8,12 @@ Decided here: how a request becomes a call and its result an answer. Not decided
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -22,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.errors import Kind, Refused
-from app.http import problems
+from app.http import problems, shapes
 from app.http.auth import Caller, bearer_token
 from app.http.service import Service
 
@@ -32,6 +34,9 @@ DEPTH_MAX = 64  # of a JSON body; ours are three deep
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2999, 12, 31, tzinfo=UTC)
+_Struct = TypeVar("_Struct")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z", re.IGNORECASE)
 
 
@@ -152,8 +157,9 @@ async def _perform(service: Service, endpoint: Endpoint, request: Request) -> Re
     parameters: dict[str, Any] = {
         name: _path_id(request.path_params[name]) for name in endpoint.path_parameters
     }
+    query = _query(request, endpoint.query or shapes.NoQuery)
     if endpoint.query is not None:
-        parameters["query"] = _query(request, endpoint.query)
+        parameters["query"] = query
     if endpoint.body is not None:
         parameters["body"] = decode_body(await _read_body(request), endpoint.body)
     result = await endpoint.handler(Call(service, request, caller), **parameters)
@@ -189,12 +195,31 @@ def _query(request: Request, shape: type[msgspec.Struct]) -> msgspec.Struct:
     given = dict(pairs)
     if len(given) != len(pairs):
         raise Refused(Kind.REQUEST_INVALID, "A query parameter is given twice.")
-    for name in {"since", "until", "at"} & given.keys():
+    for name in {"since", "from", "until", "at"} & given.keys():
         given[name] = given[name].replace(" ", "+")  # an offset's + that nobody escaped
+        if not _DATE.match(given[name]):  # a lone number would be taken for seconds since 1970
+            raise Refused(Kind.REQUEST_INVALID, f"Query: {name} is an instant such as 2026-01-31T12:00:00Z.")
     try:
-        return msgspec.convert(given, shape, strict=False)
+        return _in_utc(msgspec.convert(given, shape, strict=False))
     except msgspec.ValidationError as error:
         raise Refused(Kind.REQUEST_INVALID, f"Query: {error}.") from None
+
+
+def _in_utc(value: _Struct) -> _Struct:
+    """
+    Its instants in UTC, between 1970 and 2999: there is no market outside, and arithmetic cannot leave the calendar.
+
+    Raises:
+        Refused: an instant that has no UTC, such as the first hour of the year 1 at +14:00.
+    """
+    for name in value.__struct_fields__ if isinstance(value, msgspec.Struct) else ():
+        instant = getattr(value, name)
+        if isinstance(instant, datetime):
+            try:
+                setattr(value, name, min(max(instant.astimezone(UTC), _FIRST), _LAST))
+            except OverflowError:
+                raise Refused(Kind.REQUEST_INVALID, f"{name}: this instant does not exist in UTC.") from None
+    return value
 
 
 def _check_declared_length(request: Request) -> None:
@@ -227,12 +252,23 @@ def decode_body(raw: bytes, shape: Any) -> Any:
     """
     try:
         document = msgspec.json.decode(raw)
+        json.loads(raw, object_pairs_hook=_without_repetition)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(Kind.REQUEST_INVALID, f"The body is not JSON: {error}.", status=400) from None
     try:
-        return msgspec.convert(_with_integers(document, DEPTH_MAX), shape)
+        return _in_utc(msgspec.convert(_with_integers(document, DEPTH_MAX), shape))
     except msgspec.ValidationError as error:
         raise Refused(Kind.REQUEST_INVALID, f"Body: {error}.") from None
+
+
+def _without_repetition(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; which of two members of a name counts is for no reader to guess."""
+    given = dict(members)
+    if len(given) != len(members):
+        names = [name for name, _ in members]
+        twice = next(name for name in given if names.count(name) > 1)
+        raise Refused(Kind.REQUEST_INVALID, f"Body: {twice[:80]!r} is given twice.")
+    return given
 
 
 def _with_integers(value: Any, depth: int) -> Any:

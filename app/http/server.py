@@ -28,7 +28,9 @@ BACKLOG = 2048
 class Server(uvicorn.Server):
     """Calls *on_drain* once, as soon as it is told to end. *door* bounds its connections."""
 
-    def __init__(self, application: ASGIApp, *, door: Door, drain_s: float, on_drain: Callable[[], None]) -> None:
+    def __init__(
+        self, application: ASGIApp, *, door: Door, drain_s: float, on_drain: Callable[[], None]
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 application,

@@ -20,7 +20,14 @@ COOLDOWN_S_MAX = 30 * 24 * 3600  # a month; what lasts longer is another trader
 FILTER_BYTES_MAX = 64 * 1024
 SYMBOLS_MAX = 2000  # more than the exchange lists
 
-Name = Annotated[str, Meta(min_length=1, max_length=120, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+# What has no width: soft hyphen, joiners, direction marks, fillers, variation selectors. A name of these alone cannot be seen.
+_UNSEEN = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
+)
+Name = Annotated[
+    str, Meta(min_length=1, max_length=120, pattern=rf"^[^\x00]*[^\s\x00-\x1f\x7f{_UNSEEN}][^\x00]*$")
+]
 Description = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*$")]
 Filter = Annotated[str, Meta(min_length=1, max_length=FILTER_BYTES_MAX, pattern=r"^[^\x00]*$")]
 Symbol = Annotated[str, Meta(min_length=1, max_length=40, pattern=r"^[^\s\x00]+$")]
@@ -257,6 +264,10 @@ class PairList(Struct):
 class CandleList(Struct):
     items: list[Candle]
     next_cursor: str | None = None
+
+
+class NoQuery(Struct, forbid_unknown_fields=True):
+    """Nothing may stand behind the question mark."""
 
 
 class PageQuery(Struct, forbid_unknown_fields=True):

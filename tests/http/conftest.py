@@ -140,9 +140,7 @@ async def http(service) -> AsyncIterator[httpx2.AsyncClient]:
 @contextlib.asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[tuple[Server, str]]:
     listener = listen("127.0.0.1", 0)
-    server = Server(
-        make_application(service), door=Door(1000, 1000), drain_s=5, on_drain=service.drain
-    )
+    server = Server(make_application(service), door=Door(1000, 1000), drain_s=5, on_drain=service.drain)
     with contextlib.closing(listener):
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await server.is_listening.wait()
