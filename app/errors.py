@@ -24,6 +24,7 @@ class Kind(StrEnum):
     TRANSITION_NOT_ALLOWED = "transition-not-allowed"
     RATE_LIMITED = "rate-limited"
     PAYLOAD_TOO_LARGE = "payload-too-large"
+    SERVICE_FULL = "service-full"
     UNAVAILABLE = "unavailable"
     TIMEOUT = "timeout"
 
@@ -38,6 +39,7 @@ STATUS: dict[Kind, int] = {
     Kind.TRANSITION_NOT_ALLOWED: 409,
     Kind.RATE_LIMITED: 429,
     Kind.PAYLOAD_TOO_LARGE: 413,
+    Kind.SERVICE_FULL: 503,
     Kind.UNAVAILABLE: 503,
     Kind.TIMEOUT: 504,
 }

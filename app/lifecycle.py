@@ -386,9 +386,11 @@ async def _check_quota(connection: Connection, user_id: UUID, trader_id: UUID) -
         raise Refused(
             Kind.QUOTA_EXCEEDED,
             f"The {full.tier} tier runs at most {full.limit} traders and {full.used} are active.",
+            quota="running_traders",
             limit=full.limit,
             used=full.used,
             tier=full.tier,
+            next_tier=full.next_tier,
         )
 
 

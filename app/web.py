@@ -19,7 +19,7 @@ from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
 from app.http.border import Door
 from app.http.feed import Feed
-from app.http.limits import ReadLimit
+from app.http.limits import opening_limit, read_limit
 from app.http.metrics import Metrics
 from app.http.server import Server, listen, url_of
 from app.http.service import Service
@@ -76,7 +76,8 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
     pool = make_pool(database_url, max_size=settings.pool_max, name="vyx web")
     await pool.open(wait=False)
     hints = Hints(pool)
-    feed = Feed(direct_url, metrics)
+    users = KnownUsers(pool)
+    feed = Feed(direct_url, metrics, on_user_changed=users.forget)
     verifier = make_verifier(settings)
     each = EachRunner()
     lifecycle = Lifecycle(
@@ -90,11 +91,11 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
         settings=settings,
         pool=pool,
         verifier=verifier,
-        users=KnownUsers(pool),
-        reads=ReadLimit(),
+        users=users,
+        reads=read_limit(),
         metrics=metrics,
         feed=feed,
-        streams=Streams(feed, pool, metrics),
+        streams=Streams(feed, pool, metrics, opening_limit()),
         lifecycle=lifecycle,
         previews=PreviewAsking(pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming),
         explaining=Explaining(pool, lifecycle.compile, each),

@@ -69,10 +69,13 @@ COMMENT ON FUNCTION public.drain_machine(machine text) IS 'Take a machine out: i
 CREATE TABLE public.accounts (
     user_id uuid NOT NULL,
     tier text DEFAULT 'free'::text NOT NULL,
+    is_over boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 COMMENT ON TABLE public.accounts IS 'The tier of each user. A user without a row is on the free tier.';
+
+COMMENT ON COLUMN public.accounts.is_over IS 'The tier may allow less than runs: the next beat of any machine looks and stops the newest traders beyond it.';
 
 CREATE FUNCTION public.set_tier("user" uuid, tier text) RETURNS public.accounts
     LANGUAGE plpgsql
@@ -178,6 +181,15 @@ begin
   reset_after := greatest(interval '0', coalesce(log[cardinality(log)] + window_length - clock, interval '0'));
 end $$;
 
+CREATE FUNCTION vyx.announce_user() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  perform pg_notify('vyx_user', old.user_id::text);
+  return null;
+end $$;
+
 CREATE FUNCTION vyx.beat_v1(boot bigint, owned_now integer, OUT ok boolean, OUT state vyx.machine_state, OUT alive bigint, OUT total bigint, OUT unowned bigint, OUT mine bigint, OUT newest_closed timestamp with time zone) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -239,7 +251,8 @@ begin
   used := vyx.active_traders("user");
   if used >= quota.max_running then
     raise exception 'the % tier runs at most % traders and % are active', quota.tier, quota.max_running, used
-      using errcode = 'VX403', detail = json_build_object('limit', quota.max_running, 'used', used, 'tier', quota.tier);
+      using errcode = 'VX403', detail = json_build_object('quota', 'running_traders', 'limit', quota.max_running, 'used', used,
+        'tier', quota.tier, 'next_tier', vyx.next_tier('running_traders', used));
   end if;
   if max_active is null then return; end if;
   select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
@@ -250,8 +263,25 @@ begin
     select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
   end if;
   if used >= max_active then
-    raise exception 'the service runs at most % traders and is full', max_active
-      using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
+    raise exception 'the service runs at most % traders and is full', max_active using errcode = 'VX503';
+  end if;
+end $$;
+
+CREATE FUNCTION vyx.check_stored("user" uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  quota record;
+  used bigint;
+begin
+  insert into public.accounts (user_id) values ("user") on conflict do nothing;
+  select a.tier, t.max_stored into quota from public.accounts a join public.tiers t using (tier) where a.user_id = "user" for update of a;
+  select count(*) into used from public.traders t where t.user_id = "user";
+  if used >= quota.max_stored then
+    raise exception 'the % tier keeps at most % traders and % are saved', quota.tier, quota.max_stored, used
+      using errcode = 'VX403', detail = json_build_object('quota', 'stored_traders', 'limit', quota.max_stored, 'used', used,
+        'tier', quota.tier, 'next_tier', vyx.next_tier('stored_traders', used));
   end if;
 end $$;
 
@@ -442,6 +472,24 @@ CREATE FUNCTION vyx.machine_is_silent(boot bigint, ttl interval, grace interval,
       or (h.heartbeat_at < clock - grace and clock > server_start + interval '10 s' and not vyx.machine_is_locked(boot))))
 $$;
 
+CREATE FUNCTION vyx.mark_all_over() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  update public.accounts a set is_over = true where a.tier = new.tier;
+  return null;
+end $$;
+
+CREATE FUNCTION vyx.mark_over() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  new.is_over := true;
+  return new;
+end $$;
+
 CREATE FUNCTION vyx.market_time(wall timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -463,6 +511,16 @@ CREATE FUNCTION vyx.newest_slot() RETURNS timestamp with time zone
     SET search_path TO ''
     AS $$
   select max(slot) from vyx.slots
+$$;
+
+CREATE FUNCTION vyx.next_tier(quota text, used bigint) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select t.tier
+    from public.tiers t cross join lateral (select case quota when 'running_traders' then t.max_running else t.max_stored end) l (most)
+   where l.most is null or l.most > used
+   order by l.most nulls last, t.tier limit 1
 $$;
 
 CREATE FUNCTION vyx.note_change() RETURNS trigger
@@ -619,7 +677,38 @@ begin
   return vyx.change_state_v1(trader, 'starting', 'start');
 end $$;
 
-CREATE FUNCTION vyx.stop_trader_v1(trader uuid) RETURNS public.trader_state
+CREATE FUNCTION vyx.stop_beyond_tiers_v1() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  account record;
+  beyond record;
+  excess bigint;
+  stopped bigint := 0;
+begin
+  for account in
+    select a.user_id, a.tier, t.max_running from public.accounts a join public.tiers t using (tier)
+     where a.is_over order by a.user_id limit 100 for update of a skip locked
+  loop
+    excess := vyx.active_traders(account.user_id) - account.max_running;
+    for beyond in
+      select s.trader_id from public.trader_state s
+       where s.user_id = account.user_id and (s.state in ('starting', 'running') or s.retry_at is not null)
+       order by coalesce(s.started_at, s.changed_at) desc, s.trader_id limit greatest(excess, 0) for update skip locked
+    loop
+      perform vyx.stop_trader_v1(beyond.trader_id, format('the %s tier runs at most %s traders', account.tier, account.max_running));
+      excess := excess - 1;
+      stopped := stopped + 1;
+    end loop;
+    if coalesce(excess, 0) <= 0 then
+      update public.accounts a set is_over = false where a.user_id = account.user_id;
+    end if;
+  end loop;
+  return stopped;
+end $$;
+
+CREATE FUNCTION vyx.stop_trader_v1(trader uuid, reason text DEFAULT 'stop'::text) RETURNS public.trader_state
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -628,9 +717,9 @@ begin
   select * into current from public.trader_state s where s.trader_id = trader for update;
   if not found then raise exception 'there is no trader %', trader using errcode = 'VX404'; end if;
   if current.state in ('stopped', 'stopping') then return current; end if;
-  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
-  current := vyx.change_state_v1(trader, 'stopping', 'stop');
-  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
+  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', reason); end if;
+  current := vyx.change_state_v1(trader, 'stopping', reason);
+  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
   return current;
 end $$;
 
@@ -798,12 +887,20 @@ COMMENT ON VIEW public.slot_overview IS 'The ledger of slots, with how many live
 CREATE TABLE public.tiers (
     tier text NOT NULL,
     max_running integer,
-    CONSTRAINT max_running_is_not_negative CHECK ((max_running >= 0))
+    max_stored integer,
+    max_streams integer DEFAULT 10 NOT NULL,
+    CONSTRAINT max_running_is_not_negative CHECK ((max_running >= 0)),
+    CONSTRAINT max_stored_is_not_negative CHECK ((max_stored >= 0)),
+    CONSTRAINT max_streams_is_not_negative CHECK ((max_streams >= 0))
 );
 
-COMMENT ON TABLE public.tiers IS 'What a user may run at the same time. A row per tier; edit a number here and it holds from the next start on.';
+COMMENT ON TABLE public.tiers IS 'What a user may have and run at the same time. A row per tier; edit a number here and it holds from the next request on.';
 
-COMMENT ON COLUMN public.tiers.max_running IS 'Traders that may run at once; null is unlimited.';
+COMMENT ON COLUMN public.tiers.max_running IS 'Traders that may run at once; null is unlimited. Lowering it stops the newest traders beyond it.';
+
+COMMENT ON COLUMN public.tiers.max_stored IS 'Traders that may be saved; null is unlimited. Up to 64 KiB of filter each.';
+
+COMMENT ON COLUMN public.tiers.max_streams IS 'Event streams that may be open at once, on each web process.';
 
 CREATE TABLE public.trader_events (
     id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
@@ -1077,6 +1174,8 @@ ALTER TABLE ONLY vyx.symbols
 ALTER TABLE ONLY vyx.transitions
     ADD CONSTRAINT transitions_pkey PRIMARY KEY (from_state, to_state);
 
+CREATE INDEX accounts_is_over_idx ON public.accounts USING btree (user_id) WHERE is_over;
+
 CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
 
 CREATE INDEX signals_id_idx ON ONLY public.signals USING btree (id);
@@ -1117,6 +1216,8 @@ CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
 
 CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
 
+CREATE TRIGGER announce_user AFTER DELETE ON public.accounts FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
+
 CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_new_trader_state();
 
 CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_trader_state();
@@ -1128,6 +1229,10 @@ CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXE
 CREATE TRIGGER lock_feed BEFORE INSERT ON public.signals FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
 
 CREATE TRIGGER lock_feed BEFORE INSERT ON public.trader_events FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
+
+CREATE TRIGGER mark_all_over AFTER UPDATE ON public.tiers FOR EACH ROW WHEN (((new.max_running IS NOT NULL) AND (new.max_running IS DISTINCT FROM old.max_running))) EXECUTE FUNCTION vyx.mark_all_over();
+
+CREATE TRIGGER mark_over BEFORE UPDATE ON public.accounts FOR EACH ROW WHEN ((new.tier IS DISTINCT FROM old.tier)) EXECUTE FUNCTION vyx.mark_over();
 
 CREATE TRIGGER note_change BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((new.state IS DISTINCT FROM old.state) OR (new.owner IS DISTINCT FROM old.owner))) EXECUTE FUNCTION vyx.note_change();
 

@@ -226,6 +226,7 @@ class Keeper:
             return True
         self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
         await machines.retry_due(connection)
+        await self._stop_beyond_tiers(connection)
         more = await self._reap(connection)
         again = await self._share(connection, beat) or more
         await self._feed_market(connection)
@@ -233,6 +234,11 @@ class Keeper:
         self._report(beat)
         await self._count_dead_letters(connection)
         return again
+
+    async def _stop_beyond_tiers(self, connection: Connection) -> None:
+        if stopped := await machines.stop_beyond_tiers(connection):
+            log.info("stopped beyond their tier", traders=stopped)
+            await connection.execute("select pg_notify('vyx_trader', ''), pg_notify('vyx_feed', '')")
 
     async def _count_dead_letters(self, connection: Connection) -> None:
         now = time.monotonic()

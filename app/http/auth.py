@@ -26,7 +26,7 @@ from app.store import accounts
 from app.store.pool import Pool
 
 CLOCK_SKEW_S = 10.0  # for `nbf` alone: an expired token is expired
-KNOWN_USER_S = 60.0  # how long a deleted user may go on reading; writes fail at once by their foreign key
+KNOWN_USER_S = 5.0  # how long a deleted user may go on reading when the database's word of it is lost
 KNOWN_USERS_MAX = 100_000
 TOKEN_BYTES_MAX = 8 * 1024  # what proxies take as one header
 _UNIX_S_MAX = 253_402_300_799  # the last second of the year 9999
@@ -153,13 +153,20 @@ class KnownUsers:
         if self._clock() - self._seen_at.get(user_id, float("-inf")) < KNOWN_USER_S:
             return
         async with self._pool.connection() as connection:
-            if not await accounts.user_exists(connection, user_id):
+            if not await accounts.know_user(connection, user_id):
                 self._seen_at.pop(user_id, None)
                 raise unknown_user()
         self._seen_at[user_id] = self._clock()
         self._seen_at.move_to_end(user_id)
         if len(self._seen_at) > KNOWN_USERS_MAX:
             self._seen_at.popitem(last=False)
+
+    def forget(self, user_id: UUID | None) -> None:
+        """The database announced a change of this user, or (None) may have announced any while nobody listened."""
+        if user_id is None:
+            self._seen_at.clear()
+        else:
+            self._seen_at.pop(user_id, None)
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from uuid import UUID
 
 import msgspec
@@ -31,6 +31,7 @@ import structlog
 from app.domain.lifecycle import TraderState
 from app.http import shapes
 from app.http.metrics import Metrics
+from app.store import accounts
 from app.store import feed as store
 from app.store.pool import Connection, connect_direct
 
@@ -41,6 +42,7 @@ PENDING_MAX = 1000  # events a client may fall behind before it is cut; it resum
 PAGE_ROWS = (
     PENDING_MAX // 2
 )  # offered at once, between two reads in which the streams send: a slot's burst cuts nobody who takes it
+DELETED_MAX = 1000  # users remembered as gone, until no request of theirs can still be on its way to a stream
 RECONNECT_S = 0.2
 RECONNECT_S_MAX = 3.0
 
@@ -140,11 +142,19 @@ class Feed:
     the table for good, what is above it will be offered.
     """
 
-    def __init__(self, direct_url: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        direct_url: str,
+        metrics: Metrics,
+        *,
+        on_user_changed: Callable[[UUID | None], None] = lambda _: None,
+    ) -> None:
         self._direct_url = direct_url
+        self._on_user_changed = on_user_changed
         self._metrics = metrics
         self._watermark = Watermark()
         self._subscriptions: dict[UUID, set[Subscription]] = {}
+        self._deleted: deque[UUID] = deque(maxlen=DELETED_MAX)
         self._closed: str | None = None
         self.horizon: int | None = None
         self.has_horizon = asyncio.Event()
@@ -156,6 +166,8 @@ class Feed:
         subscription = Subscription(user_id)
         if self._closed is not None:
             subscription.end(self._closed)
+        elif user_id in self._deleted:
+            subscription.end("user_deleted")
         self._subscriptions.setdefault(user_id, set()).add(subscription)
         return subscription
 
@@ -186,6 +198,9 @@ class Feed:
                     backoff_s = RECONNECT_S
                     await connection.execute("listen vyx_feed")
                     await connection.execute("listen vyx_preview")
+                    await connection.execute("listen vyx_user")
+                    self._on_user_changed(None)  # whoever was deleted while nobody listened
+                    await self._end_deleted(connection, self._subscriptions)
                     await self._follow(connection)
             except (psycopg.Error, OSError) as error:
                 self._metrics.feed_reconnects.inc()
@@ -201,12 +216,31 @@ class Feed:
             await self.poll(connection)
             if not self._watermark.is_waiting:
                 pause_s = CANDIDATE_POLL_S
+                changed: set[UUID] = set()
                 async for notification in connection.notifies(timeout=POLL_S, stop_after=1):
+                    # of the feed's own rows it is only a hint: the poll asks the table
                     if notification.channel == "vyx_preview":
-                        self.previews.announce()  # of the feed's own rows it is only a hint: the poll asks the table
+                        self.previews.announce()
+                    elif notification.channel == "vyx_user":
+                        changed.add(UUID(notification.payload))
+                await self._note_changed(connection, changed)
                 continue
             pause_s = CANDIDATE_POLL_S if self.horizon != before else min(pause_s * 1.5, CANDIDATE_POLL_S_MAX)
             await asyncio.sleep(pause_s)
+
+    async def _note_changed(self, connection: Connection, user_ids: set[UUID]) -> None:
+        """These users' accounts or keys have changed: forget what is remembered of them, and end the streams of who is gone."""
+        for user_id in user_ids:
+            self._on_user_changed(user_id)
+        await self._end_deleted(connection, user_ids)
+
+    async def _end_deleted(self, connection: Connection, user_ids: Collection[UUID]) -> None:
+        if not user_ids:
+            return
+        for user_id in await accounts.missing_users(connection, user_ids):
+            self._deleted.append(user_id)  # a stream of theirs may be about to open
+            for subscription in self._subscriptions.get(user_id, ()):
+                subscription.end("user_deleted")
 
     async def poll(self, connection: Connection) -> None:
         """One poll: observe, then publish what became final."""

@@ -30,9 +30,12 @@ _TITLES: dict[Kind, str] = {
     Kind.TRANSITION_NOT_ALLOWED: "Not possible in this state",
     Kind.RATE_LIMITED: "Too many requests",
     Kind.PAYLOAD_TOO_LARGE: "Payload too large",
+    Kind.SERVICE_FULL: "The service is full",
     Kind.UNAVAILABLE: "Unavailable for the moment",
     Kind.TIMEOUT: "Took too long",
 }
+
+_RETRIED = (Kind.RATE_LIMITED, Kind.SERVICE_FULL, Kind.UNAVAILABLE)
 
 
 class Unauthorized(Refused):
@@ -52,7 +55,7 @@ def respond(refused: Refused) -> Response:
     """The answer that says *refused*, with the headers its kind asks for."""
     headers: dict[str, str] = {}
     members = dict(refused.members)
-    if refused.kind in (Kind.RATE_LIMITED, Kind.UNAVAILABLE):
+    if refused.kind in _RETRIED or "retry_after_s" in members:
         members["retry_after_s"] = retry_after_s(members.get("retry_after_s", RETRY_SOON_S))
         headers["retry-after"] = str(members["retry_after_s"])
     if isinstance(refused, Unauthorized):

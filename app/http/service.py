@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from app.explain import Explaining
 from app.http.auth import KnownUsers, Verifier
 from app.http.feed import Feed
-from app.http.limits import ReadLimit
+from app.http.limits import CallLimit
 from app.http.metrics import Metrics
 from app.http.stream import Streams
 from app.lifecycle import Lifecycle
@@ -26,7 +26,7 @@ class Service:
     pool: Pool
     verifier: Verifier
     users: KnownUsers
-    reads: ReadLimit
+    reads: CallLimit
     metrics: Metrics
     feed: Feed
     streams: Streams

@@ -4,6 +4,7 @@ Users as far as the screener knows them: that they exist, their tier, and what t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -28,11 +29,35 @@ class FullQuota:
     tier: str
     limit: int
     used: int
+    next_tier: str | None
 
 
-async def user_exists(connection: Connection, user_id: UUID) -> bool:
-    row = await (await connection.execute(_QUERIES["user_exists"], {"user_id": user_id})).fetchone()
-    return row is not None and bool(row[0])
+async def know_user(connection: Connection, user_id: UUID) -> bool:
+    """
+    Whether the user exists. Their account is made at the first sight of them, so that its end can be announced.
+
+    Raises:
+        psycopg.errors.ForeignKeyViolation: the user was deleted in this moment.
+    """
+    row = await (await connection.execute(_QUERIES["find_user"], {"user_id": user_id})).fetchone()
+    assert row is not None  # noqa: S101 a select without from returns one row
+    exists, has_account = row
+    if exists and not has_account:
+        await connection.execute(_QUERIES["put_account"], {"user_id": user_id})
+    return bool(exists)
+
+
+async def missing_users(connection: Connection, user_ids: Iterable[UUID]) -> list[UUID]:
+    """Those of *user_ids* that are gone."""
+    cursor = await connection.execute(_QUERIES["missing_users"], {"user_ids": list(user_ids)})
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def stream_limit(connection: Connection, user_id: UUID) -> int:
+    """How many streams the user may hold open on one web process."""
+    row = await (await connection.execute(_QUERIES["stream_limit"], {"user_id": user_id})).fetchone()
+    assert row is not None  # noqa: S101 tiers has a row for every tier an account may name, free included
+    return int(row[0])
 
 
 async def find_account(connection: Connection, user_id: UUID) -> Account:

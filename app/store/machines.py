@@ -84,6 +84,11 @@ async def retry_due(connection: Connection) -> int:
     return int((await _row(connection, "retry_due"))[0])
 
 
+async def stop_beyond_tiers(connection: Connection) -> int:
+    """Stop the newest traders of users whose tier was lowered below what runs; returns how many."""
+    return int((await _row(connection, "stop_beyond_tiers"))[0])
+
+
 async def try_ingest_lock(connection: Connection) -> bool:
     """Become the one feeder of market data, as long as the direct *connection* lives."""
     return bool((await _row(connection, "try_ingest_lock"))[0])

@@ -17,7 +17,7 @@ from app.errors import Fenced, Kind, Refused
 def translated() -> Iterator[None]:
     """
     Raises:
-        Refused: the statement was refused by a rule of ours (VX404 VX409 VX403 VX422).
+        Refused: the statement was refused by a rule of ours (VX404 VX409 VX403 VX503 VX422).
         Fenced: this machine's boot row is dead (VXFEN).
     """
     try:
@@ -35,6 +35,8 @@ def translated() -> Iterator[None]:
                 raise Refused(
                     Kind.QUOTA_EXCEEDED, message, **json.loads(error.diag.message_detail or "{}")
                 ) from error
+            case "VX503":
+                raise Refused(Kind.SERVICE_FULL, message, retry_after_s=60) from error
             case "VX422":
                 raise Refused(Kind.REQUEST_INVALID, message) from error
             case "VXFEN":

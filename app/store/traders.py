@@ -106,9 +106,10 @@ async def insert_trader(
     compiled: PlanColumns,
 ) -> UUID:
     """
-    Save a new trader; it is born stopped.
+    Save a new trader; it is born stopped. In a transaction of its own, which holds the user's account.
 
     Raises:
+        Refused: QUOTA_EXCEEDED, the user's tier keeps no more.
         psycopg.errors.ForeignKeyViolation: there is no such user.
     """
     parameters = {
@@ -120,7 +121,10 @@ async def insert_trader(
         "frequency": Jsonb(frequency),
         **_plan_parameters(compiled),
     }
-    row = await (await connection.execute(_TRADERS["insert_trader"], parameters)).fetchone()
+    async with connection.transaction():
+        with translated():
+            await connection.execute(_TRADERS["check_stored"], {"user_id": user_id})
+        row = await (await connection.execute(_TRADERS["insert_trader"], parameters)).fetchone()
     assert row is not None  # noqa: S101 insert … returning
     return UUID(str(row[0]))
 

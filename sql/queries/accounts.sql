@@ -1,6 +1,21 @@
--- user_exists --
--- Whether a token's subject is a user of this database.
-select exists (select from auth.users u where u.id = %(user_id)s);
+-- find_user --
+-- Whether a token's subject is a user of this database, and whether their account has been made.
+select exists (select from auth.users u where u.id = %(user_id)s),
+       exists (select from public.accounts a where a.user_id = %(user_id)s);
+
+-- put_account --
+-- A user's account; it goes with the user, and says so to every web process.
+insert into public.accounts (user_id) values (%(user_id)s) on conflict do nothing;
+
+-- missing_users --
+-- Those of these users that are gone.
+select given.user_id from unnest(%(user_ids)s::uuid[]) given (user_id)
+ where not exists (select from auth.users u where u.id = given.user_id);
+
+-- stream_limit --
+-- How many streams the user's tier may hold open on a web process.
+select t.max_streams from public.tiers t
+ where t.tier = coalesce((select a.tier from public.accounts a where a.user_id = %(user_id)s), 'free');
 
 -- find_account --
 -- Tier, limit and use of one user; a user without a row is on the free tier.
@@ -11,7 +26,7 @@ select coalesce(a.tier, 'free') as tier, t.max_running, vyx.active_traders(%(use
 
 -- full_quota --
 -- The quota that starting this trader would break, if it would; no row when there is room or the trader counts already.
-select q.tier, q.max_running as "limit", q.used
+select q.tier, q.max_running as "limit", q.used, vyx.next_tier('running_traders', q.used) as next_tier
   from public.trader_state s
   cross join lateral (
     select t.tier, t.max_running, vyx.active_traders(s.user_id) as used

@@ -35,6 +35,10 @@ select vyx.leave_v1(%(boot_id)s);
 -- Traders in error whose time has come start again.
 select vyx.retry_due_v1();
 
+-- stop_beyond_tiers --
+-- After a downgrade the newest traders beyond the tier stop.
+select vyx.stop_beyond_tiers_v1();
+
 -- try_ingest_lock --
 -- The one machine in the cluster that feeds the market data holds this session lock.
 select pg_try_advisory_lock(7101, 1);

@@ -1,3 +1,7 @@
+-- check_stored --
+-- Whether the user may save one more trader; part of the transaction that saves it. Refuses with VX403.
+select vyx.check_stored(%(user_id)s);
+
 -- insert_trader --
 -- A new trader, born stopped.
 insert into public.traders (user_id, name, description, filter, symbols, frequency, plan, plan_hash, plan_summary)

@@ -13,7 +13,7 @@ from app.errors import STATUS, Kind, Refused
 from app.http import problems
 from app.http.application import ENDPOINTS, make_application
 from app.http.endpoints import BODY_BYTES_MAX
-from app.http.limits import ReadLimit
+from app.http.limits import CallLimit
 
 
 async def test_an_unknown_address_is_a_problem(http, kind):
@@ -88,7 +88,7 @@ def test_every_kind_of_refusal_is_a_problem_of_its_type_and_status(kind):
     assert body["type"] == f"https://vyx.dev/problems/{kind}"
     assert body["status"] == response.status_code == STATUS[kind]
     assert body["detail"] == "a sentence"
-    assert ("retry-after" in response.headers) == (kind in (Kind.RATE_LIMITED, Kind.UNAVAILABLE))
+    assert ("retry-after" in response.headers) == (kind in (Kind.RATE_LIMITED, Kind.SERVICE_FULL, Kind.UNAVAILABLE))
     assert ("www-authenticate" in response.headers) == (kind is Kind.UNAUTHORIZED)
 
 
@@ -179,7 +179,7 @@ async def test_a_request_is_one_log_line_without_its_token(http, user):
 
 
 async def test_reads_are_limited_per_user(http, service, user, make_user, kind):
-    service.reads = ReadLimit(reads_max=3)
+    service.reads = CallLimit(3, "reads a minute")
 
     answers = [await http.get("/api/v1/me", headers=user.headers) for _ in range(4)]
     other = await http.get("/api/v1/me", headers=make_user().headers)
@@ -192,7 +192,7 @@ async def test_reads_are_limited_per_user(http, service, user, make_user, kind):
 
 def test_the_read_window_slides():
     now = 0.0
-    limit, user = ReadLimit(reads_max=2, clock=lambda: now), uuid.uuid4()
+    limit, user = CallLimit(2, "reads a minute", clock=lambda: now), uuid.uuid4()
     limit.count(user)
     now = 30.0
     limit.count(user)
