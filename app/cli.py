@@ -27,7 +27,7 @@ from app.settings import Settings, read_settings
 from app.store import embedded
 
 if TYPE_CHECKING:
-    from sandbox.compile import Compiled
+    from sandbox.language.compiler import Compiled
 
 cli = typer.Typer(
     add_completion=False,
@@ -121,7 +121,7 @@ def web(
 ) -> None:
     """Run one web process: the HTTP interface and the event streams. Any number of them may run."""
     from app.web import serve  # noqa: PLC0415
-    from sandbox.compile import FilterCompiler  # noqa: PLC0415
+    from sandbox.language.compiler import FilterCompiler  # noqa: PLC0415
 
     settings = _with_database(_settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port))
     with FilterCompiler() as compiler:
@@ -183,7 +183,7 @@ def token(
 @cli.command()
 def check(file: Annotated[Path, typer.Argument(help="A filter.")]) -> None:
     """Compile a filter: exit 0, or FILE:LINE:COL: CODE message for each mistake and exit 1."""
-    from sandbox.compile import FilterCompiler  # noqa: PLC0415
+    from sandbox.language.compiler import FilterCompiler  # noqa: PLC0415
 
     source = _read_filter(file)
     with FilterCompiler() as compiler:

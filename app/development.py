@@ -17,7 +17,7 @@ from app.lifecycle import summary_of
 from app.settings import Settings, development_secret
 from app.store import queries
 from app.store.refusals import translated
-from sandbox.compile import FilterCompiler
+from sandbox.language.compiler import FilterCompiler
 
 _SQL = queries.load("development")
 DEMO_USER = UUID("00000000-0000-4000-8000-00000000d3a0")

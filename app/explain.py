@@ -2,7 +2,7 @@
 Why a trader did or did not signal a symbol at a slot, from stored candles and the trader's own past.
 
 Decided here: the order of reasons (first what the market says, then the trader's circumstances), and that the plan explained is the
-stored one, which is what is screened. What the plan alone tells is ``sandbox/explain.py``; nothing here is screened or written.
+stored one, which is what is screened. What the plan alone tells is ``sandbox/engine/explain.py``; nothing here is screened or written.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from app.store import history as history_store
 from app.store import market_read, slots
 from app.store.explain import ExplainedTrader, SlotState, StoredSignal
 from app.store.pool import Connection, Pool
-from sandbox.compute import OperatorError
-from sandbox.each import EachRunner
-from sandbox.explain import Explanation, explain
-from sandbox.panel import TIMEFRAMES
-from sandbox.plan import Plan, PlanError, load_plan
+from sandbox.engine.calls import OperatorError
+from sandbox.engine.explain import Explanation, explain
+from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.document import Plan, PlanError, load_plan
+from sandbox.plan.timeframes import TIMEFRAMES
 
 TERMS_KEPT = 256  # of filters explained lately: a page that explains bar after bar compiles once
 BARS_LOOKED_AT = 2  # the slot's, and the one before, which on_enter compares with

@@ -30,7 +30,7 @@ from app.preview.asking import PreviewAsking
 from app.settings import Settings
 from app.store.pool import make_pool
 from jobs.tasks import defer_preview
-from sandbox.each import EachRunner
+from sandbox.interpreter.functions import EachRunner
 
 _log = structlog.get_logger(__name__)
 

@@ -31,8 +31,8 @@ from app.settings import Settings
 from app.store.pool import make_pool
 from jobs.runner import job_connections, run_jobs, run_previews
 from jobs.tasks import tick
-from sandbox.compile import Compiled, FilterCompiler
-from sandbox.each import EachRunner
+from sandbox.interpreter.functions import EachRunner
+from sandbox.language.compiler import Compiled, FilterCompiler
 
 log = structlog.get_logger(__name__)
 

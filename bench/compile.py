@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sandbox.compile import FilterCompiler
-from sandbox.language import lint
+from sandbox.language.compiler import FilterCompiler
 from sandbox.language.rewrite import rewrite
+from sandbox.plan.text import syntax
 
 FOLDER = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ def right_filters() -> list[str]:
 
 def wrong_filters() -> list[str]:
     """The catalogue's filters, but those that are stopped by a limit after a second."""
-    text = (FOLDER / "tests" / "sandbox" / "wrong_filters.txt").read_text(encoding="utf-8")
+    text = (FOLDER / "tests" / "sandbox" / "language" / "wrong_filters.txt").read_text(encoding="utf-8")
     head = "m15 = bars('15m')\nclose = m15.close\n"
     cases = [case.partition("---\n") for case in text.split("===\n")[1:]]
     return [source.replace("HEAD\n", head, 1) for source, _, told in cases if "V30" not in told]
@@ -45,10 +45,10 @@ def timed(action: Callable[[str], object], sources: list[str]) -> list[float]:
 
 def front(source: str) -> object:
     """The steps in this process before the interpreter: parse, lint, rewrite."""
-    parsed = lint.parse(source)
+    parsed = syntax.parse(source)
     if not isinstance(parsed, tuple):
         return None
-    lint.lint(*parsed)
+    syntax.lint(*parsed)
     return rewrite(*parsed)
 
 

@@ -25,14 +25,15 @@ from app.market.dumps import read_dumps
 from app.market.errors import DumpInvalid
 from app.market.rollup import roll_up
 from bench.service import SHARED_DUMPS
-from sandbox import axes
-from sandbox.compile import FilterCompiler
-from sandbox.each import EachRunner
-from sandbox.operators import FIELDS
-from sandbox.panel import TIMEFRAMES, Panel
-from sandbox.past import evaluate_range, signalled
-from sandbox.plan import Plan, build_plan
-from sandbox.readiness import readiness
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.replay import evaluate_range, signalled
+from sandbox.engine.warm_up import readiness
+from sandbox.interpreter.functions import EachRunner
+from sandbox.language.compiler import FilterCompiler
+from sandbox.plan import axis as axes
+from sandbox.plan.document import Plan, build_plan
+from sandbox.plan.operators import FIELDS
+from sandbox.plan.timeframes import TIMEFRAMES
 
 FILTERS = Path(__file__).resolve().parents[1] / "docs" / "filters"
 SETS = (

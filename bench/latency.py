@@ -30,7 +30,7 @@ from app.lifecycle import summary_of
 from app.store import embedded, queries
 from bench.figures import finish, quantiles, show
 from bench.service import SHARED_DUMPS, Service
-from sandbox.compile import FilterCompiler
+from sandbox.language.compiler import FilterCompiler
 
 SLOT_TARGET_MS, CLIENT_TARGET_MS = 1000.0, 250.0
 WEEK = SHARED_DUMPS / "week-91pairs-two-outages"

@@ -41,10 +41,11 @@ import talib
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sandbox.evaluate import Evaluator
-from sandbox.panel import TIMEFRAMES, Panel
-from sandbox.past import evaluate_range
-from sandbox.plan import build_plan
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.replay import evaluate_range
+from sandbox.engine.screen import Evaluator
+from sandbox.plan.document import build_plan
+from sandbox.plan.timeframes import TIMEFRAMES
 
 USED = ("1m", "5m", "15m", "1h", "4h", "1d")
 WEIGHTS = (15, 20, 25, 25, 10, 5)

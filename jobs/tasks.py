@@ -13,7 +13,7 @@ from procrastinate.exceptions import AlreadyEnqueued
 from app.errors import Fenced, NotTrusted
 from app.store import candles, machines, previews, slots
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
-from sandbox.panel import TIMEFRAMES
+from sandbox.plan.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
     from app.preview.answering import PreviewAnswering

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sandbox.operators import FIELDS
-from sandbox.plan import build_plan
+from sandbox.plan.document import build_plan
+from sandbox.plan.operators import FIELDS
 
 
 def bars(timeframe="1m", field="close", **more):

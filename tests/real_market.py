@@ -15,8 +15,8 @@ from app.domain import timeframes
 from app.market.candles import Candles
 from app.market.dumps import read_dumps
 from app.market.rollup import roll_up
-from sandbox.operators import FIELDS
-from sandbox.panel import Panel
+from sandbox.engine.candles.panel import Panel
+from sandbox.plan.operators import FIELDS
 
 YOUNG, HOLEY, GONE = "XRPUSDT", "LTCUSDT", "GONEUSDT"
 USED = ("1m", "5m", "15m", "1h")

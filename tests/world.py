@@ -22,7 +22,7 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from app.store import queries
-from sandbox.plan import Plan, build_plan
+from sandbox.plan.document import Plan, build_plan
 
 T0 = datetime(2024, 7, 1, tzinfo=UTC)
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)

@@ -1,32 +1,28 @@
 """
 Timeframes: how long each bar is and which bars close at a slot.
 
-Decided here: the list of timeframes, and that every bar starts at a multiple of its length counted from the epoch in
-UTC (which is how the exchange cuts them up to one day; weeks and months are cut otherwise and are not offered).
-Not decided here: what a bar holds (``app.market.rollup``) and when a slot may close (ingest).
+Decided here: which bars open and close at an instant. Not decided here: which timeframes there are
+(``sandbox.plan.timeframes``), what a bar holds (``app.market.rollup``) and when a slot may close (ingest).
 Instants are whole milliseconds since the epoch, the exchange's own unit.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-MINUTE_MS: Final = 60_000
+from sandbox.plan.timeframes import TIMEFRAMES
 
-TIMEFRAMES: Final[dict[str, int]] = {
-    "1m": 60,
-    "3m": 180,
-    "5m": 300,
-    "15m": 900,
-    "30m": 1_800,
-    "1h": 3_600,
-    "2h": 7_200,
-    "4h": 14_400,
-    "6h": 21_600,
-    "8h": 28_800,
-    "12h": 43_200,
-    "1d": 86_400,
-}
-"""Name to length in seconds, finest first. Names are the exchange's and case matters there: ``1M`` is a month."""
+__all__ = [
+    "MINUTE_MS",
+    "TIMEFRAMES",
+    "bar_open_ms",
+    "closes_at",
+    "closing_at",
+    "epoch_ms",
+    "instant",
+    "length_ms",
+]
+
+MINUTE_MS: Final = 60_000
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)

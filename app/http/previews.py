@@ -12,7 +12,7 @@ from app.http import shapes
 from app.http.endpoints import Call
 from app.preview.answering import Preview
 from app.store.history import instant
-from sandbox.explain import Bar
+from sandbox.engine.explain import Bar
 
 
 async def execute_filter(call: Call, body: shapes.FilterRun) -> Preview:

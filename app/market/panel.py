@@ -17,7 +17,8 @@ from app.domain import timeframes
 from app.store import candles, symbols
 from app.store.candles import Rows
 from app.store.pool import Pool
-from sandbox.panel import TIMEFRAMES, Panel
+from sandbox.engine.candles.panel import Panel
+from sandbox.plan.timeframes import TIMEFRAMES
 
 log = structlog.get_logger(__name__)
 SLACK_BARS = 64  # loaded beyond what is needed, so that a slightly deeper plan does not reload the frame

@@ -22,7 +22,7 @@ from app.store import previews
 from app.store.history import instant
 from app.store.pool import Connection, Pool
 from app.store.previews import Asked, Ended
-from sandbox.plan import Plan, PlanError, load_plan
+from sandbox.plan.document import Plan, PlanError, load_plan
 
 WAIT_S = 10.0  # a request waits no longer; what is older is not begun
 LOAD_LIMIT_S = 8.0  # reading the candles; the evaluation has its own limit

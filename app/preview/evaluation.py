@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.preview.wire import Answer, Columns, Found, Hit, Question, Refused
-from sandbox.compute import OperatorError
-from sandbox.each import EachRunner
-from sandbox.panel import Bools, Panel
-from sandbox.past import RangeHits, evaluate_range, signalled
-from sandbox.plan import PlanError, load_plan
+from sandbox.engine.calls import OperatorError
+from sandbox.engine.candles.panel import Bools, Panel
+from sandbox.engine.replay import RangeHits, evaluate_range, signalled
+from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.document import PlanError, load_plan
 
 EACH_S = 3.0  # for the functions of a filter: what live screening asks in many slots is asked here at once
 

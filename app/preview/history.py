@@ -18,10 +18,11 @@ from app.preview.wire import Columns
 from app.store import history as store
 from app.store.history import SymbolCandles
 from app.store.pool import Connection
-from sandbox.evaluate import HISTORY_SLACK_BARS
-from sandbox.operators import OPERATORS
-from sandbox.panel import TIMEFRAMES, Panel
-from sandbox.plan import Plan
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.screen import HISTORY_SLACK_BARS
+from sandbox.plan.document import Plan
+from sandbox.plan.operators import OPERATORS
+from sandbox.plan.timeframes import TIMEFRAMES
 
 AXIS_ROW = "\N{MIDDLE DOT}axis"
 

@@ -22,9 +22,9 @@ from app.preview import evaluation, history, wire
 from app.preview.answering import Preview, preview_of, question_about
 from app.store import slots
 from app.store.pool import Connection, connect_direct
-from sandbox.compile import Compiled, FilterCompiler
-from sandbox.panel import Frame
-from sandbox.plan import Plan
+from sandbox.engine.candles.panel import Frame
+from sandbox.language.compiler import Compiled, FilterCompiler
+from sandbox.plan.document import Plan
 
 SPARK_BARS_BEFORE = 16
 SPARK_BARS_AFTER = 8

@@ -26,9 +26,9 @@ from app.store import roster as store
 from app.store.pool import Pool
 from app.store.roster import Changes, Entry, Failure, Recompiled, StoredPlan
 from app.store.screening import fenced
-from sandbox.compile import Compiled
-from sandbox.evaluate import Evaluator
-from sandbox.plan import PLAN_VERSION, Plan, PlanError, load_plan
+from sandbox.engine.screen import Evaluator
+from sandbox.language.compiler import Compiled
+from sandbox.plan.document import PLAN_VERSION, Plan, PlanError, load_plan
 
 log = structlog.get_logger(__name__)
 # Loading so many holds the event loop for 40 ms; a transaction open meanwhile is ended after 500 ms.

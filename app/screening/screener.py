@@ -32,9 +32,9 @@ from app.store import machines, screening, slots
 from app.store import roster as roster_store
 from app.store.pool import Pool
 from app.store.screening import Match
-from sandbox.compile import Compiled
-from sandbox.each import EachRunner
-from sandbox.evaluate import Evaluator, Hits, Slot
+from sandbox.engine.screen import Evaluator, Hits, Slot
+from sandbox.interpreter.functions import EachRunner
+from sandbox.language.compiler import Compiled
 
 log = structlog.get_logger(__name__)
 SLOTS_AT_ONCE = 100  # read ahead from the ledger

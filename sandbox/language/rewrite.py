@@ -3,11 +3,11 @@ Rewriting a filter's text so that Python's own syntax works on series.
 
 Monty's classes overload arithmetic and indexing, but neither comparisons nor truth: `a < b`, `and`, `or`, `not`,
 `x if c else y` and every place that asks for truth (`if`, `while`, `assert`, comprehension and match guards) become
-calls of the prelude (`sandbox.language.inside`). The text is spliced, never regenerated: every token the user
+calls of the prelude (`sandbox.language.prelude`). The text is spliced, never regenerated: every token the user
 wrote stays on its line, and `Rewritten.origin` maps a position in the new text back to the user's.
 
 Decided here: what is spliced where, which expressions are terms of the signal. Not decided here: what the calls
-mean (`inside`), which constructs a filter may use (`lint`).
+mean (`prelude`), which constructs a filter may use (`syntax`).
 
 Theory of operation: the syntax tree is walked without recursion; each construct contributes edits (replace bytes
 [start, end) by text). Replaced ranges hold only the construct's own operators, parentheses, comments and line ends;
@@ -20,8 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-RESERVED_PREFIX = "vyx_"
-"""Names of the prelude's own machinery begin like this; `lint` refuses them in a filter."""
+from sandbox.plan.text.source import Source, Span
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Lt: "lt",
@@ -49,16 +48,6 @@ _MARKED = (
     ast.Pass,
     ast.Continue,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A range of the user's text: lines and columns count from 1, columns count characters, the end is exclusive."""
-
-    line: int
-    column: int
-    end_line: int
-    end_column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,52 +94,6 @@ class _Edit:
         return (self.start, int(self.opens), self.depth if self.opens else -self.depth)
 
 
-class Source:
-    """A filter's text with byte offsets, as the syntax tree counts them."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.raw = text.encode()
-        self.lines = text.split("\n")
-        self._starts = [0]
-        for line in self.lines:
-            self._starts.append(self._starts[-1] + len(line.encode()) + 1)
-
-    def offset(self, line: int, byte_column: int) -> int:
-        return self._starts[line - 1] + byte_column
-
-    def offset_of_character(self, line: int, column: int) -> int:
-        """Byte offset of a position given in characters (both from 1); beyond the text, its nearest end."""
-        if line > len(self.lines):
-            return len(self.raw)
-        return self._starts[line - 1] + len(self.lines[line - 1][: max(column - 1, 0)].encode())
-
-    def range_of(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        end_line, end_column = node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
-        return self.offset(node.lineno, node.col_offset), self.offset(end_line, end_column)
-
-    def span(self, start: int, end: int) -> Span:
-        line, column = self._position(start)
-        end_line, end_column = self._position(end)
-        return Span(line, column, end_line, end_column)
-
-    def span_of(self, node: ast.expr | ast.stmt) -> Span:
-        return self.span(*self.range_of(node))
-
-    def segment(self, node: ast.expr | ast.stmt) -> str:
-        start, end = self.range_of(node)
-        return self.raw[start:end].decode()
-
-    def text_at(self, span: Span) -> str:
-        start = self.offset_of_character(span.line, span.column)
-        return self.raw[start : self.offset_of_character(span.end_line, span.end_column)].decode()
-
-    def _position(self, offset: int) -> tuple[int, int]:
-        line = min(bisect_right(self._starts, offset), len(self.lines))
-        start = self._starts[line - 1]
-        return line, len(self.raw[start:offset].decode(errors="replace")) + 1
-
-
 @dataclass(slots=True)
 class Rewritten:
     """The text that Monty runs, and the way back to the user's."""
@@ -189,7 +132,7 @@ def rewrite(
 
     *captures* are the functions given to `each`, by the id of the argument's node.
 
-    Expects what `lint` accepts: a tree of bounded depth, no reserved names. Returns text with the same lines.
+    Expects what `syntax` accepts: a tree of bounded depth, no reserved names. Returns text with the same lines.
     """
     terms = list(_find_terms(tree, source))
     writer = _Writer(source, {id(node): index for index, (node, _) in enumerate(terms)}, captures)

@@ -7,8 +7,9 @@ prelude's calls that the rewriting splices in are declared so that a series stay
 
 import functools
 
-from sandbox.language.prelude import HAND_WRITTEN, MA_TYPES
-from sandbox.operators import OPERATORS, TIMEFRAMES_S, Operator
+from sandbox.language.prelude.assemble import HAND_WRITTEN, MA_TYPES
+from sandbox.plan.operators import OPERATORS, Operator
+from sandbox.plan.timeframes import TIMEFRAMES
 
 _ARITHMETIC = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow"]
 _TYPES = {"int": "int", "float": "float", "str": "str"}
@@ -65,7 +66,7 @@ def show(**values: Series | float) -> None: ...
 @functools.cache
 def stub() -> str:
     """The whole text, built once."""
-    timeframes = ", ".join(map(repr, TIMEFRAMES_S))
+    timeframes = ", ".join(map(repr, TIMEFRAMES))
     return "\n".join([
         _HEAD, *_series(), *_bars(), *_logic(), _REWRITING, *_ta(), _PUBLIC.format(timeframes=timeframes),
         *(

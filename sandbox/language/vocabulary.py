@@ -4,7 +4,7 @@ The words of the language, and what people coming from elsewhere write for them.
 Decided here: hints for foreign names. The words themselves follow from the operator registry.
 """
 
-from sandbox.operators import OPERATORS, Operator
+from sandbox.plan.operators import OPERATORS, Operator
 
 FIELDS = ("open", "high", "low", "close", "volume", "hl2", "hlc3", "ohlc4", "timeframe")
 FUNCTIONS = frozenset(

@@ -14,8 +14,8 @@ from psycopg.conninfo import make_conninfo
 
 from app.market.candles import Candle, Candles
 from app.market.rollup import roll_up
-from sandbox.panel import Panel
-from sandbox.past import evaluate_range
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.replay import evaluate_range
 from tests import world
 
 REPOSITORY = Path(__file__).parents[2]

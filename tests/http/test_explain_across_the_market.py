@@ -14,10 +14,10 @@ import pytest
 
 from app.http.application import make_application
 from app.web import make_service
-from sandbox.compile import FilterCompiler
-from sandbox.each import EachRunner
-from sandbox.explain import explain as explain_on
-from sandbox.past import evaluate_range
+from sandbox.engine.explain import explain as explain_on
+from sandbox.engine.replay import evaluate_range
+from sandbox.interpreter.functions import EachRunner
+from sandbox.language.compiler import FilterCompiler
 from tests import real_market
 from tests.real_market import ACROSS, GONE, HOLEY, YOUNG
 

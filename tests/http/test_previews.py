@@ -13,7 +13,7 @@ from app.preview.answering import PreviewAnswering
 from app.preview.process import EvaluatingProcess
 from app.store.rate_limits import Limit
 from app.web import make_service
-from sandbox.compile import FilterCompiler
+from sandbox.language.compiler import FilterCompiler
 from tests.preview.conftest import FIRST, LAST, LATE, OUTAGE, seed_candles
 
 RISING = 'b = bars("1m")\nshow(opened=b.open)\nsignal(b.close > b.open)\n'

@@ -11,7 +11,7 @@ from app.coordination.hints import Hints
 from app.preview.answering import PreviewAnswering
 from app.preview.process import EvaluatingProcess
 from app.store import previews
-from sandbox.plan import build_plan
+from sandbox.plan.document import build_plan
 from tests.preview.conftest import LAST
 
 NODES = [

@@ -7,7 +7,7 @@ import pytest
 
 from app.preview import wire
 from app.preview.process import EvaluatingProcess
-from sandbox.plan import build_plan
+from sandbox.plan.document import build_plan
 from tests.preview.test_process import MINUTE_MS, question
 
 

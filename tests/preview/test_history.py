@@ -8,9 +8,9 @@ import pytest
 from app.preview import evaluation, history, wire
 from app.preview.answering import ask
 from app.store import history as store
-from sandbox.each import EachRunner
-from sandbox.evaluate import Evaluator
-from sandbox.plan import build_plan
+from sandbox.engine.screen import Evaluator
+from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.document import build_plan
 from tests.preview.conftest import FIRST, LAST, LATE, MINUTES, OUTAGE, SYMBOLS
 
 ALL = 10_000

@@ -10,7 +10,7 @@ import pytest
 
 from app.preview import wire
 from app.preview.process import Crashed, EvaluatingProcess, TimedOut
-from sandbox.plan import build_plan
+from sandbox.plan.document import build_plan
 
 NODES = [
     {"op": "bars", "params": {"timeframe": "1m", "field": "close"}},

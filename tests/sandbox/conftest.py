@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandbox.compile import Compiled, FilterCompiler
-from sandbox.compute import Calls, Computation
-from sandbox.operators import FIELDS, OPERATORS
-from sandbox.panel import TIMEFRAMES, Panel
-from sandbox.plan import build_plan
+from sandbox.engine.calls import Calls
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.ranges import Computation
+from sandbox.language.compiler import Compiled, FilterCompiler
+from sandbox.plan.document import build_plan
+from sandbox.plan.operators import FIELDS, OPERATORS
+from sandbox.plan.timeframes import TIMEFRAMES
 
 EPOCH_MS = 1024 * 86_400_000 * 16  # a block boundary of every timeframe and every block length
 

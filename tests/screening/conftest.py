@@ -7,7 +7,7 @@ from app.coordination.hints import Hints
 from app.metrics import WorkerMetrics
 from app.screening.screener import Screener
 from app.store.pool import make_pool
-from sandbox.each import EachRunner
+from sandbox.interpreter.functions import EachRunner
 from tests import world
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from sandbox.each import EachRunner
-from sandbox.plan import build_plan
+from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.document import build_plan
 from tests import world
 
 

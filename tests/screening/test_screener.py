@@ -12,7 +12,7 @@ import pytest
 from app.errors import Fenced, NotTrusted
 from app.screening import screener as screener_module
 from app.store import screening
-from sandbox.evaluate import Evaluator
+from sandbox.engine.screen import Evaluator
 from tests import world
 
 CLOSES = {

@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from app.screening import roster as roster_module
-from sandbox.compile import Compiled, FilterCompiler
-from sandbox.language.diagnostics import Diagnostic
-from sandbox.plan import PLAN_VERSION, load_plan
+from sandbox.language.compiler import Compiled, FilterCompiler
+from sandbox.plan.document import PLAN_VERSION, load_plan
+from sandbox.plan.text.diagnostics import Diagnostic
 from tests import world
 
 CLOSES = {"AAAUSDT": [101, 99, 103, 104], "BBBUSDT": [99, 102, 98, 97]}

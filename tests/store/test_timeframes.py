@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.domain import timeframes
-from sandbox.panel import TIMEFRAMES
+from sandbox.plan.timeframes import TIMEFRAMES
 
 
 def test_domain_sandbox_and_sql_know_the_same_timeframes(connection):

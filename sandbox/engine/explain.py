@@ -1,0 +1,247 @@
+"""
+Why a plan matched a symbol at a slot, or why not: what the plan alone can tell.
+
+Decided here: which term is to blame, and in which words. Not decided here: what a trader's circumstances add (its symbols,
+frequency, coverage), which the service knows. Pure: candles in, explanation out.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from sandbox.engine.candles.frame import Frame
+from sandbox.engine.candles.panel import Panel
+from sandbox.engine.replay import held_before, node_values
+from sandbox.engine.screen import Value
+from sandbox.engine.warm_up import Readiness, readiness
+from sandbox.interpreter.functions import EachRunner
+from sandbox.plan import axis as axes
+from sandbox.plan.document import Plan
+from sandbox.plan.operators import FIELDS, OPERATORS
+
+
+class TermLike(Protocol):
+    """A conjunct of the signal or a shown value, as the compiler tells it: plan node, line and text of the filter."""
+
+    @property
+    def node(self) -> int: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+
+
+class TermValue(msgspec.Struct, frozen=True):
+    """A term with its value at the bar; None where there is none (NaN)."""
+
+    text: str
+    line: int
+    value: Value
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """A bar as the symbol's row of the panel has it: flat at the previous close where it had no candle of its own."""
+
+    open_time_ms: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """
+    `matched` is the condition on a bar of the symbol's own, before any frequency; `blame` says why not, None when it matched.
+
+    `matched_before` is the same condition on the trigger bar before, which on_enter compares with. `bars` holds the newest closed
+    bar of each timeframe, where the symbol has one, `forming` the bar in progress of those that the plan reads so.
+    """
+
+    matched: bool
+    matched_before: bool
+    blame: str | None
+    terms: list[TermValue]
+    values: dict[str, Value]
+    bars: dict[str, Bar]
+    forming: dict[str, Bar]
+
+
+class _Case(msgspec.Struct, frozen=True):
+    """One symbol at one slot, with the values of all nodes."""
+
+    plan: Plan
+    panel: Panel
+    row: int
+    told: Sequence[Value]
+    ready: Readiness
+
+    def is_short(self, node: int) -> bool:
+        return self.ready.is_short(node, self.row)
+
+
+def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
+    plan: Plan,
+    terms: Sequence[TermLike],
+    panel: Panel,
+    slot_ms: int,
+    symbol: str,
+    each: EachRunner | None = None,
+) -> Explanation:
+    """
+    What a screen of *plan* at *slot_ms* sees of *symbol*.
+
+    *terms* may be empty (of a plan whose source is not at hand); those that are not nodes of the plan are left out. The panel holds
+    `plan.need` bars at least, or the symbol's whole history.
+
+    Raises:
+        KeyError: The panel does not have the symbol.
+        OperatorError: An operator failed.
+    """
+    row = panel.index[symbol]
+    frame = panel.frame(plan.due_every)
+    end = frame.bars_closed_at(slot_ms)
+    closes = end > 0 and int(frame.open_time[end - 1]) + frame.step_ms == slot_ms
+    bars = _bars(plan.timeframes, panel, slot_ms, row)
+    forming = _bars([axes.forming_axis(timeframe) for timeframe in plan.forming], panel, slot_ms, row)
+    known = [term for term in terms if 0 <= term.node < len(plan.nodes)]
+    if not closes:
+        blank = [TermValue(term.text, term.line, None) for term in known]
+        blame = f"bar missing: no symbol has a {plan.due_every} bar that closed then"
+        return Explanation(False, False, blame, blank, dict.fromkeys(plan.show), bars, forming)
+    told = node_values(panel, plan, slot_ms, symbol, each)
+    before = held_before(panel, plan, slot_ms, symbol, each)
+    reason: str | None = None
+    if not frame.present[row, end - 1]:
+        reason = f"bar missing: {symbol} has no {plan.due_every} candle of its own that closed then"
+    elif told[plan.signal] is not True:
+        reason = _false(_Case(plan, panel, row, told, readiness(plan, panel, slot_ms)), known)
+    return Explanation(
+        reason is None,
+        before,
+        reason,
+        [TermValue(term.text, term.line, told[term.node]) for term in known],
+        {name: told[node] for name, node in plan.show.items()},
+        bars,
+        forming,
+    )
+
+
+def _bars(wanted: Iterable[str], panel: Panel, slot_ms: int, row: int) -> dict[str, Bar]:
+    """The newest bar of each axis, by its timeframe, where the symbol has one."""
+    found: dict[str, Bar] = {}
+    for axis in wanted:
+        timeframe = axes.timeframe_of(axis)
+        frame: Frame = panel.frame(timeframe)
+        if axes.is_forming(axis):
+            shown = panel.forming(timeframe, slot_ms)
+            if not shown.in_progress:
+                continue
+            frame = shown
+        end = frame.bars_closed_at(slot_ms)
+        values = [float(frame.field(name)[row, end - 1]) for name in FIELDS] if end else []
+        if values and not math.isnan(values[3]):
+            found[timeframe] = Bar(int(frame.open_time[end - 1]), *values)
+    return found
+
+
+def _false(case: _Case, terms: Sequence[TermLike]) -> str:
+    """Why the condition is false: the first conjunct that is, and what kept it from having a value."""
+    plan = case.plan
+    place, blamed = "the signal", plan.signal
+    for term in terms:
+        if plan.node_bools[term.node] and case.told[term.node] is not True and _is_conjunct(plan, term.node):
+            place, blamed = f"line {term.line}: {term.text}", term.node
+            break
+    kind, why = _missing(case, blamed) or ("condition false", "")
+    return f"{kind}: {place}: {why}" if why else f"{kind}: {place}"
+
+
+def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
+    """What a condition that is not true lacks: kind of reason and the words for it; None when it has all its numbers."""
+    if case.is_short(condition):
+        return _short(case, condition)
+    blank = _without_value(case.plan, case.told, condition)
+    if blank is None:
+        return None
+    if case.is_short(blank):
+        return _short(case, blank)
+    node, name = case.plan.nodes[blank], _name(case.plan, blank)
+    if node.op == "each" and case.told[node.args[0]] is not True:
+        return _missing(case, node.args[0]) or (
+            "condition false",
+            f"{name} was not called: its when= is false",
+        )
+    axis = case.plan.node_axes[blank]
+    if OPERATORS[node.op].form == "market" and axis is not None and not case.ready.has_bar(axis, case.row):
+        symbol, timeframe = (
+            case.panel.symbols[case.row],
+            "1m" if axis == axes.NOW else axes.timeframe_of(axis),
+        )
+        return "bar missing", f"{name} counts those with a {timeframe} candle of their own, {symbol} has none"
+    return "condition false", f"{name} has no value at this bar"
+
+
+def _short(case: _Case, node: int) -> tuple[str, str]:
+    """Too little history: of what, and whose; a symbol that the filter names may not be there at all."""
+    origin = case.ready.origin(node, case.row)
+    leaf = case.ready.source(origin, case.row)
+    symbol, timeframe = str(leaf.params["symbol"]), str(leaf.params["timeframe"])
+    if symbol and symbol not in case.panel.index:
+        return "symbol missing", f"the market has no {symbol}"
+    row = case.panel.index[symbol] if symbol else case.row
+    frame = case.panel.frame(timeframe)
+    held = int(frame.present[row, : frame.bars_closed_at(case.ready.instant_ms)].sum())
+    lacks = "cannot be told" if case.plan.node_bools[origin] else "has no value"
+    whose = f" of {symbol}" if symbol else ""
+    return "not enough history", f"{_name(case.plan, origin)} {lacks} after {held} bars of {timeframe}{whose}"
+
+
+def _is_conjunct(plan: Plan, node: int) -> bool:
+    """Whether the signal is false whenever the node is; a shown condition may be no part of it."""
+    signal = plan.nodes[plan.signal]
+    parts: Mapping[int, None] = dict.fromkeys(signal.args if signal.op == "and" else (plan.signal,))
+    inner = plan.nodes[node]
+    return node in parts or (inner.op == "and" and all(arg in parts for arg in inner.args))
+
+
+def _without_value(plan: Plan, told: Sequence[Value], condition: int) -> int | None:
+    """
+    The first number without a value among those that a condition looks at; None when all have one.
+
+    Where it has none because a number it is made of has none, that one: the function, not the sum that it is part of.
+    """
+    pending = [condition]
+    while pending:
+        at = pending.pop()
+        if plan.node_bools[at]:
+            pending += reversed(plan.nodes[at].args)
+        elif told[at] is None:
+            return _first_blank(plan, told, at)
+    return None
+
+
+def _first_blank(plan: Plan, told: Sequence[Value], number: int) -> int:
+    while True:
+        node = plan.nodes[number]
+        args = node.args
+        if node.op == "where":
+            args = args[1:2] if told[args[0]] is True else args[2:]
+        blank = next((arg for arg in args if not plan.node_bools[arg] and told[arg] is None), None)
+        if blank is None:
+            return number
+        number = blank
+
+
+def _name(plan: Plan, node: int) -> str:
+    """A node in a few words: its operator and constant parameters."""
+    at = plan.nodes[node]
+    if at.op == "shift":
+        ago = int(at.params["n"])
+        return f"{_name(plan, at.args[0])} {ago} bar{'s' if ago > 1 else ''} ago"
+    if at.op == "each":
+        return f"each({at.params['name']})"
+    told = ", ".join(str(value) for value in at.params.values() if value != "")
+    return f"{at.op}({told})" if told else at.op

@@ -1,0 +1,1 @@
+"""How the values of calls of one shape move on by one bar: one module for each kind of operator."""

@@ -1,0 +1,38 @@
+"""Operators that look at one bar."""
+
+import numpy as np
+
+from sandbox.engine.kinds.kind import CallGroup, Event
+from sandbox.engine.rows import CHUNK_ROWS
+
+
+class Pointwise(CallGroup):
+    """One pointwise operator with one set of parameters."""
+
+    def step(self, event: Event) -> None:  # noqa: ARG002 - arguments are all it needs
+        rows, operator, params = self.state.rows, self.calls[0].operator, self.calls[0].params
+        out, args = self.out_rows(), [self.arg_rows(at) for at in range(len(self.calls[0].args))]
+        refs = self.calls[0].args
+        assert operator.compute is not None  # noqa: S101 - pointwise operators are computed
+        for first in range(0, len(out), CHUNK_ROWS):
+            chunk = slice(first, first + CHUNK_ROWS)
+            values = [rows.read(ref, arg[chunk]) for ref, arg in zip(refs, args, strict=True)]
+            (result,) = operator.compute(values, params)
+            if self.calls[0].is_bool:
+                rows.bits[out[chunk]] = rows.packed(result)
+            else:
+                rows.floats[out[chunk]] = result
+
+
+class Logic(CallGroup):
+    """and, or, not on packed conditions."""
+
+    def step(self, event: Event) -> None:  # noqa: ARG002 - arguments are all it needs
+        rows, name = self.state.rows, self.calls[0].operator.name
+        result = rows.bits[self.arg_rows(0)]
+        if name == "not":
+            result = ~result & rows.every
+        for at in range(1, len(self.calls[0].args)):
+            join = np.bitwise_and if name == "and" else np.bitwise_or
+            join(result, rows.bits[self.arg_rows(at)], out=result)
+        rows.bits[self.out_rows()] = result

@@ -1,0 +1,146 @@
+"""
+From which bar on a node of a plan can have a value at all, given where the candles of each symbol begin.
+
+Decided here: what counts as too little history, which `explain` and the table of examples tell apart from a value that is
+missing for another reason (a division by zero, an event that never was, a function that gave None). The bars counted are the
+fewest with which an operator answers; an exact value of a recursive one takes more (`Plan.need`). Nothing is computed here:
+the answer follows from the operators' own lookbacks and the axes of the panel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sandbox.engine.candles.frame import Frame
+from sandbox.engine.candles.panel import Ints, Panel
+from sandbox.engine.ranges import Computation
+from sandbox.plan import axis as axes
+from sandbox.plan.document import Node, Plan
+from sandbox.plan.operators import OPERATORS
+
+NEVER = 1 << 40
+"""The first bar of a symbol that has no candle, or that the panel does not have."""
+
+_NO_TIME = 1 << 60
+"""When such a bar closes."""
+
+_EITHER = {"or": 0, "where": 1}
+"""Defined as soon as any input is; the number is the first input that counts."""
+_ALWAYS = frozenset({"not", "nz"})
+"""Operators that answer when their input does not."""
+_SEARCHES = frozenset({"barssince", "valuewhen"})
+"""Operators that look back as far as there is something: their lookback is how far they may, not how far they must."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """
+    `first[node]` is the first bar, as a position on the node's axis, at which it can have a value (a condition: can be true); int64 of
+    shape (symbols of the panel,). NEVER where it cannot with these candles. A bound from below: before it there is certainly no
+    value, from it on there may be. The exception is a share of the market, which is 0 while nobody has the history to meet its
+    condition: it counts from the first symbol that has.
+    """
+
+    plan: Plan
+    seen: Computation
+    first: Sequence[Ints]
+
+    @property
+    def instant_ms(self) -> int:
+        """The instant as of which bars in progress are seen, and shortage is told."""
+        return self.seen.instant_ms
+
+    def is_short(self, node: int, row: int) -> bool:
+        """Whether the symbol *row* has too few bars by the instant for the node to have a value."""
+        axis = self.plan.node_axes[node]
+        return axis is not None and bool(self.first[node][row] >= self.seen.end(axis))
+
+    def has_bar(self, axis: str, row: int) -> bool:
+        """Whether the symbol has a candle of its own in the newest bar of the axis."""
+        end = self.seen.end(axis)
+        return end > 0 and bool(self.seen.present(axis, end - 1)[row, -1])
+
+    def origin(self, node: int, row: int) -> int:
+        """Of a node that is short: the one below it, or itself, with which the shortage begins; its inputs have values."""
+        while below := [arg for arg in self.plan.nodes[node].args if self.is_short(arg, row)]:
+            node = below[0]
+        return node
+
+    def source(self, node: int, row: int) -> Node:
+        """The candles that the node has to wait for longest: a leaf of the plan."""
+        node_axes = self.plan.node_axes
+        while waited := [arg for arg in self.plan.nodes[node].args if node_axes[arg] is not None]:
+            node = max(waited, key=lambda arg: self._begins(arg, row))
+        return self.plan.nodes[node]
+
+    def _begins(self, node: int, row: int) -> int:
+        axis, first = self.plan.node_axes[node], int(self.first[node][row])
+        closes = _closes(self.seen, axis or axes.NOW)
+        return int(closes[first]) if first < len(closes) else _NO_TIME
+
+
+def readiness(plan: Plan, panel: Panel, instant_ms: int) -> Readiness:
+    """When each node of *plan* can first have a value on *panel*, as seen at *instant_ms*. Costs O(nodes x symbols)."""
+    seen = Computation(panel, instant_ms)
+    first: list[Ints] = []
+    for at, node in enumerate(plan.nodes):
+        own = plan.node_axes[at]
+        if own is None:
+            first.append(np.zeros(len(panel.symbols), dtype=np.int64))
+        elif OPERATORS[node.op].form == "bars":
+            first.append(_leaf(str(node.params["symbol"]), panel, _first_candles(seen.frame(own))))
+        else:
+            inputs = [_seen_from(seen, own, plan.node_axes[arg], first[arg]) for arg in node.args]
+            first.append(_first(node, inputs))
+    return Readiness(plan, seen, first)
+
+
+def _first_candles(frame: Frame) -> Ints:
+    present = frame.present
+    if not len(frame):
+        return np.full(len(present), NEVER, dtype=np.int64)
+    return np.where(present.any(axis=1), present.argmax(axis=1), NEVER)
+
+
+def _leaf(symbol: str, panel: Panel, begins: Ints) -> Ints:
+    if not symbol:
+        return begins
+    row = panel.index.get(symbol)
+    return np.full(len(begins), NEVER if row is None else begins[row], dtype=np.int64)
+
+
+def _first(node: Node, inputs: Sequence[Ints]) -> Ints:
+    operator = OPERATORS[node.op]
+    if node.op in _ALWAYS:
+        return np.zeros_like(inputs[0])
+    if operator.form == "each":  # called where the condition holds; only its lists reach back
+        lists = _behind(np.maximum.reduce(inputs[1:]), operator.lookback(node.params))
+        return np.maximum(inputs[0], lists)
+    either = _EITHER.get(node.op)
+    ready: Ints = np.maximum.reduce(inputs) if either is None else np.minimum.reduce(inputs[either:])
+    if node.op == "breadth":
+        ready = np.full_like(ready, ready.min(initial=NEVER))
+    return _behind(ready, 0 if node.op in _SEARCHES else operator.lookback(node.params))
+
+
+def _behind(first: Ints, bars: int) -> Ints:
+    return np.where(first >= NEVER, NEVER, first + bars)
+
+
+def _closes(seen: Computation, axis: str) -> Ints:
+    """When each bar of an axis is seen first; a bar in progress, and the one of `NOW`, at the instant."""
+    if axis == axes.NOW:
+        return np.array([seen.instant_ms])
+    frame = seen.frame(axis)
+    closes = frame.open_time + frame.step_ms
+    return np.minimum(closes, seen.instant_ms) if axes.is_forming(axis) else closes
+
+
+def _seen_from(seen: Computation, own: str, axis: str | None, first: Ints) -> Ints:
+    """Where, on the axis *own*, the position *first* of a series of the same or a coarser axis is seen first."""
+    if axis is None or axis == own:
+        return first
+    coarse = np.append(_closes(seen, axis), _NO_TIME)
+    at = coarse[np.minimum(first, len(coarse) - 1)]
+    return np.where(at < _NO_TIME, np.searchsorted(_closes(seen, own), at), NEVER)

@@ -1,0 +1,1 @@
+"""Starts interpreter processes for users' code, limits them and shares their time."""

@@ -1,0 +1,137 @@
+"""
+What follows from a plan's graph alone: timeframes, trigger, how much history it needs, cost.
+
+Decided here: how far back each node is read and what that costs. Not decided here: how much of it is allowed
+(`sandbox.plan.document`).
+
+Example: `signal(h1.close >= highest(h1.high, 20))` triggers on 1h and needs 21 bars: 20 for the highest, and the bar
+before, which `on_enter` compares with.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sandbox.plan import axis as axes
+from sandbox.plan.graph import Facts, Node
+from sandbox.plan.timeframes import TIMEFRAMES
+
+ALIGN_SLACK_BARS = 4
+"""Extra coarse bars behind a finer series: coarse bars that an outage left with few fine bars inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What a plan's nodes imply; the fields are those of `sandbox.plan.document.Plan`."""
+
+    trigger: str
+    timeframes: tuple[str, ...]
+    forming: tuple[str, ...]
+    due_every: str
+    need: dict[str, int]
+    cost: int
+
+
+def derive(
+    nodes: Sequence[Node],
+    facts: Sequence[Facts],
+    node_axes: Sequence[str | None],
+    signal: int,
+    shown: Iterable[int],
+) -> Derived:
+    """
+    Work out everything that follows from the nodes, which are in topological order.
+
+    *facts* and *node_axes* belong to *nodes* one by one; *signal* and *shown* are indices of nodes. Checks no limit.
+    """
+    read = [axis for axis in node_axes if axis is not None and axis != axes.NOW]
+    timeframes = _finest_first(axes.timeframe_of(axis) for axis in read)
+    forming = _finest_first(axes.timeframe_of(axis) for axis in read if axes.is_forming(axis))
+    trigger = timeframes[0]
+    # The bar before counts too: on_enter compares with it.
+    wanted = dict.fromkeys(shown, 0) | {signal: 0 if forming else 1}
+    seen = {node: coarser_bars(bars, trigger, node_axes[node] or trigger) for node, bars in wanted.items()}
+    reach = _reach_of(nodes, facts, node_axes, seen)
+    need = _need_of(facts, node_axes, reach)
+    if forming:
+        _need_bars_in_progress(need, trigger, forming)
+    return Derived(
+        trigger=trigger,
+        timeframes=timeframes,
+        forming=forming,
+        due_every="1m" if trigger in forming else trigger,
+        need={timeframe: need[timeframe] for timeframe in _finest_first(need)},
+        cost=_cost_of(facts, node_axes, reach),
+    )
+
+
+def coarser_bars(bars: int, fine: str, coarse: str) -> int:
+    """How many bars before the current one of *coarse* can be seen from *bars* before the current one of *fine*."""
+    if fine == coarse or axes.NOW in {fine, coarse}:
+        return bars
+    return -(-bars * axes.length_s(fine) // axes.length_s(coarse)) + ALIGN_SLACK_BARS
+
+
+def _reach_of(
+    nodes: Sequence[Node], facts: Sequence[Facts], node_axes: Sequence[str | None], wanted: Mapping[int, int]
+) -> list[int]:
+    """
+    For each node how many bars before its current one are read, when *wanted* (node -> bars before) is asked for.
+
+    -1 for a node nobody reads. *nodes* are in topological order.
+    """
+    reach = [-1] * len(nodes)
+    for node, bars in wanted.items():
+        reach[node] = max(reach[node], bars)
+    for index in range(len(nodes) - 1, -1, -1):
+        own = node_axes[index]
+        if reach[index] < 0 or own is None:
+            continue
+        # A running total needs the same history however far back it is read: it is one run ending at the newest bar.
+        looked_at = 0 if facts[index].operator.total else reach[index]
+        behind = looked_at + facts[index].bars_behind(own)
+        for arg in nodes[index].args:
+            of = node_axes[arg]
+            reach[arg] = max(reach[arg], 0 if of is None else coarser_bars(behind, own, of))
+    return reach
+
+
+def _need_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Sequence[int]) -> dict[str, int]:
+    """How many bars of each timeframe the candle fields read, the current one among them."""
+    need: dict[str, int] = {}
+    for node, axis, reached in zip(facts, node_axes, reach, strict=True):
+        if axis is not None and node.operator.form == "bars":
+            timeframe = axes.timeframe_of(axis)
+            need[timeframe] = max(need.get(timeframe, 0), reached + 1)
+    return need
+
+
+def _need_bars_in_progress(need: dict[str, int], trigger: str, forming: Sequence[str]) -> None:
+    """
+    Add what bars in progress are made of, and all that it takes to see everything as it was when the trigger's bar
+    before closed (`on_enter`).
+    """
+    minutes = max(TIMEFRAMES[timeframe] // TIMEFRAMES["1m"] for timeframe in forming)
+    need["1m"] = max(need.get("1m", 0), minutes)
+    for timeframe in need:
+        need[timeframe] += coarser_bars(1, trigger, timeframe) if timeframe != trigger else 1
+
+
+def _cost_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Sequence[int]) -> int:
+    """Bar steps for one symbol when nothing is cached."""
+    return sum(
+        _node_cost(node, axis, reached + 1)
+        for node, axis, reached in zip(facts, node_axes, reach, strict=True)
+        if axis is not None
+    )
+
+
+def _node_cost(facts: Facts, axis: str, bars: int) -> int:
+    """Bar steps for *bars* values; what `each` is given beside the current bar is read, not computed."""
+    behind = facts.bars_behind(axis)
+    if facts.operator.form == "each":
+        return bars * facts.steps + behind
+    return (bars + behind) * facts.steps
+
+
+def _finest_first(timeframes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(timeframes), key=TIMEFRAMES.__getitem__))

@@ -1,0 +1,247 @@
+"""
+Operators over the last few bars: extremes, crossings, changes, runs, ranks.
+
+Each value depends on its own window only (`lookback` bars before the current one and the current one), never on where
+the computation began, so these need no anchored runs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sandbox.plan.operators.model import Array, Operator, Param, Params
+from sandbox.plan.operators.talib_functions import PERIOD_MAX
+
+EVENT_WINDOW_BARS = 500
+"""How far back `barssince` and `valuewhen` search by default: a value must not depend on how much history is loaded."""
+
+
+def _period(params: Params) -> int:
+    return int(params["period"])
+
+
+def _before(params: Params) -> int:
+    return int(params["period"]) - 1
+
+
+def running_extreme(function: Any, values: Any, period: int) -> Any:
+    """Extreme of every whole window by doubling: log2(period) passes over the array; NaN in a window gives NaN."""
+    width = 1
+    while width < period:
+        step = min(width, period - width)
+        values = function(values[:, step:], values[:, :-step])
+        width += step
+    return values
+
+
+def _extreme(function: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+    return lambda args, params: (running_extreme(function, args[0], _period(params)),)
+
+
+def _cross(now: Any, before: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+    def compute(args: Sequence[Array], _params: Params) -> tuple[Array, ...]:
+        left, right = args
+        return (now(left, right)[:, 1:] & before(left, right)[:, :-1],)
+
+    return compute
+
+
+def _change(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
+    values: Any = args[0]
+    with np.errstate(invalid="ignore"):
+        return (values[:, _period(params) :] - values[:, : -_period(params)],)
+
+
+def _beyond_all(compare: Any, extreme: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+    furthest = _extreme(extreme)
+
+    def compute(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
+        values: Any = args[0]
+        (before,) = furthest([values[:, :-1]], params)
+        return (compare(values[:, _period(params) :], before),)
+
+    return compute
+
+
+def _percentrank(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
+    values: Any = args[0]
+    period = _period(params)
+    bars = values.shape[1] - period
+    current = values[:, period:]
+    count = np.zeros((values.shape[0], bars))
+    known = ~np.isnan(current)
+    for ago in range(1, period + 1):
+        earlier = values[:, period - ago : period - ago + bars]
+        count += earlier <= current
+        known &= ~np.isnan(earlier)
+    return (np.where(known, 100.0 * count / period, np.nan),)
+
+
+def _window(params: Params) -> int:
+    return int(params["window"])
+
+
+def _bars_since_nth(condition: Any, nth: int, params: Params) -> Any:
+    """
+    Distance from each bar to the *nth* last bar (0: the last) where the condition held; -1 when further than `window`.
+
+    *condition* is bool, shape (symbols, window + bars); the result int64, shape (symbols, bars).
+    """
+    window = _window(params)
+    rows, columns = np.nonzero(condition)
+    seen = np.cumsum(condition, axis=1)
+    first = np.searchsorted(rows, np.arange(len(condition)))  # each row's first entry in `columns`
+    wanted = seen - 1 - nth
+    at = np.append(columns, 0)[np.where(wanted >= 0, first[:, None] + wanted, -1)]
+    ago = np.arange(condition.shape[1]) - at
+    return np.where((wanted >= 0) & (ago <= window), ago, -1)[:, window:]
+
+
+def _barssince(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
+    ago = _bars_since_nth(args[0], 0, params)
+    return (np.where(ago >= 0, ago.astype(np.float64), np.nan),)
+
+
+def _valuewhen(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
+    condition, values = np.broadcast_arrays(*args)
+    ago = _bars_since_nth(condition, int(params["occurrence"]), params)
+    at = np.arange(_window(params), values.shape[1]) - np.maximum(ago, 0)
+    return (np.where(ago >= 0, np.take_along_axis(values, at, axis=1), np.nan),)
+
+
+_PERIOD = Param("period", "int", None, 1, PERIOD_MAX, (), "Bars.")
+_SEARCH = Param("window", "int", EVENT_WINDOW_BARS, 1, EVENT_WINDOW_BARS, (), "How many bars back to search.")
+
+
+def _operator(  # noqa: PLR0917 - a table row, read by column
+    name: str,
+    inputs: tuple[str, ...],
+    params: tuple[Param, ...],
+    compute: Any,
+    lookback: Callable[[Params], int],
+    doc: str,
+    **rest: Any,
+) -> Operator:
+    return Operator(
+        name,
+        inputs,
+        params,
+        ("value",),
+        rest.pop("kind", "float"),
+        "Series",
+        doc,
+        "window",
+        compute,
+        input_kinds=rest.pop("input_kinds", ("float",) * len(inputs)),
+        lookback=lookback,
+        **rest,
+    )
+
+
+def window_operators() -> list[Operator]:
+    """Operators over a window, and `shift`."""
+    one = (_PERIOD,)
+    return [
+        Operator(
+            "shift",
+            ("series",),
+            (Param("n", "int", None, 0, 1000, (), "Bars back."),),
+            ("value",),
+            "same",
+            "Series",
+            "The value n bars ago, written s[n]; before the first bar NaN, or false.",
+            "shift",
+            input_kinds=("any",),
+            lookback=lambda params: int(params["n"]),
+            internal=True,
+        ),
+        _operator(
+            "highest",
+            ("series",),
+            one,
+            _extreme(np.maximum),
+            _before,
+            "Largest value of the last `period` bars, this one included; NaN if any of them is.",
+        ),
+        _operator(
+            "lowest",
+            ("series",),
+            one,
+            _extreme(np.minimum),
+            _before,
+            "Smallest value of the last `period` bars, this one included; NaN if any of them is.",
+        ),
+        _operator(
+            "crossover",
+            ("a", "b"),
+            (),
+            _cross(np.greater, np.less_equal),
+            lambda _p: 1,
+            "True on the bar where a is above b after being at or below it on the bar before.",
+            kind="bool",
+        ),
+        _operator(
+            "crossunder",
+            ("a", "b"),
+            (),
+            _cross(np.less, np.greater_equal),
+            lambda _p: 1,
+            "True on the bar where a is below b after being at or above it on the bar before.",
+            kind="bool",
+        ),
+        _operator(
+            "change",
+            ("series",),
+            (Param("period", "int", 1, 1, PERIOD_MAX, (), "Bars."),),
+            _change,
+            _period,
+            "The value minus the value `period` bars ago.",
+        ),
+        _operator(
+            "rising",
+            ("series",),
+            one,
+            _beyond_all(np.greater, np.maximum),
+            _period,
+            "True where the value is above each of the `period` values before it (as charting sites define it).",
+            kind="bool",
+        ),
+        _operator(
+            "falling",
+            ("series",),
+            one,
+            _beyond_all(np.less, np.minimum),
+            _period,
+            "True where the value is below each of the `period` values before it.",
+            kind="bool",
+        ),
+        _operator(
+            "percentrank",
+            ("series",),
+            one,
+            _percentrank,
+            _period,
+            "Percentage, 0 to 100, of the `period` values before that are at or below the current one; NaN if any is.",
+            steps=lambda params: 1 + _period(params) // 4,
+        ),
+        _operator(
+            "barssince",
+            ("condition",),
+            (_SEARCH,),
+            _barssince,
+            _window,
+            "Bars since the condition was last true, 0 on a bar where it is; NaN when not within `window` bars.",
+            input_kinds=("bool",),
+        ),
+        _operator(
+            "valuewhen",
+            ("condition", "series"),
+            (Param("occurrence", "int", 0, 0, 100, (), "0: the last time."), _SEARCH),
+            _valuewhen,
+            _window,
+            "The series' value on the bar where the condition was last true (`occurrence` times before that); NaN when"
+            " not within `window` bars.",
+            input_kinds=("bool", "float"),
+        ),
+    ]
