@@ -8,6 +8,7 @@ Decided here: how a request becomes a call and its result an answer. Not decided
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -167,12 +168,22 @@ async def _perform(service: Service, endpoint: Endpoint, request: Request) -> Re
         return result
     if not isinstance(result, Answer):
         result = Answer(result)
-    return Response(
-        _encode(result.body),
-        result.status or endpoint.status,
-        dict(result.headers),
-        media_type=endpoint.media_type,
-    )
+    status = result.status or endpoint.status
+    content = _encode(result.body)
+    headers = dict(result.headers)
+    if endpoint.counts_as_read and request.method in ("GET", "HEAD") and status == 200:
+        headers["etag"] = (
+            f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'  # weak: the same whether compressed or not
+        )
+        if _is_known(request, headers["etag"]):
+            return Response(status_code=304, headers=headers)
+    return Response(content, status, headers, media_type=endpoint.media_type)
+
+
+def _is_known(request: Request, etag: str) -> bool:
+    """Whether the client has this answer already (If-None-Match, RFC 9110, 13.1.2)."""
+    known = ",".join(request.headers.getlist("if-none-match"))
+    return known.strip() == "*" or etag in (one.strip() for one in known.split(","))
 
 
 async def _caller(service: Service, endpoint: Endpoint, request: Request) -> Caller:

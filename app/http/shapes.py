@@ -95,11 +95,13 @@ class Diagnostic(Struct):
     hint: str | None
 
 
-class Trader(Struct, kw_only=True):
+class TraderSummary(Struct, kw_only=True):
+    """A trader in a list; its filter only with `include=filter`."""
+
     id: UUID
     name: str
     description: str
-    filter: str
+    filter: str | UnsetType = UNSET
     symbols: list[str] | None
     frequency: Frequency
     state: TraderState
@@ -109,6 +111,10 @@ class Trader(Struct, kw_only=True):
     updated_at: datetime
     version: int
     revision: int
+
+
+class Trader(TraderSummary, kw_only=True):
+    filter: str
 
 
 class SavedTrader(Trader, kw_only=True):
@@ -242,7 +248,7 @@ class Explain(Struct, kw_only=True):
 
 
 class TraderList(Struct):
-    items: list[Trader]
+    items: list[TraderSummary]
     next_cursor: str | None = None
 
 
@@ -275,9 +281,21 @@ class PageQuery(Struct, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
-class SignalQuery(Struct, forbid_unknown_fields=True):
+class TraderQuery(Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    cursor: Cursor | None = None
+    include: Literal["filter"] | None = None
+
+
+class SignalQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """`since` compares with `created_at`, `from` and `until` (inclusive) with `triggered_at`."""
+
     since: Instant | None = None
+    first: Instant | None = field(name="from", default=None)
+    until: Instant | None = None
     trader_id: UUID | None = None
+    symbol: Symbol | None = None
+    order: Literal["oldest", "newest"] = "oldest"
     cursor: Cursor | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 

@@ -12,20 +12,20 @@ from app.store import signals
 
 
 async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalList:
-    """Your signals in order of creation, newest last; `since` compares with `created_at`."""
+    """Your signals in order of creation, newest last or (`order=newest`) first. A page ends at `limit` or at about 1 MiB."""
     async with call.service.pool.connection() as connection:
-        rows = await signals.list_signals(
+        page = await signals.list_signals(
             connection,
             call.user_id,
-            trader_id=query.trader_id,
-            since=query.since,
+            _wanted(query),
+            is_newest_first=query.order == "newest",
             after=pages.read_signal_cursor(query.cursor),
-            limit=query.limit + 1,
+            limit=query.limit,
         )
-    page = rows[: query.limit]
-    more = len(rows) > query.limit
+    last = page.items[-1] if page.has_more else None
     return shapes.SignalList(
-        [_signal(row) for row in page], pages.write_cursor(page[-1].created_at, page[-1].id) if more else None
+        [_signal(row) for row in page.items],
+        None if last is None else pages.write_cursor(last.created_at, last.id),
     )
 
 
@@ -40,6 +40,16 @@ async def stream(call: Call, query: shapes.StreamQuery) -> Response:
     if call.request.method == "HEAD":
         return Response(media_type="text/event-stream")
     return await call.service.streams.open(call.request, call.caller, query.cursor)
+
+
+def _wanted(query: shapes.SignalQuery) -> signals.Wanted:
+    return signals.Wanted(
+        trader_id=query.trader_id,
+        symbol=None if query.symbol is None else query.symbol.upper(),
+        since=query.since,
+        first=query.first,
+        last=query.until,
+    )
 
 
 def _signal(row: signals.Signal) -> shapes.Signal:

@@ -47,18 +47,20 @@ async def create_trader(call: Call, body: shapes.NewTrader) -> Answer:
     return Answer(_saved(saved), {"location": f"/api/v1/traders/{saved.trader.id}"})
 
 
-async def list_traders(call: Call, query: shapes.PageQuery) -> shapes.TraderList:
-    """Your traders, newest first."""
+async def list_traders(call: Call, query: shapes.TraderQuery) -> shapes.TraderList:
+    """Your traders, newest first. A page ends at `limit` or at about 1 MiB; `include=filter` adds each one's source."""
+    with_filter = query.include == "filter"
     async with call.service.pool.connection() as connection:
-        rows = await traders.list_traders(
-            connection, call.user_id, after=pages.read_trader_cursor(query.cursor), limit=query.limit + 1
+        page = await traders.list_traders(
+            connection,
+            call.user_id,
+            after=pages.read_trader_cursor(query.cursor),
+            limit=query.limit,
+            with_filter=with_filter,
         )
-    page = rows[: query.limit]
-    more = len(rows) > query.limit
-    return shapes.TraderList(
-        [_trader(row) for row in page],
-        pages.write_cursor(page[-1].created_at, page[-1].id) if more else None,
-    )
+    items = [_summary(row, with_filter=with_filter) for row in page.items]
+    last = page.items[-1] if page.has_more else None
+    return shapes.TraderList(items, None if last is None else pages.write_cursor(last.created_at, last.id))
 
 
 async def show_trader(call: Call, trader_id: UUID) -> shapes.Trader:
@@ -179,6 +181,10 @@ def _saved(saved: Saved) -> shapes.SavedTrader:
 
 
 def _trader(row: traders.Trader) -> shapes.Trader:
+    return shapes.Trader(**msgspec.structs.asdict(_summary(row, with_filter=True)))
+
+
+def _summary(row: traders.Trader, *, with_filter: bool) -> shapes.TraderSummary:
     state = TraderState(row.state)
     health, _ = health_of(
         state,
@@ -187,11 +193,11 @@ def _trader(row: traders.Trader) -> shapes.Trader:
         last_error=row.last_error,
         facts=row.facts,
     )
-    return shapes.Trader(
+    return shapes.TraderSummary(
         id=row.id,
         name=row.name,
         description=row.description,
-        filter=row.filter,
+        filter=row.filter if with_filter else msgspec.UNSET,
         symbols=row.symbols,
         frequency=_told_frequency(row.frequency),
         state=state,

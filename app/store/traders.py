@@ -19,7 +19,7 @@ from app.domain.lifecycle import PASSING, TraderState
 from app.store import queries
 from app.store.pool import Connection
 from app.store.refusals import translated
-from app.store.rows import rows_of
+from app.store.rows import PAGE_BYTES_MAX, Page, page_of, rows_of, with_next
 
 _TRADERS = queries.load("traders")
 _STATE = queries.load("trader_state")
@@ -179,16 +179,29 @@ async def find_trader(connection: Connection, trader_id: UUID) -> Trader | None:
 
 
 async def list_traders(
-    connection: Connection, user_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
-) -> list[Trader]:
-    """At most *limit* of the user's traders, newest first, after the one created at *after*."""
+    connection: Connection,
+    user_id: UUID,
+    *,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+    with_filter: bool,
+    bytes_max: int = PAGE_BYTES_MAX,
+) -> Page[Trader]:
+    """At most *limit* of the user's traders, newest first, after the one created at *after*; without its source a filter is ''."""
     before_at, before_id = after or (None, None)
-    async with connection.cursor(row_factory=rows_of(_with_facts(Trader))) as cursor:
+    async with connection.cursor(row_factory=rows_of(with_next(_with_facts(Trader)))) as cursor:
         await cursor.execute(
             _TRADERS["list_traders"],
-            {"user_id": user_id, "before_at": before_at, "before_id": before_id, "limit": limit},
+            {
+                "user_id": user_id,
+                "before_at": before_at,
+                "before_id": before_id,
+                "limit": limit,
+                "with_filter": with_filter,
+                "bytes_max": bytes_max,
+            },
         )
-        return await cursor.fetchall()
+        return page_of(await cursor.fetchall())
 
 
 async def start_trader(

@@ -88,7 +88,9 @@ def test_every_kind_of_refusal_is_a_problem_of_its_type_and_status(kind):
     assert body["type"] == f"https://vyx.dev/problems/{kind}"
     assert body["status"] == response.status_code == STATUS[kind]
     assert body["detail"] == "a sentence"
-    assert ("retry-after" in response.headers) == (kind in (Kind.RATE_LIMITED, Kind.SERVICE_FULL, Kind.UNAVAILABLE))
+    assert ("retry-after" in response.headers) == (
+        kind in (Kind.RATE_LIMITED, Kind.SERVICE_FULL, Kind.UNAVAILABLE)
+    )
     assert ("www-authenticate" in response.headers) == (kind is Kind.UNAUTHORIZED)
 
 

@@ -364,8 +364,9 @@ async def test_a_full_service_refuses_whatever_the_tier(make_settings, make_user
 
     answers = [await http.post(f"/api/v1/traders/{t}/start", headers=user.headers) for t in traders]
 
-    assert [a.status_code for a in answers] == [202, 202, 403]
-    assert answers[2].json()["limit"] == 2
+    assert [a.status_code for a in answers] == [202, 202, 503]
+    assert answers[2].json()["type"].endswith("/service-full")
+    assert answers[2].headers["retry-after"] == "60"
 
 
 async def test_of_simultaneous_starts_exactly_the_quota_succeeds(
