@@ -175,8 +175,9 @@ def token(
     from app import development  # noqa: PLC0415
 
     settings = _settings(data_dir=data_dir)
+    url = _database_url(settings)
     text = development.make_token(settings, user, minutes=minutes)
-    development.put_user(_database_url(settings), user, tier)
+    development.put_user(url, user, tier)
     print(text)
 
 

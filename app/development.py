@@ -12,9 +12,9 @@ import jwt
 import psycopg
 from psycopg.types.json import Jsonb
 
-from app.errors import CommandFailed
+from app.errors import CommandFailed, SettingInvalid
 from app.lifecycle import summary_of
-from app.settings import Settings, development_secret
+from app.settings import Settings
 from app.store import queries
 from app.store.refusals import translated
 from sandbox.language.compiler import FilterCompiler
@@ -31,12 +31,13 @@ def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
 
     Raises:
         CommandFailed: tokens are checked against signing keys only: nobody here could sign one.
+        SettingInvalid: the development secret is no secret where this database is.
     """
-    if settings.jwt_secret is None and settings.jwks_url is not None:
+    secret = settings.signing_secret()
+    if secret is None:
         raise CommandFailed(
             "Tokens are checked against Supabase's signing keys (SUPABASE_URL or VYX_JWKS_URL): sign in there, or set VYX_JWT_SECRET."
         )
-    secret = settings.jwt_secret or development_secret(settings.data_dir)
     now = datetime.now(UTC)
     claims = {
         "sub": str(user),
@@ -51,11 +52,29 @@ def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
 
 
 def put_user(url: str, user: UUID, tier: str | None) -> None:
-    """Make the user's row when it is missing, and set its tier when one is given."""
+    """
+    Make the user's row when it is missing, and set its tier when one is given.
+
+    Raises:
+        SettingInvalid: the database is not ours, or its users come from sign-up.
+    """
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection, translated():
+        _check_ours(connection, user)
         connection.execute(_SQL["put_user"], {"user_id": user})
         if tier is not None:
             connection.execute(_SQL["set_tier"], {"user_id": user, "tier": tier})
+
+
+def _check_ours(connection: psycopg.Connection, user: UUID) -> None:
+    is_migrated, has_sign_up = connection.execute(_SQL["whose_database"]).fetchone() or (False, False)
+    if not is_migrated:
+        raise SettingInvalid(
+            "DATABASE_URL names a database that is not Vyx's; run `vyx migrate` if it is to become so."
+        )
+    if has_sign_up and connection.execute(_SQL["has_user"], {"user_id": user}).fetchone() != (True,):
+        raise SettingInvalid(
+            f"DATABASE_URL names a Supabase project, whose users come from sign-up, and {user} is none of them; give the id of one that is."
+        )
 
 
 def put_demo(url: str) -> list[str]:

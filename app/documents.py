@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from app.errors import CommandFailed
+from app.settings import child_environment
 from app.store import embedded, migrations, queries
 from app.store.refusals import translated
 
@@ -62,7 +63,9 @@ def schema() -> str:
                 "--schema=vyx",
                 server.get_uri(),
             ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 our own program and address
+            done = subprocess.run(  # noqa: S603 our own program and address
+                command, capture_output=True, text=True, check=False, env=child_environment()
+            )
         finally:
             server.cleanup()
     if done.returncode != 0:

@@ -72,13 +72,13 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: C
 async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[Service]:
     """Everything the handlers need, with the feed reader running; closed in the opposite order."""
     database_url, direct_url = settings.addresses()
+    verifier = make_verifier(settings)  # refuses before anything is open
     metrics = Metrics()
     pool = make_pool(database_url, max_size=settings.pool_max, name="vyx web")
     await pool.open(wait=False)
     hints = Hints(pool)
     users = KnownUsers(pool)
     feed = Feed(direct_url, metrics, on_user_changed=users.forget)
-    verifier = make_verifier(settings)
     each = EachRunner()
     lifecycle = Lifecycle(
         pool,

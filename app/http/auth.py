@@ -21,7 +21,7 @@ import msgspec
 
 from app.http.keys import ALGORITHMS, SigningKeys
 from app.http.problems import Unauthorized, unknown_user
-from app.settings import Settings, development_secret
+from app.settings import Settings
 from app.store import accounts
 from app.store.pool import Pool
 
@@ -125,13 +125,15 @@ class Verifier:
 
 
 def make_verifier(settings: Settings) -> Verifier:
-    """By the settings; the development secret only where neither a secret nor keys are configured."""
-    secret = settings.jwt_secret
-    if secret is None and settings.jwks_url is None:
-        secret = development_secret(settings.data_dir)
+    """
+    By the settings; the development secret only where neither a secret nor keys are configured.
+
+    Raises:
+        SettingInvalid: it would be used where it is no secret.
+    """
     return Verifier(
         keys=SigningKeys(settings.jwks_url) if settings.jwks_url else None,
-        secret=secret,
+        secret=settings.signing_secret(),
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
     )

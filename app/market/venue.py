@@ -20,7 +20,7 @@ import aiohttp
 import structlog
 
 from app.errors import CommandFailed
-from app.settings import Settings
+from app.settings import Settings, child_environment
 from app.store import markets
 from app.store.markets import Market
 from app.store.pool import Pool
@@ -151,6 +151,7 @@ async def _simulated(
 ) -> AsyncIterator[tuple[str, _Clock]]:
     process = await asyncio.create_subprocess_exec(
         *_command(settings, market, stored),
+        env=child_environment(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

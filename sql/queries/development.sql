@@ -1,3 +1,12 @@
+-- whose_database --
+-- Whether it is migrated, and whether its auth.users is the auth server's own (ours of plain Postgres stores no password).
+select to_regclass('public.tiers') is not null and to_regclass('vyx.machines') is not null,
+       exists (select from pg_catalog.pg_attribute a where a.attrelid = to_regclass('auth.users') and a.attname = 'encrypted_password');
+
+-- has_user --
+-- Whether there is this user.
+select exists (select from auth.users u where u.id = %(user_id)s);
+
 -- put_user --
 -- On plain Postgres; on Supabase users come from sign-up.
 insert into auth.users (id, aud, role) values (%(user_id)s, 'authenticated', 'authenticated') on conflict do nothing;

@@ -6,6 +6,7 @@ What is held is never a duration: an attack has an answer that ends it, and whil
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -55,10 +56,10 @@ class Target:
 
     @staticmethod
     def converse(connection: socket.socket, sent: bytes) -> bytes:
-        try:
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # it has heard enough; its answer is read below
             connection.sendall(sent)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has heard enough; its answer is read below
         answer = bytearray()
         while chunk := connection.recv(65536):
             answer += chunk

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from app.http import feed as feed_module
-from app.http.limits import CallLimit
 from app.http.feed import PENDING_MAX, Feed, Subscription, Watermark
+from app.http.limits import CallLimit
 from app.http.metrics import Metrics
 from app.store import feed as store
 

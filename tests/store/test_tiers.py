@@ -34,7 +34,7 @@ def test_a_downgrade_stops_what_runs_beyond_it_with_an_event_that_says_so(connec
 
 
 def test_the_newest_stop_first(connection):
-    user, traders = running(connection, 3)
+    _, traders = running(connection, 3)
     connection.execute("update public.tiers set max_running = 1 where tier = 'pro'")
 
     assert beat(connection) == 2
