@@ -15,11 +15,13 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from app.coordination.hints import Hints
+from app.domain.lifecycle import ACTIVE, TraderState
 from app.errors import Kind, Refused
 from app.store import accounts, market_read, rate_limits, traders
 from app.store.pool import Connection, Pool
 from app.store.rate_limits import LIFECYCLE, SAVE, Limit, Verdict
-from app.store.traders import Frequency, PlanColumns, Trader, TraderStatus
+from app.store.refusals import still_stopping
+from app.store.traders import Frequency, Outcome, PlanColumns, Trader, TraderStatus
 
 COMPILES_MAX = 2  # at a time and process: each holds a thread and a sandbox worker
 COMPILE_WAIT_S = 10.0
@@ -237,12 +239,18 @@ class Lifecycle:
 
     async def start(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
         """
-        Ask for a trader to run; repeating it is harmless.
+        Ask for a trader to run; repeating it is harmless and is not counted.
 
         Raises:
-            Refused: FORBIDDEN, NOT_FOUND, TRANSITION_NOT_ALLOWED, QUOTA_EXCEEDED, RATE_LIMITED.
+            Refused: FORBIDDEN, NOT_FOUND, TRANSITION_NOT_ALLOWED (it is stopping: try again in a moment), QUOTA_EXCEEDED,
+                SERVICE_FULL, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
+            status = await find_own_status(connection, user_id, trader_id)
+            if TraderState(status.state) in ACTIVE:
+                return status
+            if status.state == TraderState.STOPPING:
+                raise still_stopping()
             try:
                 await _admit(connection, user_id, LIFECYCLE, trader_id)
             except Refused as refused:
@@ -257,16 +265,38 @@ class Lifecycle:
 
     async def stop(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
         """
-        Ask for a trader to stop; repeating it is harmless.
+        Ask for a trader to stop; repeating it is harmless. It is never counted: who wants less is not made to wait.
 
         Raises:
-            Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
+            Refused: FORBIDDEN, NOT_FOUND.
         """
         async with self._pool.connection() as connection:
-            await _admit(connection, user_id, LIFECYCLE, trader_id)
+            await find_own_status(connection, user_id, trader_id)
             status = await traders.stop_trader(connection, trader_id)
         self._hints.send("vyx_trader", "vyx_feed")
         return status
+
+    async def start_many(self, user_id: UUID, trader_ids: Sequence[UUID] | None) -> list[Outcome]:
+        """
+        Ask for these traders, or (None) for all that do not run, to run: one call to the limit, each with an outcome of its own.
+
+        Raises:
+            Refused: RATE_LIMITED.
+        """
+        async with self._pool.connection() as connection:
+            await count_call(connection, user_id, LIFECYCLE)
+            outcomes = await traders.start_traders(
+                connection, user_id, trader_ids, active_traders_max=self._active_traders_max
+            )
+        self._hints.send("vyx_trader", "vyx_feed")
+        return outcomes
+
+    async def stop_many(self, user_id: UUID, trader_ids: Sequence[UUID] | None) -> list[Outcome]:
+        """Ask for these traders, or (None) for all that run, to stop; never counted."""
+        async with self._pool.connection() as connection:
+            outcomes = await traders.stop_traders(connection, user_id, trader_ids)
+        self._hints.send("vyx_trader", "vyx_feed")
+        return outcomes
 
     async def _compile(self, source: str) -> tuple[PlanColumns, Sequence[DiagnosticLike]]:
         filter_ = await self.compile(source)

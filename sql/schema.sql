@@ -677,6 +677,26 @@ begin
   return vyx.change_state_v1(trader, 'starting', 'start');
 end $$;
 
+CREATE FUNCTION vyx.start_traders_v1("user" uuid, ids uuid[], max_active bigint DEFAULT NULL::bigint) RETURNS TABLE(trader uuid, code text, message text, detail text)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and case when ids is null then s.state in ('stopped', 'error') else s.trader_id = any (ids) end order by s.trader_id
+  loop
+    code := null; message := null; detail := null;
+    begin
+      perform vyx.start_trader_v1(trader, max_active);
+    exception when others then
+      get stacked diagnostics code = returned_sqlstate, message = message_text, detail = pg_exception_detail;
+      if code not like 'VX%' then raise; end if;
+    end;
+    return next;
+  end loop;
+end $$;
+
 CREATE FUNCTION vyx.stop_beyond_tiers_v1() RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -721,6 +741,20 @@ begin
   current := vyx.change_state_v1(trader, 'stopping', reason);
   if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
   return current;
+end $$;
+
+CREATE FUNCTION vyx.stop_traders_v1("user" uuid, ids uuid[]) RETURNS TABLE(trader uuid)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and s.state <> 'stopped' and (ids is null or s.trader_id = any (ids)) order by s.trader_id
+  loop
+    perform vyx.stop_trader_v1(trader);
+    return next;
+  end loop;
 end $$;
 
 CREATE VIEW public.dead_letters WITH (security_invoker='true') AS

@@ -79,6 +79,24 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         counts_as_read=True,
     ),
     Endpoint(
+        method="POST",
+        path="/api/v1/traders/start",
+        handler=traders.start_traders,
+        returns=shapes.OutcomeList,
+        status=202,
+        body=shapes.TraderIds,
+        refusals=(Kind.RATE_LIMITED,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/traders/stop",
+        handler=traders.stop_traders,
+        returns=shapes.OutcomeList,
+        status=202,
+        body=shapes.TraderIds,
+        counts_as_read=True,
+    ),
+    Endpoint(
         method="GET",
         path="/api/v1/traders/active",
         handler=traders.list_active,
@@ -115,7 +133,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=traders.start_trader,
         returns=shapes.Status,
         status=202,
-        refusals=(*_OF_TRADER, Kind.TRANSITION_NOT_ALLOWED, Kind.QUOTA_EXCEEDED, Kind.RATE_LIMITED),
+        refusals=(*_OF_TRADER, Kind.TRANSITION_NOT_ALLOWED, Kind.QUOTA_EXCEEDED, Kind.SERVICE_FULL),
+        counts_as_read=True,
     ),
     Endpoint(
         method="POST",
@@ -123,7 +142,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=traders.stop_trader,
         returns=shapes.Status,
         status=202,
-        refusals=(*_OF_TRADER, Kind.RATE_LIMITED),
+        refusals=_OF_TRADER,
+        counts_as_read=True,
     ),
     Endpoint(
         method="GET",
@@ -174,6 +194,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         query=shapes.StreamQuery,
         media_type="text/event-stream",
         refusals=(Kind.RATE_LIMITED,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/tiers",
+        handler=market.list_tiers,
+        returns=shapes.TierList,
+        counts_as_read=True,
     ),
     Endpoint(method="GET", path="/api/v1/me", handler=market.show_me, returns=shapes.Me, counts_as_read=True),
     Endpoint(

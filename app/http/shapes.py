@@ -157,6 +157,12 @@ class Signal(Struct, kw_only=True):
     forming: bool
 
 
+class TraderIds(Struct, forbid_unknown_fields=True):
+    """Which of your traders; null: all that it makes a difference to."""
+
+    ids: Annotated[list[UUID], Meta(min_length=1, max_length=1000)] | None
+
+
 class TraderEvent(Struct, kw_only=True):
     """A change of state, as the stream tells it."""
 
@@ -203,6 +209,9 @@ class Me(Struct, kw_only=True):
     tier: str
     running: int
     max_running: int | None
+    stored: int
+    max_stored: int | None
+    max_streams: int
     rate: Rate
 
 
@@ -245,6 +254,19 @@ class Explain(Struct, kw_only=True):
     values: dict[str, float | bool | None]
     bars: dict[str, Candle]
     forming: dict[str, Candle]
+
+
+class Tier(Struct, kw_only=True):
+    """What a tier allows; null is unlimited."""
+
+    tier: str
+    max_running: int | None
+    max_stored: int | None
+    max_streams: int
+
+
+class TierList(Struct):
+    items: list[Tier]
 
 
 class TraderList(Struct):
@@ -356,10 +378,24 @@ class Problem(Struct, kw_only=True):
     status: int
     detail: str
     request_id: str | None = None
+    quota: str | UnsetType = UNSET
     limit: int | UnsetType = UNSET
     used: int | UnsetType = UNSET
     tier: str | UnsetType = UNSET
+    next_tier: str | UnsetType | None = UNSET
     state: TraderState | UnsetType = UNSET
     retry_after_s: int | UnsetType = UNSET
     diagnostics: list[Diagnostic] | UnsetType = UNSET
     symbols: list[str] | UnsetType = UNSET
+
+
+class Outcome(Struct, kw_only=True):
+    """What became of one trader of a call about several: how it stands now, and why it was refused if it was."""
+
+    trader_id: UUID
+    status: Status | None
+    problem: Problem | None
+
+
+class OutcomeList(Struct):
+    items: list[Outcome]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections.abc import Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,7 +18,8 @@ from starlette.responses import Response
 from app.domain.coverage import gaps_between
 from app.domain.health import health_of, lag_s
 from app.domain.lifecycle import TraderState
-from app.http import pages, shapes
+from app.errors import Refused
+from app.http import pages, problems, shapes
 from app.http.endpoints import Answer, Call
 from app.lifecycle import Change, Draft, Saved, describe_diagnostic, find_own, find_own_status
 from app.store import coverage as coverage_store
@@ -92,15 +94,36 @@ async def delete_trader(call: Call, trader_id: UUID) -> Response:
 
 
 async def start_trader(call: Call, trader_id: UUID) -> Answer:
-    """Ask for a trader to run. Repeating it is harmless. `Prefer: wait=N` (at most 10) waits until it runs or fails."""
-    status = await call.service.lifecycle.start(call.user_id, trader_id)
+    """
+    Ask for a trader to run. Repeating it is harmless, and a repetition does not count.
+
+    `Prefer: wait=N` (at most 10) waits until it runs or fails; one that is still stopping is waited for first.
+    """
+    try:
+        status = await call.service.lifecycle.start(call.user_id, trader_id)
+    except Refused as refused:
+        wait_s = preferred_wait_s(call.request)
+        if refused.members.get("state") != TraderState.STOPPING or wait_s is None:
+            raise
+        await _wait_until_settled(call, trader_id, wait_s)
+        status = await call.service.lifecycle.start(call.user_id, trader_id)
     return await _settled(call, status)
 
 
 async def stop_trader(call: Call, trader_id: UUID) -> Answer:
-    """Ask for a trader to stop. Repeating it is harmless. `Prefer: wait=N` (at most 10) waits until it has stopped."""
+    """Ask for a trader to stop. Repeating it is harmless; it never counts. `Prefer: wait=N` (at most 10) waits until it has stopped."""
     status = await call.service.lifecycle.stop(call.user_id, trader_id)
     return await _settled(call, status)
+
+
+async def start_traders(call: Call, body: shapes.TraderIds) -> shapes.OutcomeList:
+    """Ask for several traders to run; `ids: null` means all that do not. One lifecycle call; each has an outcome of its own."""
+    return _told(await call.service.lifecycle.start_many(call.user_id, body.ids))
+
+
+async def stop_traders(call: Call, body: shapes.TraderIds) -> shapes.OutcomeList:
+    """Ask for several traders to stop; `ids: null` means all that run. It never counts."""
+    return _told(await call.service.lifecycle.stop_many(call.user_id, body.ids))
 
 
 async def show_status(call: Call, trader_id: UUID) -> shapes.Status:
@@ -142,20 +165,25 @@ async def _settled(call: Call, status: traders.TraderStatus) -> Answer:
     """The status, after waiting for the end of a passing state as long as the client prefers."""
     wait_s = preferred_wait_s(call.request)
     if wait_s is not None and status.is_passing:
-        status = await _wait_until_settled(call, status, wait_s)
+        status = await _wait_until_settled(call, status.trader_id, wait_s) or status
     headers = {} if wait_s is None else {"preference-applied": f"wait={wait_s}"}
     return Answer(_status(status), {**headers, "location": f"/api/v1/traders/{status.trader_id}/status"})
 
 
-async def _wait_until_settled(call: Call, status: traders.TraderStatus, wait_s: int) -> traders.TraderStatus:
-    """No connection is held while it waits: the feed tells of changes, and each is checked against the row."""
+async def _wait_until_settled(call: Call, trader_id: UUID, wait_s: int) -> traders.TraderStatus | None:
+    """
+    How the trader stands when its state does not pass any more, or after *wait_s*; None when it was not looked at.
+
+    No connection is held while it waits: the feed tells of changes, and each is checked against the row.
+    """
     feed = call.service.feed
     subscription = feed.attach(call.user_id)
+    status: traders.TraderStatus | None = None
     try:
         async with asyncio.timeout(wait_s):
             while subscription.ended is None:
                 async with call.service.pool.connection() as connection:
-                    status = await find_own_status(connection, call.user_id, status.trader_id)
+                    status = await find_own_status(connection, call.user_id, trader_id)
                 if not status.is_passing:
                     return status
                 await subscription.wait(WAIT_POLL_S)
@@ -171,6 +199,21 @@ def preferred_wait_s(request: Request) -> int | None:
     """Seconds of ``Prefer: wait=N`` (RFC 7240), at most ``WAIT_S_MAX``; None when the client does not ask."""
     match = _WAIT.search(",".join(request.headers.getlist("prefer")))
     return None if match is None else min(int(match[1]), WAIT_S_MAX)
+
+
+def _told(outcomes: Sequence[traders.Outcome]) -> shapes.OutcomeList:
+    return shapes.OutcomeList(
+        [
+            shapes.Outcome(
+                trader_id=one.trader_id,
+                status=None if one.status is None else _status(one.status),
+                problem=None
+                if one.refused is None
+                else msgspec.convert(problems.describe(one.refused), shapes.Problem),
+            )
+            for one in outcomes
+        ]
+    )
 
 
 def _saved(saved: Saved) -> shapes.SavedTrader:

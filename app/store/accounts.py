@@ -17,11 +17,24 @@ _QUERIES = queries.load("accounts")
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """A user's tier; ``max_running`` None is unlimited; ``running`` counts what the quota counts."""
+    """A user's tier and use; None is unlimited; ``running`` counts what the quota counts."""
 
     tier: str
     max_running: int | None
+    max_stored: int | None
+    max_streams: int
     running: int
+    stored: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """What a tier allows; None is unlimited."""
+
+    tier: str
+    max_running: int | None
+    max_stored: int | None
+    max_streams: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +79,13 @@ async def find_account(connection: Connection, user_id: UUID) -> Account:
         account = await cursor.fetchone()
     assert account is not None  # noqa: S101 tiers has a row for every tier an account may name, free included
     return account
+
+
+async def list_tiers(connection: Connection) -> list[Tier]:
+    """Every tier, the smallest first."""
+    async with connection.cursor(row_factory=rows_of(Tier)) as cursor:
+        await cursor.execute(_QUERIES["list_tiers"])
+        return await cursor.fetchall()
 
 
 async def full_quota(connection: Connection, user_id: UUID, trader_id: UUID) -> FullQuota | None:

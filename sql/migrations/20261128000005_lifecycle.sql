@@ -101,6 +101,38 @@ begin
   return current;
 end $$;
 
+-- start_traders_v1: several traders of one user in one call, each with an outcome of its own: no code, or the refusal's. Null ids are all
+-- that do not run. In the order of their ids, as everybody who locks several of them.
+create function vyx.start_traders_v1("user" uuid, ids uuid[], max_active bigint default null)
+returns table (trader uuid, code text, message text, detail text) language plpgsql set search_path = '' as $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and case when ids is null then s.state in ('stopped', 'error') else s.trader_id = any (ids) end order by s.trader_id
+  loop
+    code := null; message := null; detail := null;
+    begin
+      perform vyx.start_trader_v1(trader, max_active);
+    exception when others then
+      get stacked diagnostics code = returned_sqlstate, message = message_text, detail = pg_exception_detail;
+      if code not like 'VX%' then raise; end if;
+    end;
+    return next;
+  end loop;
+end $$;
+
+-- stop_traders_v1: the same for stopping; null ids are all that run or are about to.
+create function vyx.stop_traders_v1("user" uuid, ids uuid[]) returns table (trader uuid) language plpgsql set search_path = '' as $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and s.state <> 'stopped' and (ids is null or s.trader_id = any (ids)) order by s.trader_id
+  loop
+    perform vyx.stop_trader_v1(trader);
+    return next;
+  end loop;
+end $$;
+
 create function public.start_trader(trader uuid) returns public.trader_state language sql set search_path = '' as $$
   select vyx.start_trader_v1(trader)
 $$;
