@@ -18,6 +18,10 @@ up *flags:
 test *arguments:
     ./vyx test {{arguments}}
 
+# After each change: format, rules, types, import contracts and one folder's tests: `just check tests/store`
+check folder *arguments:
+    .ci/check {{folder}} {{arguments}}
+
 # Formatting, rules, types, import contract
 lint:
     ./vyx lint

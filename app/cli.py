@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app import documents
+from app import operations
 from app.errors import CommandFailed, Refused
 from app.logging import configure
 from app.settings import Settings, read_settings
@@ -172,12 +172,12 @@ def token(
     data_dir: DataDir = None,
 ) -> None:
     """Print a token for development. Refuses where only Supabase's signing keys are configured."""
-    from app import development  # noqa: PLC0415
+    from app import dev_data  # noqa: PLC0415
 
     settings = _settings(data_dir=data_dir)
     url = _database_url(settings)
-    text = development.make_token(settings, user, minutes=minutes)
-    development.put_user(url, user, tier)
+    text = dev_data.make_token(settings, user, minutes=minutes)
+    asyncio.run(dev_data.put_user(url, user, tier))
     print(text)
 
 
@@ -223,7 +223,7 @@ def preview(
 @cli.command()
 def redeliver(data_dir: DataDir = None) -> None:
     """Retry dead letters: jobs that failed for good go back to their queues."""
-    retried, left = documents.redeliver(_database_url(_settings(data_dir=data_dir)))
+    retried, left = asyncio.run(operations.redeliver(_database_url(_settings(data_dir=data_dir))))
     print(
         f"{retried} redelivered"
         + (f", {left} left (their machines are gone, or the same job waits already)" if left else "")
@@ -233,7 +233,7 @@ def redeliver(data_dir: DataDir = None) -> None:
 @cli.command()
 def status(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Machines, leases, slots, lag, traders by state."""
-    report = documents.status(_database_url(_settings(data_dir=data_dir)))
+    report = asyncio.run(operations.status(_database_url(_settings(data_dir=data_dir))))
     if as_json:
         print(json.dumps(report, default=str))
         return
@@ -245,8 +245,8 @@ def drain(
     machine: Annotated[str, typer.Argument(help="Its id, as `vyx status` shows it.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Take a machine out: it finishes the slot in hand, gives its traders back and claims no more."""
-    documents.drain(_database_url(_settings(data_dir=data_dir)), machine)
+    """Take a machine out: it finishes the current slot, gives its traders back and claims no more."""
+    asyncio.run(operations.drain(_database_url(_settings(data_dir=data_dir)), machine))
     print(f"{machine} is draining")
 
 
@@ -261,7 +261,7 @@ def openapi() -> None:
 @cli.command()
 def schema() -> None:
     """Print the database schema that the migrations make (sql/schema.sql is a copy that CI keeps current)."""
-    print(documents.schema(), end="")
+    print(operations.schema(), end="")
 
 
 def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **flags: object) -> Settings:

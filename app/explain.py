@@ -1,8 +1,9 @@
 """
 Why a trader did or did not signal a symbol at a slot, from stored candles and the trader's own past.
 
-Decided here: the order of reasons (first what the market says, then the trader's circumstances), and that the plan explained is the
-stored one, which is what is screened. What the plan alone tells is ``sandbox/engine/explain.py``; nothing here is screened or written.
+Decided here: the order of reasons (first what the market says, then the trader's circumstances), and that the
+plan explained is the stored one, which is what is screened. What the plan alone tells is
+``sandbox/engine/explain.py``; nothing here is screened or written.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from app import history
+from app.access import check_own
+from app.domain.timeframes import epoch_ms
 from app.errors import Kind, Refused
-from app.lifecycle import CompiledFilter, TermLike, check_own
-from app.preview import history
-from app.store import explain as store
-from app.store import history as history_store
-from app.store import market_read, slots
-from app.store.explain import ExplainedTrader, SlotState, StoredSignal
+from app.lifecycle import CompiledFilter
+from app.store import leases, signals, slots, symbols, traders
 from app.store.pool import Connection, Pool
+from app.store.signals import StoredSignal
+from app.store.slots import SlotState
+from app.store.traders import ExplainedTrader
 from sandbox.engine.calls import OperatorError
 from sandbox.engine.explain import Explanation, explain
 from sandbox.interpreter.functions import EachRunner
-from sandbox.plan.document import Plan, PlanError, load_plan
+from sandbox.plan.document import Plan, PlanError, Term, load_plan
 from sandbox.plan.timeframes import TIMEFRAMES
 
 TERMS_KEPT = 256  # of filters explained lately: a page that explains bar after bar compiles once
@@ -35,7 +38,10 @@ BARS_LOOKED_AT = 2  # the slot's, and the one before, which on_enter compares wi
 
 @dataclass(frozen=True)
 class Explained:
-    """`reason` is None exactly if it matched; else the first reason in force, beginning with its kind and a colon."""
+    """
+    ``reason`` is None exactly if it matched; else the first reason in force, beginning with its kind and a
+    colon.
+    """
 
     at: datetime
     reason: str | None
@@ -68,7 +74,7 @@ class Explaining:
     """
     Args:
         compile_filter: Compiles a filter, for the places of its terms; refuses one that does not compile.
-        each: Runs the functions of filters that use `each`.
+        each: Runs the functions of filters that use ``each``.
     """
 
     def __init__(
@@ -77,18 +83,19 @@ class Explaining:
         self._pool = pool
         self._each = each
         self._compile = compile_filter
-        self._terms: OrderedDict[str, tuple[str, Sequence[TermLike]]] = OrderedDict()
+        self._terms: OrderedDict[str, tuple[str, Sequence[Term]]] = OrderedDict()
 
     async def explain(self, user_id: UUID, trader_id: UUID, symbol: str, at: datetime | None) -> Explained:
         """
         Explain the slot *at* (None: the newest one at which the trader is due) for one symbol.
 
         Raises:
-            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed yet, UNAVAILABLE.
+            Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed
+                yet, UNAVAILABLE.
         """
         async with self._pool.connection() as connection:
             trader = await _own_trader(connection, user_id, trader_id)
-            if not await market_read.symbol_exists(connection, symbol):
+            if not await symbols.symbol_exists(connection, symbol):
                 raise Refused(Kind.NOT_FOUND, f"The market has no {symbol}.")
             newest = await slots.newest_closed(connection)
         slot = _closed(at, newest)
@@ -106,14 +113,16 @@ class Explaining:
             past = await _past(connection, trader_id, trader, symbol, slot, _bar_began(plan, slot))
         try:
             explanation = await asyncio.to_thread(
-                lambda: explain(plan, terms, stretch.panel(), history.milliseconds(slot), symbol, self._each)
+                lambda: explain(plan, terms, stretch.panel(), epoch_ms(slot), symbol, self._each)
             )
         except OperatorError as error:
             return Explained(slot, f"evaluation failed: {error}", None)
         return Explained(slot, _reason(_Case(trader, plan, symbol, slot, explanation, past)), explanation)
 
-    async def _terms_of(self, source: str, plan: Plan) -> Sequence[TermLike]:
-        """The terms of *source* where it compiles to *plan*; none where the stored plan is of something else."""
+    async def _terms_of(self, source: str, plan: Plan) -> Sequence[Term]:
+        """
+        The terms of *source* where it compiles to *plan*; none where the stored plan is of something else.
+        """
         key = hashlib.sha256(source.encode()).hexdigest()
         if key not in self._terms:
             try:
@@ -132,7 +141,7 @@ class Explaining:
 
 
 async def _own_trader(connection: Connection, user_id: UUID, trader_id: UUID) -> ExplainedTrader:
-    trader = await store.find_trader(connection, trader_id)
+    trader = await traders.find_explained(connection, trader_id)
     check_own(None if trader is None else trader.user_id, user_id, trader_id)
     assert trader is not None  # noqa: S101 check_own refuses None
     return trader
@@ -163,12 +172,12 @@ async def _past(  # noqa: PLR0917 - what is on record belongs to all of these
     bar_began: datetime,
 ) -> _Past:
     reach_s = max(trader.cooldown_s or 0, (slot - bar_began).total_seconds())
-    passed_over = await history_store.unscreened(connection, slot, slot)
+    passed_over = await slots.unscreened(connection, slot, slot)
     return _Past(
-        slot=await store.find_slot(connection, slot),
+        slot=await slots.find(connection, slot),
         is_late=any(u.symbol == symbol for u in passed_over),
-        is_covered=await store.is_covered(connection, trader_id, slot),
-        signals=await store.signals_around(connection, trader_id, symbol, slot, reach_s=reach_s),
+        is_covered=await leases.is_covered(connection, trader_id, slot),
+        signals=await signals.list_around(connection, trader_id, symbol, slot, reach_s=reach_s),
     )
 
 

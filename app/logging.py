@@ -12,7 +12,8 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
-# Without local variables: a frame of a request holds its token. For the same reason no rich tracebacks on a terminal.
+# Without local variables: a frame of a request holds its token. For the same reason no rich tracebacks on a
+# terminal.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 

@@ -1,4 +1,4 @@
-"""What a worker counts while it keeps its leases and screens. Names are in CONTRACT's *Metrics*."""
+"""What a worker counts while it keeps its leases and screens. Names are fixed: ``docs/contract.md``, *Metrics*."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ log = structlog.get_logger(__name__)
 @contextmanager
 def serve_metrics(host: str, port: int | None, registry: CollectorRegistry) -> Iterator[None]:
     """
-    Serve ``/metrics`` of *registry* while the context lasts; None serves nothing, 0 picks a free port (logged).
+    Serve ``/metrics`` of *registry* while the context lasts; None serves nothing, 0 picks a free port
+    (logged).
 
     Raises:
         SettingInvalid: the port is taken.

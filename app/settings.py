@@ -1,7 +1,7 @@
 """
 The only reader of the environment.
 
-Flags win over variables, variables over defaults; the table is in CONTRACT's *Commands* and ``docs/settings.md``.
+Flags win over variables, variables over defaults; the table is ``docs/settings.md``.
 A wrong or contradictory value stops the start with one sentence naming the variable.
 """
 

@@ -1,12 +1,14 @@
 """
-``vyx up``: database, migrations, demo, then a web and a worker process side by side, restarted with backoff when they die.
+``vyx up``: database, migrations, demo, then a web and a worker process side by side, restarted with backoff
+when they die.
 
-The children share nothing but Postgres; this process only watches. SIGTERM and Ctrl-C are passed on once, the drain is bounded, and
-the embedded database stops last.
+The children share nothing but Postgres; this process only watches. SIGTERM and Ctrl-C are passed on once, the
+drain is bounded, and the embedded database stops last.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -24,17 +26,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import psycopg
 import structlog
 
-from app import development
+from app import dev_data
+from app.backoff import Backoff
 from app.errors import CommandFailed
 from app.market import venue
 from app.settings import Settings
-from app.store import embedded, migrations, queries
+from app.store import embedded, markets, migrations
+from app.store.markets import Market
+from app.store.pool import connect_direct
 
 log = structlog.get_logger(__name__)
-_SQL = queries.load("markets")
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 15.0
 HEALTHY_AFTER_S = 30.0
@@ -54,7 +57,7 @@ def run(settings: Settings) -> None:
     settings.signing_secret()  # refused here in one sentence, not by a child
     with _only_one(settings.data_dir), _database(settings) as url:
         migrations.migrate(url)
-        _continue_market(url, settings)
+        asyncio.run(_continue_market(url, settings))
         port = settings.port or _free_port(settings.host)
         environment = os.environ | {
             "DATABASE_URL": settings.database_url or url,
@@ -64,7 +67,7 @@ def run(settings: Settings) -> None:
         _serve(settings, children, url, f"http://{_reachable(settings.host)}:{port}")
 
 
-# -- what has to be there before the children ------------------------------------------------------------------------------
+# -- what has to be there before the children ----------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -92,19 +95,23 @@ def _database(settings: Settings) -> Iterator[str]:
         server.cleanup()
 
 
-def _continue_market(url: str, settings: Settings) -> None:
-    """A simulated market at a speed of its own goes on where the ledger stands; nobody saw what would have happened meanwhile."""
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        row = connection.execute(_SQL["the_market"]).fetchone()
-        if row is None:
+async def _continue_market(url: str, settings: Settings) -> None:
+    """
+    A simulated market at a speed of its own goes on where the ledger stands; nobody saw what would have
+    happened meanwhile.
+    """
+    async with await connect_direct(url, name="vyx-up") as connection:
+        stored = await markets.find(connection)
+        venue.check_market(settings, stored)
+        if stored is None:
             return
-        source = row[0]
-        if settings.market != "auto" and source != (wanted := venue.source_name(settings.market)):
-            raise CommandFailed(
-                f"This database holds the market {source!r} and cannot take {wanted!r} as well; use another --data-dir."
-            )
-        if source.startswith("files ") or (source == "simulated" and settings.speed != 1):
-            connection.execute(_SQL["anchor_market"], {"speed": settings.speed})
+        if stored.source.startswith("files ") or (stored.source == "simulated" and settings.speed != 1):
+            await markets.anchor(connection, speed=settings.speed)
+
+
+async def _stored_market(url: str) -> Market | None:
+    async with await connect_direct(url, name="vyx-up") as connection:
+        return await markets.find(connection)
 
 
 def _free_port(host: str) -> int:
@@ -117,7 +124,7 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 compared, not bound
 
 
-# -- children --------------------------------------------------------------------------------------------------------------
+# -- children ------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -129,7 +136,7 @@ class _Child:
     environment: dict[str, str]
     process: subprocess.Popen[str] | None = None
     started: float = 0.0
-    backoff_s: float = BACKOFF_FIRST_S
+    backoff: Backoff = field(default_factory=lambda: Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S))
     restart_at: float = 0.0
     said_ready: threading.Event = field(default_factory=threading.Event)
 
@@ -141,7 +148,9 @@ class _Child:
         threading.Thread(target=self._relay, args=(self.process.stdout,), daemon=True).start()
 
     def _relay(self, stdout: IO[str]) -> None:
-        """A child's stdout is for us: its ready line; anything else goes to stderr, so that ours stays clean."""
+        """
+        A child's stdout is for us: its ready line; anything else goes to stderr, so that ours stays clean.
+        """
         for line in stdout:
             if line.startswith(f"vyx {self.name} ready"):
                 self.said_ready.set()
@@ -158,15 +167,13 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        self.backoff_s = (
-            BACKOFF_FIRST_S
-            if now - self.started > HEALTHY_AFTER_S
-            else min(self.backoff_s * 2, BACKOFF_MAX_S)
-        )
-        self.restart_at = now + self.backoff_s
+        if now - self.started > HEALTHY_AFTER_S:
+            self.backoff.reset()
+        wait_s = self.backoff.next_s()
+        self.restart_at = now + wait_s
         self.process = None
         log.warning(
-            "process ended, starting it again", process=self.name, exit_code=code, wait_s=self.backoff_s
+            "process ended, starting it again", process=self.name, exit_code=code, wait_s=round(wait_s, 2)
         )
         return code
 
@@ -212,7 +219,7 @@ def _metrics_port(settings: Settings, offset: int) -> str:
     return str(settings.metrics_port + offset) if settings.metrics_port else "0"
 
 
-# -- serving ---------------------------------------------------------------------------------------------------------------
+# -- serving -------------------------------------------------------------------------------------------------
 
 
 def _serve(settings: Settings, children: list[_Child], database_url: str, url: str) -> None:
@@ -238,7 +245,10 @@ def _serve(settings: Settings, children: list[_Child], database_url: str, url: s
 
 
 def _await_ready(children: list[_Child], database_url: str, url: str, stopping: threading.Event) -> None:
-    """Until the web process is ready, the worker registered, and (except for Binance, whose history takes minutes) the ledger begun."""
+    """
+    Until the web process is ready, the worker registered, and (except for Binance, whose history takes
+    minutes) the ledger begun.
+    """
     deadline = time.monotonic() + READY_WITHIN_S
     while not stopping.wait(POLL_S):
         for child in children:
@@ -266,23 +276,20 @@ def _is_ready(url: str) -> bool:
 
 
 def _has_begun(database_url: str) -> bool:
-    with psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection:
-        row = connection.execute(_SQL["the_market"]).fetchone()
-    return row is not None and (row[0] == "binance" or row[6] is not None)
+    stored = asyncio.run(_stored_market(database_url))
+    return stored is not None and (stored.source == "binance" or stored.newest_slot is not None)
 
 
 def _welcome(settings: Settings, database_url: str, url: str) -> None:
-    """For a person on a terminal: what runs, and what to try. On stderr: stdout carries the ready line alone."""
-    with psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection:
-        row = connection.execute(_SQL["the_market"]).fetchone()
-    source = row[0] if row else "no market yet"
-    lines = [f"Market: {_plainly(source, settings)}."]
-    if settings.database_url is None and (names := development.put_demo(database_url)):
+    """
+    For a person on a terminal: what runs, and what to try. On stderr: stdout carries the ready line alone.
+    """
+    stored = asyncio.run(_stored_market(database_url))
+    lines = [f"Market: {_plainly(stored.source if stored else 'no market yet', settings)}."]
+    if settings.database_url is None and (names := asyncio.run(dev_data.put_demo(database_url))):
         lines.append(f"A demo user runs three example traders: {', '.join(names)}.")
     if settings.database_url is None and settings.jwks_url is None:
-        token = development.make_token(
-            settings, development.DEMO_USER, minutes=development.DEMO_TOKEN_MINUTES
-        )
+        token = dev_data.make_token(settings, dev_data.DEMO_USER, minutes=dev_data.DEMO_TOKEN_MINUTES)
         lines += [
             "Its token, valid for a week, and two things to try:",
             "",

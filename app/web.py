@@ -24,18 +24,19 @@ from app.http.metrics import Metrics
 from app.http.server import Server, listen, url_of
 from app.http.service import Service
 from app.http.stream import Streams
-from app.lifecycle import Compiler, Lifecycle
+from app.lifecycle import Lifecycle
 from app.metrics_server import serve_metrics
-from app.preview.asking import PreviewAsking
+from app.preview.request import PreviewRequest
 from app.settings import Settings
 from app.store.pool import make_pool
 from jobs.tasks import defer_preview
 from sandbox.interpreter.functions import EachRunner
+from sandbox.language.compiler import FilterCompiler
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
-async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: Compiler) -> None:
+async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: FilterCompiler) -> None:
     """
     Serve HTTP until SIGTERM or SIGINT, then drain and return.
 
@@ -65,11 +66,11 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: C
             finally:
                 announcing.cancel()
                 await asyncio.gather(announcing, return_exceptions=True)
-            _log.info("web process ended", url=url)
+            log.info("web process ended", url=url)
 
 
 @contextlib.asynccontextmanager
-async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[Service]:
+async def make_service(settings: Settings, compiler: FilterCompiler) -> AsyncIterator[Service]:
     """Everything the handlers need, with the feed reader running; closed in the opposite order."""
     database_url, direct_url = settings.addresses()
     verifier = make_verifier(settings)  # refuses before anything is open
@@ -97,7 +98,9 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
         feed=feed,
         streams=Streams(feed, pool, metrics, opening_limit()),
         lifecycle=lifecycle,
-        previews=PreviewAsking(pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming),
+        previews=PreviewRequest(
+            pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming
+        ),
         explaining=Explaining(pool, lifecycle.compile, each),
     )
     reading = asyncio.create_task(feed.run())
@@ -116,5 +119,5 @@ async def make_service(settings: Settings, compiler: Compiler) -> AsyncIterator[
 async def _announce(service: Service, server: Server, url: str, ready: Callable[[str], None]) -> None:
     await server.is_listening.wait()
     await service.feed.has_horizon.wait()
-    _log.info("web process ready", url=url)
+    log.info("web process ready", url=url)
     ready(url)

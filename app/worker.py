@@ -1,7 +1,7 @@
 """
 Composition of the worker process: keeper, screener, jobs, ingest, metrics. One of the two modules that know everything.
 
-Order of the end (SIGTERM): the slot in hand is finished, leases are given back, then jobs, ingest and connections close. All within
+Order of the end (SIGTERM): the current slot is finished, leases are given back, then jobs, ingest and connections close. All within
 ``VYX_DRAIN_S``; whatever is left then is cut off, which costs nothing but the latency of a reap.
 """
 
@@ -24,10 +24,11 @@ from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
 from app.metrics import WorkerMetrics
 from app.metrics_server import serve_metrics
-from app.preview.answering import PreviewAnswering
+from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.screening.screener import Screener
 from app.settings import Settings
+from app.store import jobs
 from app.store.pool import make_pool
 from jobs.runner import job_connections, run_jobs, run_previews
 from jobs.tasks import tick
@@ -56,7 +57,7 @@ class LazyCompiler:
 
 
 class Worker:
-    """One worker process; :meth:`run` returns after a clean drain."""
+    """One worker process; :meth:``run`` returns after a clean drain."""
 
     def __init__(self, settings: Settings) -> None:
         database_url, direct_url = settings.addresses()
@@ -67,7 +68,7 @@ class Worker:
         self._hints = Hints(self._pool)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
-        self._previews = PreviewAnswering(self._pool, self._hints, EvaluatingProcess())
+        self._previews = PreviewJob(self._pool, self._hints, EvaluatingProcess())
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
@@ -128,12 +129,12 @@ class Worker:
         self._registered.set()
 
     def _restart_jobs(self) -> None:
-        """End the job worker in hand, hung or not; the supervisor starts the next."""
+        """End the current job worker, hung or not; the supervisor starts the next."""
         self._jobs_ended.set()
         self._jobs_ended = asyncio.Event()
 
     async def _run_jobs(self) -> None:
-        """Jobs follow the boot: a machine that was buried and came back has another queue. The supervisor calls again."""
+        """Jobs follow the boot: a machine that was reaped and came back has another queue. The supervisor calls again."""
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
@@ -170,5 +171,5 @@ class Worker:
 
 async def _defer_tick(connection: Any) -> None:
     """Inside the caller's transaction: the tick exists exactly when the slot does."""
-    await connection.execute("select set_config('search_path', 'procrastinate', true)")
+    await jobs.use_job_schema(connection)
     await tick.configure(connection=connection).defer_async()

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from app.market.candles import Candles
 from app.market.dumps import read_dumps
 from app.market.errors import DumpInvalid
-from app.market.rollup import roll_up
+from app.market.simulated.rollup import roll_up
 from bench.service import SHARED_DUMPS
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.replay import evaluate_range, signalled

@@ -26,7 +26,6 @@ from psycopg.types.json import Jsonb
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.lifecycle import summary_of
 from app.store import embedded, queries
 from bench.figures import finish, quantiles, show
 from bench.service import SHARED_DUMPS, Service
@@ -81,7 +80,7 @@ def sources(count: int, seed: int = 1) -> list[str]:
 
 def put_traders(url: str, user: UUID, count: int) -> None:
     """As saved and started over HTTP, without its rate limit. Equal texts are compiled once."""
-    sql, plans = queries.load("development"), {}
+    traders, plans = queries.load("traders"), {}
     with FilterCompiler() as compiler, psycopg.connect(url, autocommit=True) as connection:
         for i, source in enumerate(sources(count)):
             plan = plans.get(source)
@@ -91,17 +90,20 @@ def put_traders(url: str, user: UUID, count: int) -> None:
                 if plan is None:
                     raise SystemExit(f"{source}\n{compiled.diagnostics}")
             connection.execute(
-                sql["put_demo_trader"],
+                traders["insert_trader"],
                 {
                     "user_id": user,
                     "name": f"bench {i}",
+                    "description": "",
                     "filter": source,
+                    "symbols": None,
+                    "frequency": Jsonb("every_bar"),
                     "plan": plan.encode().decode(),
                     "plan_hash": plan.hash,
-                    "plan_summary": Jsonb(summary_of(plan)),
+                    "plan_summary": Jsonb(plan.summary()),
                 },
             )
-        connection.execute(sql["start_all_of"], {"user_id": user})
+        connection.execute(queries.load("trader_state")["start_all_of"], {"user_id": user})
 
 
 def prepare_cluster(data_dir: Path) -> None:

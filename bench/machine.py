@@ -27,7 +27,6 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.lifecycle import summary_of
 from bench.figures import finish, quantiles, show
 from bench.screening import draw_different, plan_of
 from bench.service import Service
@@ -71,7 +70,7 @@ def put_traders(connection: psycopg.Connection, count: int) -> None:
         plan = plan_of(trader)
         rows.append((
             users[number % len(users)], f"bench {number}", "signal(...)", plan.encode().decode(), plan.hash,
-            psycopg.types.json.Jsonb(summary_of(plan)), '"on_enter"' if trader.on_enter else '"every_bar"',
+            psycopg.types.json.Jsonb(plan.summary()), '"on_enter"' if trader.on_enter else '"every_bar"',
         ))  # fmt: skip
     with connection.cursor() as cursor:
         for first in range(0, count, BATCH):

@@ -27,9 +27,9 @@ from app.domain import timeframes
 from app.market.candles import Candle, Candles
 from app.market.client import ExchangeClient
 from app.market.dumps import read_dumps
-from app.market.rollup import roll_up
 from app.market.simulated import GeneratedSource
 from app.market.simulated.rest import encode_rows
+from app.market.simulated.rollup import roll_up
 from app.market.simulated.streams import kline_event
 from app.market.streams import StreamUp, closed_candle
 

@@ -13,6 +13,7 @@ and each trader's status say. A replay that does not keep up gets later and late
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import sys
 import tempfile
@@ -28,7 +29,7 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app import documents
+from app import operations
 from app.market.dumps import read_dumps
 from bench.figures import finish, quantiles, show
 from bench.service import FILTERS, SHARED_DUMPS, Service
@@ -154,7 +155,7 @@ def measure_keep(dumps: Path, speed: int, seconds: float) -> dict:
         before = cpu_s(service)
         samples, ended = sample(service, token, traders, seconds)
         used = cpu_s(service)
-        status = documents.status(service.database_url)
+        status = asyncio.run(operations.status(service.database_url))
     return (
         figures
         | verdict(samples, speed)

@@ -1,5 +1,5 @@
 """
-A real `vyx up` on a data directory of its own, as the other benchmarks use it; run by nobody directly.
+A real `vyx up` on a data directory of its own, as the benchmarks and the system tests use it; run by nobody directly.
 
 Everything it starts is ended by process id, and its folder goes with it.
 """
@@ -16,8 +16,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from app.store import embedded
 
@@ -43,6 +44,19 @@ def environment(**extra: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("VYX_", "SUPABASE_", "DATABASE_URL"))}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return kept | {"VYX_LOG_FORMAT": "json", "PYTHONPATH": path} | extra
+
+
+def vyx(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command of the command line, run to its end within two minutes."""
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(**variables),
+        cwd=ROOT,
+        timeout=120,
+    )
 
 
 class Service:
@@ -71,7 +85,7 @@ class Service:
         self.ready_s = time.perf_counter() - started
         if not line.startswith("vyx ready "):
             self.__exit__()
-            raise SystemExit(f"vyx up did not become ready: {line!r}\n" + "".join(self.log[-20:]))
+            raise RuntimeError(f"vyx up did not become ready: {line!r}\n" + "".join(self.log[-20:]))
         self.url = line.removeprefix("vyx ready ").strip()
 
     def __enter__(self) -> Self:
@@ -95,40 +109,52 @@ class Service:
     def database_url(self) -> str:
         url = embedded.find(self.data_dir)
         if url is None:
-            raise SystemExit(f"no database runs in {self.data_dir}")
+            raise RuntimeError(f"no database runs in {self.data_dir}")
         return url
 
     def token(self, user: str, tier: str = "elite", minutes: int = 600) -> str:
         flags = ["--user", user, "--tier", tier, "--minutes", str(minutes), "--data-dir", str(self.data_dir)]
-        done = subprocess.run(
-            [sys.executable, "-m", "app.cli", "token", *flags],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment(),
-            cwd=ROOT,
-        )
+        done = vyx("token", *flags)
+        if done.returncode != 0:
+            raise RuntimeError(f"no token: {done.stderr}")
         return done.stdout.strip()
 
-    def call(self, method: str, path: str, token: str, body: object = None) -> dict:
+    def request(
+        self,
+        method: str,
+        path: str,
+        token: str | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, body and headers of the answer, whatever the status is. A *body* of bytes is sent as it is."""
+        request = urllib.request.Request(self.url + path, method=method)  # noqa: S310 the service's own address
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
+        for name, value in (headers or {}).items():
+            request.add_header(name, value)
+        data = None
+        if body is not None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, data, timeout=30) as response:  # noqa: S310 the service's own address
+                text, status, given = response.read(), response.status, dict(response.headers)
+        except urllib.error.HTTPError as error:
+            text, status, given = error.read(), error.code, dict(error.headers)
+        return status, json.loads(text) if text else None, given
+
+    def call(self, method: str, path: str, token: str, body: object = None) -> Any:
         """
         The answer's body.
 
         Raises:
             RuntimeError: a status of 400 or above, with what it said.
         """
-        request = urllib.request.Request(  # noqa: S310 the service's own address
-            self.url + path, method=method, headers={"Authorization": f"Bearer {token}"}
-        )
-        data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
-        try:
-            with urllib.request.urlopen(request, data, timeout=30) as response:  # noqa: S310 the service's own address
-                return json.loads(response.read() or b"null")
-        except urllib.error.HTTPError as error:
-            raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode()[:500]}") from None
+        status, answer, _ = self.request(method, path, token, body)
+        if status >= 400:
+            raise RuntimeError(f"{method} {path}: {status} {str(answer)[:500]}")
+        return answer
 
     def save(self, token: str, name: str, source: str) -> str:
         return self.call("POST", "/api/v1/traders", token, {"name": name, "filter": source})["id"]

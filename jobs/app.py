@@ -1,9 +1,10 @@
 """
-The procrastinate application: a periodic tick, one `screen` job per live machine on that machine's own queue, and previews on a
-queue that all machines share.
+The procrastinate application: a periodic tick, one ``screen`` job per live machine on that machine's own
+queue, and previews on a queue that all machines share.
 
-Jobs wake work; ``vyx.slots`` and ``vyx.machines.screened_through`` say what is due. So no screening job carries data, none is retried (a retried
-job with a queueing lock can stay `doing` for ever), and one that runs twice, late or never changes nothing but latency.
+Jobs wake work; ``vyx.slots`` and ``vyx.machines.screened_through`` say what is due. So no screening job
+carries data, none is retried (a retried job with a queueing lock can stay ``doing`` for ever), and one that
+runs twice, late or never changes nothing but latency.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Runs procrastinate's worker inside a worker process, on direct connections of its own with its own search_path."""
+"""
+Runs procrastinate's worker inside a worker process, on direct connections of its own with its own
+search_path.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
+from app.store.jobs import use_job_schema
 from app.store.pool import KEEPALIVE, Connection
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 
-GRACEFUL_S = 10  # a screening in hand ends well within
+GRACEFUL_S = 10  # a running screening ends well within
 CONCURRENCY = 4
 PREVIEWS_AT_ONCE = (
     1  # per machine, apart from the others: a screening never waits for a place behind previews
@@ -21,7 +25,7 @@ PREVIEWS_AT_ONCE = (
 
 async def _configure(connection: Connection) -> None:
     await connection.set_autocommit(True)
-    await connection.execute("set search_path to procrastinate")
+    await use_job_schema(connection, for_session=True)
 
 
 @asynccontextmanager
@@ -55,7 +59,7 @@ async def run_jobs(boot_id: int, context: dict[str, Any], stopping: asyncio.Even
 
 
 async def run_previews(context: dict[str, Any], stopping: asyncio.Event) -> None:
-    """Work on the shared queue of previews, as :func:`run_jobs` does on its own."""
+    """Work on the shared queue of previews, as :func:``run_jobs`` does on its own."""
     await _work([PREVIEW_QUEUE], PREVIEWS_AT_ONCE, context, stopping)
 
 

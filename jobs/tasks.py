@@ -11,12 +11,12 @@ import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
 from app.errors import Fenced, NotTrusted
-from app.store import candles, machines, previews, slots
+from app.store import candles, jobs, machines, previews, slots
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
-    from app.preview.answering import PreviewAnswering
+    from app.preview.job import PreviewJob
     from app.screening.screener import Screener
     from app.store.pool import Connection, Pool
 
@@ -30,7 +30,10 @@ PREVIEWS_KEPT_S = 3600
 @app.periodic(cron="* * * * *")
 @app.task(name="tick", queue=TICK_QUEUE, pass_context=True)
 async def tick(context: procrastinate.JobContext, timestamp: int | None = None) -> None:
-    """Open the slots that are due (so that a silent feed shows) and wake every live machine. Deferred by ingest with each slot, too."""
+    """
+    Open the slots that are due (so that a silent feed shows) and wake every live machine. Deferred by ingest
+    with each slot, too.
+    """
     if timestamp is not None and time.time() - timestamp > TICK_AGE_MAX_S:
         return
     pool = cast("Pool", context.additional_context["pool"])
@@ -48,7 +51,10 @@ async def tick(context: procrastinate.JobContext, timestamp: int | None = None) 
 
 @app.task(name="screen", pass_context=True)
 async def screen(context: procrastinate.JobContext) -> None:
-    """Account for every slot this machine has not accounted for. Losing the leases, or the trust in them, is the keeper's business."""
+    """
+    Account for every slot this machine has not accounted for. Losing the leases, or the trust in them, is the
+    keeper's business.
+    """
     try:
         await cast("Screener", context.additional_context["screener"]).screen()
     except (Fenced, NotTrusted) as reason:
@@ -68,19 +74,19 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # n
                     connection, timeframe, ledger.market_time, bars=CANDLE_BARS_KEPT, seconds=seconds
                 )
         await slots.prune(connection, days=LEDGER_DAYS_KEPT)
-        await machines.cancel_jobs_of_the_dead(connection)
+        await jobs.cancel_jobs_of_the_dead(connection)
 
 
 @app.task(name="preview", queue=PREVIEW_QUEUE, pass_context=True)
 async def preview(context: procrastinate.JobContext, preview_id: str) -> None:
     """Answer a preview; its row says how it ended."""
-    answering = cast("PreviewAnswering", context.additional_context["previews"])
-    await answering.answer(UUID(preview_id))
+    job = cast("PreviewJob", context.additional_context["previews"])
+    await job.run(UUID(preview_id))
 
 
 async def defer_preview(connection: Connection, preview_id: UUID) -> None:
     """Inside the caller's transaction, as its last statement: the job exists exactly when the row does."""
-    await connection.execute("select set_config('search_path', 'procrastinate', true)")
+    await jobs.use_job_schema(connection)
     await preview.configure(connection=connection).defer_async(preview_id=str(preview_id))
 
 

@@ -285,6 +285,29 @@ begin
   end if;
 end $$;
 
+CREATE FUNCTION vyx.claim_idempotent_v1("user" uuid, idempotency_key text, request_fingerprint bytea, now timestamp with time zone DEFAULT NULL::timestamp with time zone, OUT claim uuid, OUT same_request boolean, OUT status integer, OUT headers jsonb, OUT body bytea) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare clock timestamptz := coalesce(now, clock_timestamp());
+begin
+  insert into vyx.idempotent_answers as a (user_id, key, fingerprint, claimed_at) values ("user", idempotency_key, request_fingerprint, clock)
+  on conflict (user_id, key) do update
+    set fingerprint = excluded.fingerprint, claim = gen_random_uuid(), claimed_at = clock, status = null, headers = null, body = null
+    where a.claimed_at <= clock - interval '24 h'
+       or (a.status is null and a.fingerprint = excluded.fingerprint and a.claimed_at <= clock - interval '60 s')
+  returning a.claim into claim;
+  if claim is not null then
+    same_request := true;
+    delete from vyx.idempotent_answers a using (
+      select o.key from vyx.idempotent_answers o where o.user_id = "user" order by o.claimed_at desc offset 1000) old
+     where a.user_id = "user" and a.key = old.key;
+    return;
+  end if;
+  select a.fingerprint = request_fingerprint, a.status, a.headers, a.body into same_request, status, headers, body
+    from vyx.idempotent_answers a where a.user_id = "user" and a.key = idempotency_key;
+end $$;
+
 CREATE FUNCTION vyx.claim_v1(boot bigint, n integer) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -1021,6 +1044,25 @@ CREATE TABLE vyx.feed_floors (
 
 COMMENT ON TABLE vyx.feed_floors IS 'Up to this id the feed has been pruned.';
 
+CREATE TABLE vyx.idempotent_answers (
+    user_id uuid NOT NULL,
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,
+    claim uuid DEFAULT gen_random_uuid() NOT NULL,
+    claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    status integer,
+    headers jsonb,
+    body bytea,
+    CONSTRAINT an_answer_is_whole CHECK ((((status IS NULL) = (headers IS NULL)) AND ((status IS NULL) = (body IS NULL)))),
+    CONSTRAINT key_has_1_to_200_characters CHECK (((length(key) >= 1) AND (length(key) <= 200)))
+);
+
+COMMENT ON TABLE vyx.idempotent_answers IS 'Answers to POSTs with an Idempotency-Key; without a status the request is still being answered. Pruned after 24 hours.';
+
+COMMENT ON COLUMN vyx.idempotent_answers.fingerprint IS 'Hash of method, path and body: the same key with another request is a mistake of the client.';
+
+COMMENT ON COLUMN vyx.idempotent_answers.claim IS 'Of the request that answers; one that was overtaken after a minute of silence stores nothing.';
+
 CREATE TABLE vyx.leases (
     trader_id uuid NOT NULL,
     epoch bigint NOT NULL,
@@ -1178,6 +1220,9 @@ ALTER TABLE ONLY vyx.candles
 ALTER TABLE ONLY vyx.feed_floors
     ADD CONSTRAINT feed_floors_pkey PRIMARY KEY (only_one);
 
+ALTER TABLE ONLY vyx.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (user_id, key);
+
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (trader_id, epoch);
 
@@ -1241,6 +1286,10 @@ CREATE INDEX traders_user_id_created_at_idx ON public.traders USING btree (user_
 CREATE INDEX candle_corrections_symbol_id_idx ON vyx.candle_corrections USING btree (symbol_id);
 
 CREATE INDEX candles_timeframe_open_time_idx ON vyx.candles USING btree (timeframe, open_time);
+
+CREATE INDEX idempotent_answers_claimed_at_idx ON vyx.idempotent_answers USING btree (claimed_at);
+
+CREATE INDEX idempotent_answers_user_id_claimed_at_idx ON vyx.idempotent_answers USING btree (user_id, claimed_at DESC);
 
 CREATE INDEX machines_not_dead_idx ON vyx.machines USING btree (boot_id) WHERE (state <> 'dead'::vyx.machine_state);
 
@@ -1312,6 +1361,9 @@ ALTER TABLE ONLY vyx.candle_corrections
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
 
+ALTER TABLE ONLY vyx.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
 
@@ -1350,6 +1402,8 @@ ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vyx.candles ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.feed_floors ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.idempotent_answers ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.leases ENABLE ROW LEVEL SECURITY;
 
@@ -1428,6 +1482,8 @@ GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
 GRANT ALL ON TABLE vyx.candles TO service_role;
 
 GRANT ALL ON TABLE vyx.feed_floors TO service_role;
+
+GRANT ALL ON TABLE vyx.idempotent_answers TO service_role;
 
 GRANT ALL ON TABLE vyx.leases TO service_role;
 

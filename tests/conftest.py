@@ -1,5 +1,8 @@
 """
-Real Postgres always. One template database per run, migrated once; each test that asks for ``dsn`` gets a copy of its own.
+Real Postgres always. One template database per process, migrated once; each test that asks for ``dsn`` gets a copy of its own.
+
+The suite runs in parallel (``-n 2 --dist loadfile``): names hold the process id, ports are chosen by the system, and each process has a
+server of its own unless one is named.
 
 ``TEST_DATABASE_URL`` names a server to use (15, 17 or 18, a role that may create databases); without it an embedded one starts.
 """
@@ -54,8 +57,10 @@ def admin_dsn():
 def template(admin_dsn):
     name = f"vyx_template_{os.getpid()}"
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
+        # roles belong to the server: one process after the other makes them
+        connection.execute("select pg_advisory_lock(hashtext('vyx_template'))")
         connection.execute(f"create database {name}")
-    migrations.migrate(make_conninfo(admin_dsn, dbname=name))
+        migrations.migrate(make_conninfo(admin_dsn, dbname=name))
     yield name
     with psycopg.connect(admin_dsn, autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)")

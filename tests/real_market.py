@@ -14,7 +14,7 @@ import numpy as np
 from app.domain import timeframes
 from app.market.candles import Candles
 from app.market.dumps import read_dumps
-from app.market.rollup import roll_up
+from app.market.simulated.rollup import roll_up
 from sandbox.engine.candles.panel import Panel
 from sandbox.plan.operators import FIELDS
 
@@ -32,6 +32,11 @@ def read(data: Path) -> Candles:
         gap[begin : begin + length] = True
     young, holey = (minutes.symbol == minutes.symbols.index(symbol) for symbol in (YOUNG, HOLEY))
     return minutes.take(~(young & (minute < 26 * 60 + 7)) & ~(holey & gap[minute]))
+
+
+def of_symbol(candles: Candles, symbol: str) -> Candles:
+    """The rows of one symbol."""
+    return candles.take(candles.symbol == candles.symbols.index(symbol))
 
 
 def frames(minutes: Candles) -> dict[str, Candles]:

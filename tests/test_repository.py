@@ -28,7 +28,6 @@ PROCRASTINATES_OWN = "20261128000008_jobs.sql"  # its schema as it publishes it,
 STATEMENTS_IN_CODE = {
     "listen": "LISTEN takes no parameter and belongs to the connection that hears it",
     "set_config": "session and transaction settings, next to the code that depends on them",
-    "set search_path": "the same, for procrastinate's own connections",
     "pg_notify": "a hint without content",
     "copy (": "COPY takes no parameters: psycopg composes its literals",
     "supabase_migrations": "the migration runner keeps its own books, before there is a schema",
@@ -266,6 +265,52 @@ def test_every_function_fixes_its_search_path(connection):
     )
 
 
+# -- documents -------------------------------------------------------------------------------------------------------------
+
+_DOCUMENT = re.compile(
+    r"(?<![\w./])((?:docs|bench|tests|sql|app|jobs|sandbox)/[\w/.-]+\.(?:md|py|sql)|[A-Z]+\.md)\b"
+)
+_SECTION = re.compile(r"(docs/[\w/-]+\.md)`*,\s+\*([^*]+)\*")
+
+
+def test_every_document_and_file_that_is_cited_exists():
+    """In code, SQL and documents: what a reader is sent to is in the repository."""
+    paths = _tracked()
+    known = "\n".join(f"/{path.relative_to(ROOT)}" for path in paths) + "\n"
+    missing = [
+        f"{path.relative_to(ROOT)}: {cited}"
+        for path in paths
+        if path.suffix in {".py", ".sql", ".md"} and path.name != "CHANGELOG.md"
+        for cited in _DOCUMENT.findall(path.read_text(encoding="utf-8"))
+        if f"/{cited}\n" not in known
+    ]
+    assert missing == []
+
+
+def test_every_section_that_is_cited_exists():
+    """A document followed by a section in asterisks: the section is one of its headings."""
+    missing = [
+        f"{path.relative_to(ROOT)}: {document}, {section}"
+        for path in _tracked()
+        if path.suffix in {".py", ".sql", ".md"}
+        for document, section in _SECTION.findall(path.read_text(encoding="utf-8"))
+        if f"## {section}\n" not in (ROOT / document).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
+def test_every_metric_of_the_contract_is_counted():
+    named = re.findall(r"`(\w+?)(?:_total)?(?:\{\w+\})?`", _section("docs/contract.md", "Metrics"))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE)
+    assert named
+    assert [name for name in named if f'"{name}' not in source] == []
+
+
+def _section(document: str, heading: str) -> str:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
 # -- generated and described -----------------------------------------------------------------------------------------------
 
 
@@ -288,7 +333,7 @@ def test_the_image_holds_every_file_the_service_reads(tmp_path):
     for source, target in copied:
         assert f"!{source}" in allowed
         shutil.copytree(ROOT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
-    program = "import app.web, app.worker, app.up, jobs.tasks; from app import development; from app.store import migrations; print(len(development.DEMO_FILTERS), len(migrations.load_migrations()))"
+    program = "import app.web, app.worker, app.up, jobs.tasks; from app import dev_data; from app.store import migrations; print(len(dev_data.DEMO_FILTERS), len(migrations.load_migrations()))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

@@ -29,8 +29,9 @@ LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 MACHINES = queries.load("machines")
-ROSTER = queries.load("roster")
-SCREENING = queries.load("screening")
+LEASES = queries.load("leases")
+SIGNALS = queries.load("signals")
+TRADER_STATE = queries.load("trader_state")
 SLOTS = queries.load("slots")
 SYMBOLS = queries.load("symbols")
 CANDLES = queries.load("candles")
@@ -181,22 +182,22 @@ def bury(connection: psycopg.Connection[Any], boot: int) -> None:
 
 
 def claim(connection: psycopg.Connection[Any], boot: int, n: int = 1000) -> int:
-    return int(call(connection, MACHINES["claim"], boot_id=boot, n=n)[0])
+    return int(call(connection, LEASES["claim"], boot_id=boot, n=n)[0])
 
 
 def release(connection: psycopg.Connection[Any], boot: int, traders: Iterable[UUID] | None = None) -> int:
     ids = None if traders is None else list(traders)
-    return int(call(connection, MACHINES["release"], boot_id=boot, trader_ids=ids)[0])
+    return int(call(connection, LEASES["release"], boot_id=boot, trader_ids=ids)[0])
 
 
 def leases(connection: psycopg.Connection[Any], boot: int) -> dict[UUID, int]:
     """Epoch of each trader the machine owns."""
-    return {row[0]: row[1] for row in connection.execute(ROSTER["roster"], {"boot_id": boot})}
+    return {row[0]: row[1] for row in connection.execute(TRADER_STATE["list_owned"], {"boot_id": boot})}
 
 
 def mark_running(connection: psycopg.Connection[Any], boot: int, held: Mapping[UUID, int]) -> int:
     parameters = {"boot_id": boot, "trader_ids": list(held), "epochs": list(held.values())}
-    return connection.execute(ROSTER["mark_running"], parameters).rowcount
+    return connection.execute(TRADER_STATE["mark_running"], parameters).rowcount
 
 
 def fail(
@@ -209,7 +210,7 @@ def fail(
         "reasons": ["evaluation failed"] * len(held),
         "messages": [message] * len(held),
     }
-    return connection.execute(ROSTER["fail_traders"], parameters).rowcount
+    return connection.execute(TRADER_STATE["fail_traders"], parameters).rowcount
 
 
 async def eventually(is_so: Callable[[], object], within_s: float = 15) -> None:

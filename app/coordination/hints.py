@@ -1,28 +1,53 @@
 """
-NOTIFY as a hint: after the commit, coalesced, empty. Whoever listens polls every second anyway, so a lost hint costs a second.
+NOTIFY as a hint: after the commit, coalesced, empty. Whoever listens polls every second anyway, so a lost
+hint costs a second.
 
-A transaction that writes *and* notifies holds a server-wide lock through its flush (0.33 of the throughput at 32 clients);
-one that only notifies flushes nothing. Hence never inside the writing transaction, and one notification per
-``COALESCE_S`` and process however many changes there were.
+A transaction that writes *and* notifies holds a server-wide lock through its flush (0.33 of the throughput at
+32 clients); one that only notifies flushes nothing. Hence never inside the writing transaction, and one
+notification per ``COALESCE_S`` and process however many changes there were.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from enum import StrEnum
 
 import psycopg
 import structlog
+from psycopg import sql
 from psycopg_pool import PoolTimeout
 
-from app.store.pool import Pool
+from app.store.pool import Connection, Pool
 
-Channel = Literal["vyx_trader", "vyx_feed", "vyx_slot", "vyx_preview"]
-"""A trader's state or text changed · the feed has new rows · a slot was opened or closed · a preview has ended."""
+
+class Channel(StrEnum):
+    """
+    Every notification of the service. Who listens: the keeper (TRADER, LEASE), the feed reader (FEED,
+    PREVIEW, USER).
+    """
+
+    TRADER = "vyx_trader"  # a trader's state or text changed
+    LEASE = "vyx_lease"  # leases were given back or freed; others may claim them
+    FEED = "vyx_feed"  # the feed has new rows
+    PREVIEW = "vyx_preview"  # a preview has ended
+    USER = "vyx_user"  # this user, named in it, or a key of theirs is gone; sent by triggers, with the commit
+
 
 COALESCE_S = 0.01
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
+
+
+async def notify(connection: Connection, *channels: Channel) -> None:
+    """Wake the listeners now, by a connection outside any transaction."""
+    names = [channel.value for channel in channels]
+    await connection.execute("select pg_notify(channel, '') from unnest(%s::text[]) channel", (names,))
+
+
+async def listen(connection: Connection, *channels: Channel) -> None:
+    """Hear these channels on a direct connection; a transaction pooler would hand it to somebody else."""
+    for channel in channels:
+        await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel.value)))
 
 
 class Hints:
@@ -50,8 +75,6 @@ class Hints:
             channels, self._pending = sorted(self._pending), set()
             try:
                 async with self._pool.connection() as connection:
-                    await connection.execute(
-                        "select pg_notify(channel, '') from unnest(%s::text[]) channel", (channels,)
-                    )
+                    await notify(connection, *channels)
             except (psycopg.Error, PoolTimeout) as error:
-                _log.warning("hint not sent", channels=channels, error=str(error))
+                log.warning("hint not sent", channels=channels, error=str(error))

@@ -5,8 +5,8 @@ Everything hangs on one direct connection: the session lock that proves this pro
 The beat comes from the loop that does the work: a screening that has been stuck for ``STUCK_AFTER_S`` stops it, and others take over.
 
 Trust: a machine whose heartbeat could not be renewed stops believing in its leases before others may reap it, measured on its own
-monotonic clock from the moment it *began* the last successful beat (``GRACE_S`` − ``TRUST_MARGIN_S``; see reference: a link that fell
-still trusted itself at 3.5 s when anchored by the ttl).
+monotonic clock from the moment it *began* the last successful beat (``GRACE_S`` − ``TRUST_MARGIN_S``; ``docs/design.md``,
+*Leases*).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import Protocol
 import psycopg
 import structlog
 
+from app.coordination.hints import Channel, listen, notify
 from app.errors import Fenced, NotTrusted
 from app.metrics import WorkerMetrics
-from app.store import machines
+from app.store import accounts, jobs, leases, machines, trader_state
 from app.store.machines import Beat
 from app.store.pool import Connection, connect_direct
 
@@ -139,7 +140,7 @@ class Keeper:
             connection = await connect_direct(self._direct_url, name=f"vyx-leave:{self._machine_id}")
             try:
                 released = await machines.leave(connection, boot_id)
-                await connection.execute("select pg_notify('vyx_lease', '')")
+                await notify(connection, Channel.LEASE)
                 log.info("left", boot_id=boot_id, released=released)
             finally:
                 await connection.close()
@@ -153,8 +154,7 @@ class Keeper:
     async def _connect(self) -> Connection:
         connection = await connect_direct(self._direct_url, name=f"vyx-keeper:{self._machine_id}")
         self._connection = connection
-        for channel in ("vyx_trader", "vyx_lease"):
-            await connection.execute(f"listen {channel}")  # names of ours; LISTEN takes no parameter
+        await listen(connection, Channel.TRADER, Channel.LEASE)
         if self.boot_id is not None and await machines.resume(connection, self.boot_id):
             log.info("resumed", boot_id=self.boot_id)
             return connection
@@ -225,7 +225,7 @@ class Keeper:
             await self._register(connection)
             return True
         self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
-        await machines.retry_due(connection)
+        await trader_state.retry_due(connection)
         await self._stop_beyond_tiers(connection)
         more = await self._reap(connection)
         again = await self._share(connection, beat) or more
@@ -236,15 +236,15 @@ class Keeper:
         return again
 
     async def _stop_beyond_tiers(self, connection: Connection) -> None:
-        if stopped := await machines.stop_beyond_tiers(connection):
+        if stopped := await accounts.stop_beyond_tiers(connection):
             log.info("stopped beyond their tier", traders=stopped)
-            await connection.execute("select pg_notify('vyx_trader', ''), pg_notify('vyx_feed', '')")
+            await notify(connection, Channel.TRADER, Channel.FEED)
 
     async def _count_dead_letters(self, connection: Connection) -> None:
         now = time.monotonic()
         if now - self._counted_at >= DEAD_LETTERS_EVERY_S:
             self._counted_at = now
-            self._metrics.dead_letters.set(await machines.dead_letters(connection))
+            self._metrics.dead_letters.set(await jobs.dead_letters(connection))
 
     async def _reap(self, connection: Connection) -> bool:
         """Bury the dead; True when one of them had more traders than are freed at once."""
@@ -253,7 +253,7 @@ class Keeper:
             log.warning("reaped", machine_id=reaped.machine_id, boot_id=reaped.boot_id, freed=reaped.freed)
             self._metrics.lease_moves.labels("reaped").inc(reaped.freed)
         if dead:  # everybody listens, this machine too: all claim at once instead of with their next beat
-            await connection.execute("select pg_notify('vyx_lease', '')")
+            await notify(connection, Channel.LEASE)
         return any(reaped.freed >= REAP_MAX for reaped in dead)
 
     def _is_stuck(self) -> bool:
@@ -271,7 +271,7 @@ class Keeper:
         target = math.ceil(beat.total / max(1, beat.alive))
         claimed = 0
         if beat.unowned and beat.mine < target:
-            claimed = await machines.claim(connection, self.boot_id, min(target - beat.mine, CLAIM_MAX))
+            claimed = await leases.claim(connection, self.boot_id, min(target - beat.mine, CLAIM_MAX))
             self._metrics.lease_moves.labels("claimed").inc(claimed)
             log.info("claimed", traders=claimed, target=target)
         elif beat.mine > target * (1 + SURPLUS_SLACK) + 1:

@@ -7,11 +7,12 @@ procrastinate's worker, for one, returns *without* an exception when the databas
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 
 import structlog
+
+from app.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 BACKOFF_FIRST_S = 0.2
@@ -21,7 +22,7 @@ HEALTHY_AFTER_S = 30.0  # a task that lived this long starts with the first back
 
 async def supervise(name: str, task: Callable[[], Awaitable[object]], stopping: asyncio.Event) -> None:
     """Run *task* again and again until *stopping* is set; each end in between is logged with its reason."""
-    backoff = BACKOFF_FIRST_S
+    backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
     while not stopping.is_set():
         started = time.monotonic()
         reason = "returned"
@@ -31,12 +32,9 @@ async def supervise(name: str, task: Callable[[], Awaitable[object]], stopping: 
             reason = f"{type(error).__name__}: {error}"
         if stopping.is_set():
             return
-        backoff = (
-            BACKOFF_FIRST_S
-            if time.monotonic() - started > HEALTHY_AFTER_S
-            else min(backoff * 2, BACKOFF_MAX_S)
-        )
-        wait_s = backoff * random.uniform(0.5, 1)  # noqa: S311 jitter, not a secret
+        if time.monotonic() - started > HEALTHY_AFTER_S:
+            backoff.reset()
+        wait_s = backoff.next_s()
         log.warning("task ended, starting it again", task=name, reason=reason, wait_s=round(wait_s, 2))
         try:
             async with asyncio.timeout(wait_s):

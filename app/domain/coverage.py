@@ -42,16 +42,18 @@ class Pause:
 
 def gaps_between(ranges: Sequence[Range], outages: Sequence[Gap], pauses: Iterable[Pause]) -> list[Gap]:
     """
-    The slots between the first and the last span that belong to no range, as gaps with a reason, oldest first.
+    The slots between the first and the last span that belong to no range, as gaps with a reason, oldest
+    first.
 
     Args:
         ranges: Not overlapping, in any order.
-        outages: Slots inside leases for which the exchange had no candle, one gap per slot or per run of slots.
+        outages: Slots inside leases for which the exchange had no candle, one gap per slot or per run of
+            slots.
         pauses: When the trader was stopped.
 
     Returns:
-        Neighbouring gaps of the same reason are one. What lies between two spans and is no outage was not screened at
-        all: reason ``stopped`` when a pause overlaps it, else ``not screened``.
+        Neighbouring gaps of the same reason are one. What lies between two spans and is no outage was not
+        screened at all: reason ``stopped`` when a pause overlaps it, else ``not screened``.
     """
     pauses = list(pauses)
     gaps: list[Gap] = []

@@ -1,8 +1,9 @@
 """
 Whether a trader's screening can be believed, in one word and one sentence.
 
-``running`` is a state somebody set; health is what the ledger of slots proves. Decided here: the words, their order of
-precedence and their thresholds. Not decided here: where the facts come from (``app/store/market_read.py``).
+``running`` is a state somebody set; health is what the ledger of slots proves. Decided here: the words, their
+order of precedence and their thresholds. Not decided here: where the facts come from
+(``app/store/markets.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import StrEnum
 
 from app.domain.lifecycle import ACTIVE, TraderState
 
-PATIENCE_S = 120.0  # market seconds: two one-minute bars, the promise of DESIGN §1.7
+PATIENCE_S = 120.0  # market seconds: two one-minute bars, the promise of docs/design.md, 7
 PATIENCE_WALL_S = (
     2.0  # at speed 600 two bars pass in 0.2 s, less than a screening takes; allow it this much of real time
 )
@@ -30,7 +31,9 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class MarketFacts:
-    """Where the market's clock and the ledger of slots stand; None where there is no market or no such slot yet."""
+    """
+    Where the market's clock and the ledger of slots stand; None where there is no market or no such slot yet.
+    """
 
     market_at: datetime | None = None
     ends_at: datetime | None = None
@@ -51,7 +54,10 @@ class MarketFacts:
 
 
 def lag_s(state: TraderState, screened_through: datetime | None, facts: MarketFacts) -> float:
-    """Market seconds between the newest closed slot and the last one screened; 0 for a trader that is not active."""
+    """
+    Market seconds between the newest closed slot and the last one screened; 0 for a trader that is not
+    active.
+    """
     if state not in ACTIVE or screened_through is None or facts.newest_closed is None:
         return 0.0
     return max(0.0, (facts.newest_closed - screened_through).total_seconds())
@@ -67,7 +73,8 @@ def _outage(facts: MarketFacts) -> str | None:
         return "there is no market yet"
     if facts.oldest_open is not None and facts.market_at - facts.oldest_open > facts.patience:
         return f"the slot of {facts.oldest_open:%Y-%m-%d %H:%M} UTC is still waiting for its candles"
-    # A minute passes before the next slot closes, so the newest closed one is up to 60 s old when all is well.
+    # A minute passes before the next slot closes, so the newest closed one is up to 60 s old when all is
+    # well.
     if facts.newest_closed is not None and facts.market_at - facts.newest_closed > facts.patience + timedelta(
         seconds=SLOT_S
     ):
@@ -86,8 +93,8 @@ def health_of(
     """
     Health and its reason; the reason is None when there is nothing to say.
 
-    The first that holds wins: failing, not active (ok), waiting, data outage, lagging, ended (ok), ok. A trader without an
-    owner waits, whatever the data do: nothing else can be known about it.
+    The first that holds wins: failing, not active (ok), waiting, data outage, lagging, ended (ok), ok. A
+    trader without an owner waits, whatever the data do: nothing else can be known about it.
     """
     if state is TraderState.ERROR:
         return Health.FAILING, last_error or "it could not be loaded or evaluated"

@@ -2,8 +2,8 @@
 Timeframes: how long each bar is and which bars close at a slot.
 
 Decided here: which bars open and close at an instant. Not decided here: which timeframes there are
-(``sandbox.plan.timeframes``), what a bar holds (``app.market.rollup``) and when a slot may close (ingest).
-Instants are whole milliseconds since the epoch, the exchange's own unit.
+(``sandbox.plan.timeframes``), what a bar holds (``app.market.simulated.rollup``) and when a slot may close
+(ingest). Instants are whole milliseconds since the epoch, the exchange's own unit.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ def length_ms(timeframe: str) -> int:
     Length of a bar in milliseconds.
 
     Raises:
-        ValueError: *timeframe* is not one of `TIMEFRAMES`; the message lists them.
+        ValueError: *timeframe* is not one of ``TIMEFRAMES``; the message lists them.
     """
     try:
         return TIMEFRAMES[timeframe] * 1_000

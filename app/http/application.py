@@ -18,7 +18,7 @@ from app.http import health, market, openapi, previews, problems, shapes, signal
 from app.http.endpoints import Call, Endpoint, routes
 from app.http.middleware import Envelope, Guard
 from app.http.service import Service
-from app.preview.answering import Preview
+from app.preview.job import Preview
 from app.settings import Settings
 
 VERSION = "0.1.0"

@@ -18,7 +18,6 @@ P is never the sequence's own value: reading that lost rows, rarely. What must c
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
@@ -28,6 +27,8 @@ import msgspec
 import psycopg
 import structlog
 
+from app.backoff import Backoff
+from app.coordination.hints import Channel, listen
 from app.domain.lifecycle import TraderState
 from app.http import shapes
 from app.http.metrics import Metrics
@@ -190,15 +191,13 @@ class Feed:
 
     async def run(self) -> None:
         """Follow the feed, reconnecting for ever."""
-        backoff_s = RECONNECT_S
+        backoff = Backoff(RECONNECT_S, RECONNECT_S_MAX)
         while True:
             try:
                 connection = await connect_direct(self._direct_url, name="vyx feed")
                 async with connection:
-                    backoff_s = RECONNECT_S
-                    await connection.execute("listen vyx_feed")
-                    await connection.execute("listen vyx_preview")
-                    await connection.execute("listen vyx_user")
+                    backoff.reset()
+                    await listen(connection, Channel.FEED, Channel.PREVIEW, Channel.USER)
                     self._on_user_changed(None)  # whoever was deleted while nobody listened
                     await self._end_deleted(connection, self._subscriptions)
                     await self._follow(connection)
@@ -206,8 +205,7 @@ class Feed:
                 self._metrics.feed_reconnects.inc()
                 _log.warning("feed reader lost its connection", error=str(error).strip())
             self._watermark.forget_candidate()
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 spreads reconnects, protects nothing
-            backoff_s = min(backoff_s * 2, RECONNECT_S_MAX)
+            await asyncio.sleep(backoff.next_s())
 
     async def _follow(self, connection: Connection) -> None:
         pause_s = CANDIDATE_POLL_S
@@ -219,9 +217,9 @@ class Feed:
                 changed: set[UUID] = set()
                 async for notification in connection.notifies(timeout=POLL_S, stop_after=1):
                     # of the feed's own rows it is only a hint: the poll asks the table
-                    if notification.channel == "vyx_preview":
+                    if notification.channel == Channel.PREVIEW:
                         self.previews.announce()
-                    elif notification.channel == "vyx_user":
+                    elif notification.channel == Channel.USER:
                         changed.add(UUID(notification.payload))
                 await self._note_changed(connection, changed)
                 continue

@@ -14,7 +14,7 @@ from app.errors import Kind, Refused
 from app.http import shapes
 from app.http.endpoints import Answer, Call
 from app.http.service import Service
-from app.store import market_read
+from app.store import markets
 
 PROBE_S_MAX = 2.0  # below the usual 5 s of a load balancer's own patience
 
@@ -67,13 +67,13 @@ async def metrics(call: Call) -> Response:
     return call.service.metrics.render()
 
 
-async def _summary(service: Service) -> market_read.Summary | None:
+async def _summary(service: Service) -> markets.Summary | None:
     """None when the database does not answer within ``PROBE_S_MAX``."""
     try:
         async with (
             asyncio.timeout(PROBE_S_MAX),
             service.pool.connection(timeout=PROBE_S_MAX) as connection,
         ):
-            return await market_read.summary(connection)
+            return await markets.summary(connection)
     except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TimeoutError):
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,11 +19,12 @@ from starlette.responses import Response
 from app.errors import Kind, Refused
 from app.store import idempotent_answers as store
 from app.store.pool import Pool
-from uuid import UUID
 
 HEADER = "idempotency-key"
 KEY_LENGTH_MAX = 200
-ANSWER_BYTES_MAX = 128 * 1024  # a longer one, of a preview, is not kept: it changes nothing to work it out again
+ANSWER_BYTES_MAX = (
+    128 * 1024
+)  # a longer one, of a preview, is not kept: it changes nothing to work it out again
 WAIT_S_MAX = 10.0
 WAIT_POLL_S = (0.02, 0.5)  # first, and longest
 _KEPT_HEADERS = frozenset({"content-type", "location", "preference-applied"})
@@ -41,10 +43,8 @@ async def once(
     """
     The answer of *perform*, or of the request that had this key first.
 
-    Args:
-        body: The request's, as it was sent: part of what must be the same.
-        perform: Answers; called at most once. Refusals come back as responses, not as exceptions.
-        is_kept: False of answers with a secret in them, which are shown once: a second try is refused.
+    *body* is as it was sent: part of what must be the same. *perform* is called at most once; refusals come
+    back as responses. *is_kept* is False of answers with a secret in them, shown once: a second try is refused.
 
     Raises:
         Refused: REQUEST_INVALID, the key is malformed or belongs to another request; UNAVAILABLE, the first try is not answered yet.
@@ -53,13 +53,19 @@ async def once(
     if key is None:
         return await perform()
     fingerprint = hashlib.sha256(
-        b"\n".join((request.method.encode(), str(request.url.path).encode(), request.url.query.encode(), body))
+        b"\n".join(
+            (request.method.encode(), str(request.url.path).encode(), request.url.query.encode(), body)
+        )
     ).digest()
     claim = await _claim(pool, user_id, key, fingerprint)
     if claim.claim is None:
         return _replayed(claim)
     response = await _performed(pool, user_id, key, claim.claim, perform)
-    if response.status_code >= 500 or response.status_code in _TRANSIENT or len(response.body) > ANSWER_BYTES_MAX:
+    if (
+        response.status_code >= 500
+        or response.status_code in _TRANSIENT
+        or len(response.body) > ANSWER_BYTES_MAX
+    ):
         async with pool.connection() as connection:
             await store.give_up(connection, user_id, key, claim.claim)
         return response
@@ -94,7 +100,8 @@ async def _claim(pool: Pool, user_id: UUID, key: str, fingerprint: bytes) -> sto
             break
         if asyncio.get_running_loop().time() > deadline:
             raise Refused(
-                Kind.UNAVAILABLE, "The first request with this Idempotency-Key is still being answered; try again."
+                Kind.UNAVAILABLE,
+                "The first request with this Idempotency-Key is still being answered; try again.",
             )
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, longest_s)

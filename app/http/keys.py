@@ -1,9 +1,10 @@
 """
 The signing keys of the auth server, held by one event loop.
 
-A known key is never fetched on the request path: keys older than ``FRESH_S`` are refreshed in the background, and kept for
-``STALE_S`` through an outage of the auth server. When no key is to be had the answer is 503, not 401: the client's token
-may be fine. PyJWT's own client blocks on urllib under a lock and logs everyone out once its cache has lapsed.
+A known key is never fetched on the request path: keys older than ``FRESH_S`` are refreshed in the background,
+and kept for ``STALE_S`` through an outage of the auth server. When no key is to be had the answer is 503, not
+401: the client's token may be fine. PyJWT's own client blocks on urllib under a lock and logs everyone out
+once its cache has lapsed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FETCH_TIMEOUT_S = 5.0
 DOCUMENT_BYTES_MAX = 1 << 20
 ALGORITHMS = frozenset({"ES256", "RS256"})
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 Fetch = Callable[[str], Awaitable[bytes]]
 
@@ -108,13 +109,16 @@ class SigningKeys:
                 self._keys = _usable(document)
                 self._fetched_at = self._clock()
             except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
-                _log.warning("signing keys not refreshed", error=str(error) or type(error).__name__)
+                log.warning("signing keys not refreshed", error=str(error) or type(error).__name__)
             finally:
                 self._tried_at = self._clock()
 
 
 def _usable(document: bytes) -> dict[str, jwt.PyJWK]:
-    """Keys by id, of the algorithms we take. An empty set is the answer of a project that still signs with a secret."""
+    """
+    Keys by id, of the algorithms we take. An empty set is the answer of a project that still signs with a
+    secret.
+    """
     entries = msgspec.json.decode(document, type=dict[str, list[dict[str, object]]]).get("keys", [])
     keys: dict[str, jwt.PyJWK] = {}
     for entry in entries:
@@ -126,7 +130,7 @@ def _usable(document: bytes) -> dict[str, jwt.PyJWK]:
             KeyError,
             TypeError,
         ) as error:  # a kind of key this version does not know is no reason to lose the others
-            _log.info("signing key not usable", kid=entry.get("kid"), error=str(error))
+            log.info("signing key not usable", kid=entry.get("kid"), error=str(error))
             continue
         if key.key_id and key.public_key_use in ("sig", None) and key.algorithm_name in ALGORITHMS:
             keys[key.key_id] = key

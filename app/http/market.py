@@ -7,7 +7,7 @@ from __future__ import annotations
 from app.errors import Kind, Refused
 from app.http import shapes
 from app.http.endpoints import Call
-from app.store import accounts, market_read, rate_limits
+from app.store import accounts, candles, rate_limits, symbols
 from app.store.rate_limits import LIFECYCLE
 
 
@@ -45,7 +45,7 @@ async def list_tiers(call: Call) -> shapes.TierList:
 async def list_symbols(call: Call) -> shapes.PairList:
     """Every pair of the market, and whether it trades now."""
     async with call.service.pool.connection() as connection:
-        rows = await market_read.list_symbols(connection)
+        rows = await symbols.list_symbols(connection)
     return shapes.PairList([shapes.Pair(p.symbol, p.base, p.quote, p.trading) for p in rows])
 
 
@@ -53,10 +53,10 @@ async def list_candles(call: Call, query: shapes.CandleQuery) -> shapes.CandleLi
     """The newest closed candles of a pair that opened before `until` (default: now), oldest first."""
     symbol = query.symbol.upper()
     async with call.service.pool.connection() as connection:
-        rows = await market_read.list_candles(
+        rows = await candles.list_candles(
             connection, symbol, query.timeframe, until=query.until, limit=query.limit
         )
-        if not rows and not await market_read.symbol_exists(connection, symbol):
+        if not rows and not await symbols.symbol_exists(connection, symbol):
             raise Refused(Kind.NOT_FOUND, f"The market has no {symbol}.")
     return shapes.CandleList(
         [shapes.Candle(c.open_time, c.open, c.high, c.low, c.close, c.volume) for c in rows]

@@ -1,17 +1,32 @@
 """
-Cursors of lists: opaque to the client, a position in the list's order to us.
+Pages of lists and their cursors: opaque to the client, a position in the list's order to us.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 from uuid import UUID
 
 from app.errors import Kind, Refused
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+T = TypeVar("T")
+
+
+def page_of(
+    rows: Sequence[T], limit: int, cursor_behind: Callable[[T], str]
+) -> tuple[Sequence[T], str | None]:
+    """
+    The page, and the cursor of the next one; None at the end of the list.
+
+    *rows* is what the store gave when asked for ``limit + 1``: the extra row says that there is more.
+    """
+    page = rows[:limit]
+    return page, cursor_behind(page[-1]) if len(rows) > limit else None
 
 
 def write_cursor(at: datetime, row_id: UUID | int) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
+from app.domain.timeframes import instant
 from app.explain import Explained
 from app.http import shapes
 from app.http.endpoints import Call
-from app.preview.answering import Preview
-from app.store.history import instant
+from app.preview.job import Preview
 from sandbox.engine.explain import Bar
 
 

@@ -13,7 +13,7 @@ from app.http.limits import CallLimit
 from app.http.metrics import Metrics
 from app.http.stream import Streams
 from app.lifecycle import Lifecycle
-from app.preview.asking import PreviewAsking
+from app.preview.request import PreviewRequest
 from app.settings import Settings
 from app.store.pool import Pool
 
@@ -31,7 +31,7 @@ class Service:
     feed: Feed
     streams: Streams
     lifecycle: Lifecycle
-    previews: PreviewAsking
+    previews: PreviewRequest
     explaining: Explaining
     is_draining: bool = False
 

@@ -1,5 +1,5 @@
 """
-What goes over the wire: the JSON of CONTRACT.md as types. OpenAPI, validation and encoding all follow from these.
+What goes over the wire: the JSON of ``docs/contract.md`` as types. OpenAPI, validation and encoding all follow from these.
 
 Requests refuse unknown fields. NUL is refused wherever text reaches Postgres, which cannot store it.
 """

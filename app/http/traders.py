@@ -15,15 +15,15 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.access import find_own, find_own_status
 from app.domain.coverage import gaps_between
 from app.domain.health import health_of, lag_s
 from app.domain.lifecycle import TraderState
 from app.errors import Refused
 from app.http import pages, problems, shapes
 from app.http.endpoints import Answer, Call
-from app.lifecycle import Change, Draft, Saved, describe_diagnostic, find_own, find_own_status
-from app.store import coverage as coverage_store
-from app.store import traders
+from app.lifecycle import Change, Draft, Saved, describe_diagnostic
+from app.store import leases, trader_state, traders
 from app.store.traders import Frequency
 
 WAIT_S_MAX = 10
@@ -137,17 +137,18 @@ async def list_active(call: Call, query: shapes.PageQuery) -> shapes.StatusList:
     """The status of each of your traders that is starting or running."""
     after_id = pages.read_id_cursor(query.cursor)
     async with call.service.pool.connection() as connection:
-        rows = await traders.list_active(connection, call.user_id, after_id=after_id, limit=query.limit + 1)
-    page = rows[: query.limit]
-    more = len(rows) > query.limit
-    return shapes.StatusList([_status(row) for row in page], str(page[-1].trader_id) if more else None)
+        rows = await trader_state.list_active(
+            connection, call.user_id, after_id=after_id, limit=query.limit + 1
+        )
+    page, cursor = pages.page_of(rows, query.limit, lambda row: str(row.trader_id))
+    return shapes.StatusList([_status(row) for row in page], cursor)
 
 
 async def show_coverage(call: Call, trader_id: UUID) -> shapes.Coverage:
     """Which slots a trader was screened in, by which machine, and why not in the others."""
     async with call.service.pool.connection() as connection:
         await find_own_status(connection, call.user_id, trader_id)
-        ranges, outages, pauses = await coverage_store.read_coverage(connection, trader_id)
+        ranges, outages, pauses = await leases.read_coverage(connection, trader_id)
     return shapes.Coverage(
         trader_id=trader_id,
         ranges=[
@@ -161,7 +162,7 @@ async def show_coverage(call: Call, trader_id: UUID) -> shapes.Coverage:
     )
 
 
-async def _settled(call: Call, status: traders.TraderStatus) -> Answer:
+async def _settled(call: Call, status: trader_state.TraderStatus) -> Answer:
     """The status, after waiting for the end of a passing state as long as the client prefers."""
     wait_s = preferred_wait_s(call.request)
     if wait_s is not None and status.is_passing:
@@ -170,7 +171,7 @@ async def _settled(call: Call, status: traders.TraderStatus) -> Answer:
     return Answer(_status(status), {**headers, "location": f"/api/v1/traders/{status.trader_id}/status"})
 
 
-async def _wait_until_settled(call: Call, trader_id: UUID, wait_s: int) -> traders.TraderStatus | None:
+async def _wait_until_settled(call: Call, trader_id: UUID, wait_s: int) -> trader_state.TraderStatus | None:
     """
     How the trader stands when its state does not pass any more, or after *wait_s*; None when it was not looked at.
 
@@ -178,7 +179,7 @@ async def _wait_until_settled(call: Call, trader_id: UUID, wait_s: int) -> trade
     """
     feed = call.service.feed
     subscription = feed.attach(call.user_id)
-    status: traders.TraderStatus | None = None
+    status: trader_state.TraderStatus | None = None
     try:
         async with asyncio.timeout(wait_s):
             while subscription.ended is None:
@@ -201,7 +202,7 @@ def preferred_wait_s(request: Request) -> int | None:
     return None if match is None else min(int(match[1]), WAIT_S_MAX)
 
 
-def _told(outcomes: Sequence[traders.Outcome]) -> shapes.OutcomeList:
+def _told(outcomes: Sequence[trader_state.Outcome]) -> shapes.OutcomeList:
     return shapes.OutcomeList(
         [
             shapes.Outcome(
@@ -253,7 +254,7 @@ def _summary(row: traders.Trader, *, with_filter: bool) -> shapes.TraderSummary:
     )
 
 
-def _status(row: traders.TraderStatus) -> shapes.Status:
+def _status(row: trader_state.TraderStatus) -> shapes.Status:
     state = TraderState(row.state)
     health, reason = health_of(
         state,

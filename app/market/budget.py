@@ -42,18 +42,12 @@ class WeightBudget:
         self._own = 0
         self._told = 0
         self._turn = asyncio.Lock()  # first in, first out: a light request does not overtake a heavy one
-        self._waiting = 0
 
     @property
     def used(self) -> int:
         """Weight used in this minute: the greater of our own count and what the exchange told."""
         self._roll_over()
         return max(self._own, self._told)
-
-    @property
-    def waiting_count(self) -> int:
-        """Requests that wait for their weight now."""
-        return self._waiting
 
     async def spend(self, weight: int) -> int:
         """
@@ -67,15 +61,11 @@ class WeightBudget:
         """
         if weight > self.ceiling:
             raise ValueError(f"a request of weight {weight} can never pass a ceiling of {self.ceiling}")
-        self._waiting += 1
-        try:
-            async with self._turn:
-                while self.used + weight > self.ceiling:
-                    await self._sleep(self._until_next_minute_s())
-                self._own += weight
-                return self._minute
-        finally:
-            self._waiting -= 1
+        async with self._turn:
+            while self.used + weight > self.ceiling:
+                await self._sleep(self._until_next_minute_s())
+            self._own += weight
+            return self._minute
 
     def observe(self, used: int, *, minute: int) -> None:
         """

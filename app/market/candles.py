@@ -127,12 +127,6 @@ class Candles:
         """The rows *which* selects (mask, indices or slice), with the same symbols."""
         return Candles(self.timeframe, self.symbols, **{name: getattr(self, name)[which] for name in COLUMNS})
 
-    def of_symbol(self, name: str) -> "Candles":
-        """The rows of one symbol; an empty batch for a name that is not in it."""
-        if name not in self.symbols:
-            return self.take(slice(0, 0))
-        return self.take(self.symbol == self.symbols.index(name))
-
     def in_order(self) -> "Candles":
         """The same rows by symbol index, then open time; itself when they are already."""
         if self._is_in_order():

@@ -1,13 +1,13 @@
 """
 Reader of the exchange's public dump files: real 1m candles from a directory or a single file.
 
-A file is ``SYMBOL-INTERVAL-<anything>.zip``, ``.csv`` or ``.csv.gz`` with 12 columns, no or one header line, and times
-in milliseconds or (spot dumps since 2025-01-01) microseconds. A symbol may have several files. Decided here: which
-files are taken, how a line becomes a candle, and that nothing unreadable is passed over in silence: the first bad file
-or line ends the reading with an error that names it and says what to do.
+A file is ``SYMBOL-INTERVAL-<anything>.zip``, ``.csv`` or ``.csv.gz`` with 12 columns, no or one header line,
+and times in milliseconds or (spot dumps since 2025-01-01) microseconds. A symbol may have several files.
+Decided here: which files are taken, how a line becomes a candle, and that nothing unreadable is passed over
+in silence: the first bad file or line ends the reading with an error that names it and says what to do.
 
-A file is read by ``numpy.loadtxt`` (0.44 µs a line; reading it as one JSON array with msgspec took the same); only a
-file on which that fails is read line by line, to find the line.
+A file is read by ``numpy.loadtxt`` (0.44 µs a line; reading it as one JSON array with msgspec took the same);
+only a file on which that fails is read line by line, to find the line.
 """
 
 import gzip
@@ -27,7 +27,7 @@ from app.domain import timeframes
 from app.market import errors
 from app.market.candles import COLUMNS, Candles
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 SUFFIXES: Final = (".zip", ".csv", ".csv.gz")
 _NAME: Final = re.compile(r"(?P<symbol>[^-]+)-(?P<interval>\d+[smhdwM]o?)(-.*)?(\.zip|\.csv|\.csv\.gz)")
@@ -41,12 +41,13 @@ def read_dumps(path: Path) -> Candles:
     All 1m candles of a dump file, or of every dump file below a directory.
 
     Returns:
-        Valid candles by symbol (alphabetical), then open time, each (symbol, open time) once. Equal rows that stand in
-        two files (a day's and its month's) count once. Trade counts and quote volumes are as the files say.
+        Valid candles by symbol (alphabetical), then open time, each (symbol, open time) once. Equal rows that
+        stand in two files (a day's and its month's) count once. Trade counts and quote volumes are as the
+        files say.
 
     Raises:
-        DumpInvalid: *path* does not exist, holds no 1m candles, or a file or line of it cannot be used; the message
-            names the file and, where there is one, the line, and says what to do.
+        DumpInvalid: *path* does not exist, holds no 1m candles, or a file or line of it cannot be used; the
+            message names the file and, where there is one, the line, and says what to do.
     """
     files = _dump_files(path)
     batches: list[Candles] = []
@@ -96,7 +97,7 @@ def _dump_files(path: Path) -> list[tuple[Path, str]]:
             "fetch the 1m dumps of the same days."
         )
     if others:
-        _log.warning("dump files of other intervals are not read", path=str(path), files=intervals)
+        log.warning("dump files of other intervals are not read", path=str(path), files=intervals)
     return sorted(files, key=lambda item: (item[1], item[0]))
 
 
@@ -168,7 +169,9 @@ def _table_of(text: bytes) -> NDArray[np.float64] | None:
 
 
 def _table_line_by_line(text: bytes, file: Path, header_lines: int) -> NDArray[np.float64]:
-    """The same table the slow way, which accepts every spelling of a number and names the line it fails on."""
+    """
+    The same table the slow way, which accepts every spelling of a number and names the line it fails on.
+    """
     rows: list[list[float]] = []
     for number, line in enumerate(text.split(b"\n"), header_lines + 1):
         fields = line.split(b",")

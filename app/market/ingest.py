@@ -26,7 +26,7 @@ from app.market.metrics import MarketMetrics
 from app.market.streams import StreamEvent, StreamUp
 from app.market.universe import QUOTE, universe
 from app.store import candles as candle_store
-from app.store import screening, slots, symbols
+from app.store import machines, signals, slots, symbols
 from app.store.candles import Rows
 from app.store.pool import Connection, Pool
 from app.store.slots import ClosedSlot
@@ -111,7 +111,7 @@ class Ingest:
             min_quote_volume=self._min_quote_volume,
         )
         bases = {listed.symbol: listed.base_asset for listed in info.symbols}
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             await symbols.put_listed(
                 connection, [(symbol, bases[symbol], QUOTE) for symbol in chosen.symbols]
             )
@@ -168,7 +168,7 @@ class Ingest:
 
     async def _store(self, timeframe: str, batch: Candles) -> None:
         for start in range(0, len(batch), ROWS_AT_ONCE):
-            async with screening.fenced(self._pool, self._boot_id) as connection:
+            async with machines.fenced(self._pool, self._boot_id) as connection:
                 await candle_store.copy(
                     connection, timeframe, self._rows(batch.take(slice(start, start + ROWS_AT_ONCE)))
                 )
@@ -255,7 +255,7 @@ class Ingest:
         fresh = [candle for slot in instants for candle in taken.get(slot, {}).values()]
         closed = [self._outcome(slot, taken) for slot in instants]
         rows = self._rows(Candles.from_rows(fresh)) if fresh else None
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             await self._keep_partitions(connection, instants)
             if rows is not None:
                 store = candle_store.insert if len(fresh) < COPY_FROM_ROWS else candle_store.copy
@@ -267,9 +267,6 @@ class Ingest:
                         connection, timeframe, source, timeframes.TIMEFRAMES[timeframe], due
                     )
             await slots.close(connection, closed)
-            await connection.execute(
-                "select pg_notify('vyx_slot', '')"
-            )  # one writer per slot: it serialises nobody
             await self._wake(connection)
         self._count(closed, len(fresh), time.perf_counter() - started)
 
@@ -297,10 +294,10 @@ class Ingest:
                 for slot in (instants[0], instants[-1])
             }
         ):
-            await screening.keep_signal_partition(connection, month)
+            await signals.keep_signal_partition(connection, month)
 
     async def _record_late(self, late: Sequence[Candle]) -> None:
-        async with screening.fenced(self._pool, self._boot_id) as connection:
+        async with machines.fenced(self._pool, self._boot_id) as connection:
             recorded = await candle_store.insert_late(connection, self._rows(Candles.from_rows(late)))
         if recorded:
             self._metrics.candles_late.inc(recorded)

@@ -190,7 +190,6 @@ class KlineStreams:
         self._limits = limits
         self._seen: dict[str, deque[int]] = {name: deque(maxlen=_REMEMBERED) for name in symbols}
         self._events: asyncio.Queue[StreamEvent | Exception] = asyncio.Queue(_QUEUE_MAX)
-        self.repeat_count = 0
 
     async def events(self) -> AsyncIterator[StreamEvent]:
         """Candles and what happens to connections, for ever; connections end when the iterator is closed."""
@@ -321,7 +320,6 @@ class KlineStreams:
         connection.event_ms = candle.open_time + 60_000
         seen = self._seen.get(candle.symbol)
         if seen is None or candle.open_time in seen:
-            self.repeat_count += 1
             return
         seen.append(candle.open_time)
         await self._events.put(candle)

@@ -1,8 +1,8 @@
 """
 Where this database's market is: Binance, or the simulated exchange as a child process of whoever feeds.
 
-Decided here: which market a database holds (the first process to feed it says so, once), and that a simulated one continues at the
-same market time whichever machine serves it: its clock is the row in ``vyx.markets``.
+Decided here: which market a database holds (the first process to feed it says so, once), and that a simulated
+one continues at the same market time whichever machine serves it: its clock is the row in ``vyx.markets``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ DUMP_SUFFIXES = (".zip", ".csv", ".csv.gz")
 
 
 class MarketUnusable(CommandFailed):
-    """The market that was asked for cannot be served, or another one lives in this database; the text says what to do."""
+    """
+    The market that was asked for cannot be served, or another one lives in this database; the text says what
+    to do.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +78,42 @@ def source_name(market: str) -> str:
     return f"files {path.name} {hashlib.sha256(listing.encode()).hexdigest()[:12]}"
 
 
+def check_market(settings: Settings, stored: Market | None) -> None:
+    """
+    Whether this database may serve the market that was asked for.
+
+    Raises:
+        MarketUnusable: there are no candle files at the path; the database holds another market, or candle
+            files whose path ``auto`` cannot know.
+    """
+    if settings.market == "auto":
+        if stored is not None and stored.source not in ("binance", "simulated"):
+            raise MarketUnusable(
+                f"This database holds the market {stored.source!r}; name its path with --market, or use another --data-dir."
+            )
+        return
+    wanted = source_name(settings.market)
+    if stored is not None and stored.source != wanted:
+        raise MarketUnusable(
+            f"This database holds the market {stored.source!r} and cannot take {wanted!r} as well;"
+            " use another --data-dir or DATABASE_URL."
+        )
+
+
 async def choose(settings: Settings, stored: Market | None) -> str:
     """
-    The market to feed: what was asked for, with ``auto`` decided (what the database holds, else Binance if it answers).
+    The market to feed: what was asked for, with ``auto`` decided (what the database holds, else Binance if it
+    answers).
 
     Raises:
         MarketUnusable: the database holds another market than the one asked for.
     """
-    if settings.market == "auto":
-        if stored is not None and stored.source in ("binance", "simulated"):
-            return stored.source
-        if stored is not None:
-            raise MarketUnusable(
-                f"This database holds the market {stored.source!r}; name its path with --market, or use another --data-dir."
-            )
-        return "binance" if await is_reachable(settings.exchange_rest_url) else "simulated"
-    wanted = source_name(settings.market)
-    if stored is not None and stored.source != wanted:
-        raise MarketUnusable(
-            f"This database holds the market {stored.source!r} and cannot take {wanted!r} as well; use another --data-dir or DATABASE_URL."
-        )
-    return settings.market
+    check_market(settings, stored)
+    if settings.market != "auto":
+        return settings.market
+    if stored is not None:
+        return stored.source
+    return "binance" if await is_reachable(settings.exchange_rest_url) else "simulated"
 
 
 @asynccontextmanager

@@ -1,1 +1,4 @@
-"""A filter over recent history without saving it: asked over HTTP, answered by a job in a process that holds no secret."""
+"""
+A filter over recent history without saving it: asked over HTTP, answered by a job in a process that holds no
+secret.
+"""

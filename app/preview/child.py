@@ -1,8 +1,10 @@
 """
-The process that evaluates previews: ``python -m app.preview.child``. It reads questions on stdin and writes answers on stdout.
+The process that evaluates previews: ``python -m app.preview.child``. It reads questions on stdin and writes
+answers on stdout.
 
-It runs below everything else on its machine (nice), holds no secret, no database connection and no file but its pipes, and has
-limits of its own behind those of its parent: memory, and a timer that ends it even when the parent is gone.
+It runs below everything else on its machine (nice), holds no secret, no database connection and no file but
+its pipes, and has limits of its own behind those of its parent: memory, and a timer that ends it even when
+the parent is gone.
 """
 
 from __future__ import annotations

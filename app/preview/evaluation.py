@@ -1,5 +1,6 @@
 """
-The answer to a preview's question: the production evaluator over a panel made of the question's candles. Pure.
+The answer to a preview's question: the production evaluator over a panel made of the question's candles.
+Pure.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ def each_runner() -> EachRunner:
 
 def evaluate(question: Question, frames: Sequence[Columns], each: EachRunner) -> Answer:
     """
-    Exactly the matches that live screening would have found (or did) at each of the slots; what cannot be answered is refused.
+    Exactly the matches that live screening would have found (or did) at each of the slots; what cannot be
+    answered is refused.
 
-    The plan is validated here, wherever it has been before. *each* runs the functions of a filter that uses `each`.
+    The plan is validated here, wherever it has been before. *each* runs the functions of a filter that uses
+    ``each``.
     """
     try:
         plan = load_plan(question.plan)

@@ -1,5 +1,6 @@
 """
-The parent's side of the evaluating process: started when first needed, kept for the next question, killed at its time limit.
+The parent's side of the evaluating process: started when first needed, kept for the next question, killed at
+its time limit.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class EvaluatingProcess:
         Ask the child.
 
         Raises:
-            TimedOut: no answer within the limit. Crashed: the child died. In both cases the next question gets a new one.
+            TimedOut: no answer within the limit. Crashed: the child died. In both cases the next question
+                gets a new one.
         """
         async with self._turn:
             done = False

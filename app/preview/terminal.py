@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from app import history
+from app.access import known_symbols
 from app.errors import CommandFailed, Kind, Refused
-from app.lifecycle import known_symbols
-from app.preview import evaluation, history, wire
-from app.preview.answering import Preview, preview_of, question_about
+from app.preview import evaluation, wire
+from app.preview.job import Preview, preview_of, question_about
 from app.store import slots
 from app.store.pool import Connection, connect_direct
 from sandbox.engine.candles.panel import Frame
@@ -126,7 +127,10 @@ def _spark_at(frame: Frame, row: int, triggered_at_ms: int) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One character per value, from the lowest to the highest of them; a blank where there is none, the middle when all are equal."""
+    """
+    One character per value, from the lowest to the highest of them; a blank where there is none, the middle
+    when all are equal.
+    """
     known = np.array([value for value in values if value == value])  # noqa: PLR0124 only NaN differs from itself
     if not len(known):
         return " " * len(values)
@@ -145,8 +149,8 @@ def _print_table(seen: _Seen) -> None:
     table = Table("symbol", f"closed at ({preview.due_every})", "price", *names)
     table.add_column("closes", no_wrap=True, min_width=SPARK_BARS_BEFORE + SPARK_BARS_AFTER)
     for hit, spark in list(zip(preview.hits, seen.sparks, strict=True))[-ROWS_MAX:]:
-        told = (_told(hit.values[name]) for name in names)
-        table.add_row(hit.symbol, _minute(hit.triggered_at), f"{hit.price:.8g}", *told, spark)
+        texts = (_text_of(hit.values[name]) for name in names)
+        table.add_row(hit.symbol, _minute(hit.triggered_at), f"{hit.price:.8g}", *texts, spark)
     if preview.hits:
         console.print(table)
     shown = min(ROWS_MAX, len(preview.hits))
@@ -161,7 +165,7 @@ def _minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-def _told(value: float | bool | None) -> str:
+def _text_of(value: float | bool | None) -> str:
     if value is None:
         return "–"
     return str(value) if isinstance(value, bool) else f"{value:.6g}"

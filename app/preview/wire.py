@@ -1,11 +1,13 @@
 """
-What a preview's parent and child process say to each other: a header in MessagePack, then the candles as raw arrays.
+What a preview's parent and child process say to each other: a header in MessagePack, then the candles as raw
+arrays.
 
-Nothing here can carry code: the header is decoded into the types below and nothing else, the arrays into numbers. The child has no
-other input, so neither the database nor a secret can reach it.
+Nothing here can carry code: the header is decoded into the types below and nothing else, the arrays into
+numbers. The child has no other input, so neither the database nor a secret can reach it.
 
-A message is the header's length (4 bytes, little-endian), the header, then for each frame its columns one behind the other: symbol
-row and open time (int64), open, high, low, close, volume (float64), all little-endian. The answer is a header alone.
+A message is the header's length (4 bytes, little-endian), the header, then for each frame its columns one
+behind the other: symbol row and open time (int64), open, high, low, close, volume (float64), all
+little-endian. The answer is a header alone.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ class Question(msgspec.Struct, frozen=True):
     """
     A plan and what to look at. *plan* is JSON text: untrusted.
 
-    `symbols` are the panel's rows; only hits of `matched` (None: of all) count. The newest `bars` slots at
-    which the plan is due by `until_ms` are looked at. Hits at `outages_ms`, or of the (symbol, slot) pairs in `late`, do not count: live screening passed
-    them over. `hits_max` hits are told, the newest ones.
+    ``symbols`` are the panel's rows; only hits of ``matched`` (None: of all) count. The newest ``bars`` slots
+    at which the plan is due by ``until_ms`` are looked at. Hits at ``outages_ms``, or of the (symbol, slot)
+    pairs in ``late``, do not count: live screening passed them over. ``hits_max`` hits are given, the newest
+    ones.
     """
 
     plan: str
@@ -63,7 +66,7 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag="found"):
-    """The answer: `hits` oldest first; `bars` counts the bars of `due_every` that were there."""
+    """The answer: ``hits`` oldest first; ``bars`` counts the bars of ``due_every`` that were there."""
 
     trigger: str
     due_every: str
@@ -98,7 +101,8 @@ def question_message(question: Question, frames: Sequence[Columns]) -> Iterator[
 
 def read_question(read: Callable[[int], bytes]) -> tuple[Question, list[Columns]] | None:
     """
-    The next question from *read*, which gives exactly as many bytes as asked for, fewer only at the end; None at the end.
+    The next question from *read*, which gives exactly as many bytes as asked for, fewer only at the end; None
+    at the end.
 
     Raises:
         EOFError: the message ends too early.

@@ -1,9 +1,9 @@
 """
 Which matches on bars in progress are news.
 
-Decided here: nothing that counts. A filter that reads the bar in progress goes on matching minute after minute, and the
-table keeps the first signal of each bar (`keep_first_of_bar`); this only spares the database the others: with 1000 such
-traders and 40 symbols each, 40,000 rows a minute.
+Decided here: nothing that counts. A filter that reads the bar in progress goes on matching minute after
+minute, and the table keeps the first signal of each bar (``keep_first_of_bar``); this only spares the
+database the others: with 1000 such traders and 40 symbols each, 40,000 rows a minute.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import datetime
 from uuid import UUID
 
 from app.domain import timeframes
-from app.store.screening import Match
+from app.store.signals import Match
 
 _Bar = tuple[UUID, int, str]
 """A lease, and the timeframe of the bar."""
@@ -33,7 +33,8 @@ class FirstOfBar:
         """
         *matches* at *slot* are committed.
 
-        Those with a cooldown are not remembered: they may have been refused for it and be due later in the bar.
+        Those with a cooldown are not remembered: they may have been refused for it and be due later in the
+        bar.
         """
         for match in matches:
             if match.forming and match.cooldown_s is None:

@@ -21,11 +21,11 @@ import msgspec
 import structlog
 
 from app.metrics import WorkerMetrics
-from app.store import machines
-from app.store import roster as store
+from app.store import leases, trader_state, traders
+from app.store.machines import fenced
 from app.store.pool import Pool
-from app.store.roster import Changes, Entry, Failure, Recompiled, StoredPlan
-from app.store.screening import fenced
+from app.store.trader_state import Failure, OwnedChanges, OwnedTrader
+from app.store.traders import Recompiled, StoredPlan
 from sandbox.engine.screen import Evaluator
 from sandbox.language.compiler import Compiled
 from sandbox.plan.document import PLAN_VERSION, Plan, PlanError, load_plan
@@ -66,7 +66,7 @@ _read_version = msgspec.json.Decoder(_Versioned).decode
 class _Outdated:
     """A trader whose plan is of an older version, and the source to make it anew from."""
 
-    entry: Entry
+    entry: OwnedTrader
     filter: str
 
 
@@ -99,7 +99,9 @@ class Roster:
         self._evaluator = evaluator
         self._compile = compile_filter
         self._outdated: dict[UUID, _Outdated] = {}
-        self._entries: dict[UUID, Entry] = {}  # this machine's leases, as they were when they changed last
+        self._entries: dict[
+            UUID, OwnedTrader
+        ] = {}  # this machine's leases, as they were when they changed last
         self._horizon: str | None = None
         self.held: dict[UUID, Held] = {}
 
@@ -122,11 +124,11 @@ class Roster:
             Fenced: this boot is dead.
         """
         async with self._pool.connection() as connection:
-            changes = await store.changes(connection, boot_id, self._horizon)
+            changes = await trader_state.owned_changes(connection, boot_id, self._horizon)
             touched = self._note(changes)
             # The first time, or after one was deleted, which leaves no row that would tell.
             if self._horizon is None or len(self._entries) != changes.owned:
-                touched = self._replace(await store.roster(connection, boot_id))
+                touched = self._replace(await trader_state.list_owned(connection, boot_id))
         ours = [self._entries[trader_id] for trader_id in touched if trader_id in self._entries]
         stopping = [e.trader_id for e in ours if e.state == "stopping"]
         gone = [trader_id for trader_id in touched if trader_id not in self._entries]
@@ -143,7 +145,7 @@ class Roster:
         self._horizon = changes.horizon  # only now: what an error interrupted is told again
         return Change(len(ours), dropped, len(failures)) if touched else None
 
-    def _note(self, changes: Changes) -> set[UUID]:
+    def _note(self, changes: OwnedChanges) -> set[UUID]:
         """Remember the leases that changed; those of them about which there is something to do."""
         touched = {e.trader_id for e in changes.ours if not self._is_held(e)}
         touched |= {trader_id for trader_id in changes.others if trader_id in self._entries}
@@ -152,11 +154,11 @@ class Roster:
             self._entries.pop(trader_id, None)
         return touched
 
-    def _replace(self, entries: Sequence[Entry]) -> set[UUID]:
+    def _replace(self, entries: Sequence[OwnedTrader]) -> set[UUID]:
         self._entries = {e.trader_id: e for e in entries}
         return self._entries.keys() | self.held.keys() | self._outdated.keys()
 
-    def _is_held(self, entry: Entry) -> bool:
+    def _is_held(self, entry: OwnedTrader) -> bool:
         return entry.state == "running" and not self._is_stale(entry)
 
     async def recompile(self, boot_id: int) -> int:
@@ -180,16 +182,16 @@ class Roster:
             done += 1
         return done
 
-    async def _store(self, boot_id: int, entry: Entry, compiled: Compiled) -> None:
+    async def _store(self, boot_id: int, entry: OwnedTrader, compiled: Compiled) -> None:
         plan = compiled.plan
         async with fenced(self._pool, boot_id) as connection:
             if plan is None:
                 failure = Failure(entry.trader_id, entry.epoch, "filter refused", _refusal(compiled))
-                await store.fail(connection, boot_id, [failure])
+                await trader_state.fail(connection, boot_id, [failure])
                 self._metrics.trader_errors.labels(failure.reason).inc()
                 log.warning("filter no longer compiles", trader_id=str(entry.trader_id))
                 return
-            await store.store_recompiled(
+            await traders.store_recompiled(
                 connection,
                 Recompiled(
                     trader_id=entry.trader_id,
@@ -200,7 +202,7 @@ class Roster:
                 ),
             )
 
-    def _is_stale(self, entry: Entry) -> bool:
+    def _is_stale(self, entry: OwnedTrader) -> bool:
         outdated = self._outdated.get(entry.trader_id)
         if outdated is not None and outdated.entry.revision == entry.revision:
             return outdated.entry.epoch != entry.epoch
@@ -220,11 +222,13 @@ class Roster:
         if self.held.pop(trader_id, None) is not None:
             self._evaluator.drop(trader_id)
 
-    async def _load(self, entries: Sequence[Entry]) -> list[Failure]:
+    async def _load(self, entries: Sequence[OwnedTrader]) -> list[Failure]:
         failures: list[Failure] = []
         for batch in _batches(entries, PLANS_AT_ONCE):
             async with self._pool.connection() as connection:
-                stored = {p.trader_id: p for p in await store.plans(connection, [e.trader_id for e in batch])}
+                stored = {
+                    p.trader_id: p for p in await traders.plans(connection, [e.trader_id for e in batch])
+                }
             for entry in batch:
                 plan = stored.get(entry.trader_id)
                 if plan is None:
@@ -237,7 +241,7 @@ class Roster:
                     self.drop(entry.trader_id)
         return failures
 
-    def _take(self, entry: Entry, stored: StoredPlan) -> None:
+    def _take(self, entry: OwnedTrader, stored: StoredPlan) -> None:
         """
         Hold a trader by its stored plan, or note that the plan is outdated.
 
@@ -258,7 +262,7 @@ class Roster:
             raise PlanError("it was edited by hand, its hash is not the saved one", None, "format")
         self._put(entry, stored, plan)
 
-    def _put(self, entry: Entry, stored: StoredPlan, plan: Plan) -> None:
+    def _put(self, entry: OwnedTrader, stored: StoredPlan, plan: Plan) -> None:
         symbols = frozenset(stored.symbols) if stored.symbols is not None else None
         cooldown_s = float(stored.frequency["cooldown_s"]) if isinstance(stored.frequency, dict) else None
         self._evaluator.put(
@@ -285,11 +289,11 @@ class Roster:
     ) -> None:
         async with fenced(self._pool, boot_id) as connection:
             if stopping:
-                await machines.release(connection, boot_id, stopping)
+                await leases.release(connection, boot_id, stopping)
             if failures:
-                await store.fail(connection, boot_id, failures)
+                await trader_state.fail(connection, boot_id, failures)
             if starting:
-                await store.mark_running(connection, boot_id, starting)
+                await trader_state.mark_running(connection, boot_id, starting)
         for failure in failures:
             self._metrics.trader_errors.labels(failure.reason).inc()
             log.warning("trader failed to load", trader_id=str(failure.trader_id), reason=failure.message)
@@ -308,7 +312,7 @@ def _refusal(compiled: Compiled) -> str:
     return f"The filter does not compile with this version of the service: {told}"
 
 
-def _batches(entries: Sequence[Entry], size: int) -> Iterator[list[Entry]]:
-    iterator: Iterable[Entry] = iter(entries)
+def _batches(entries: Sequence[OwnedTrader], size: int) -> Iterator[list[OwnedTrader]]:
+    iterator: Iterable[OwnedTrader] = iter(entries)
     while batch := list(islice(iterator, size)):
         yield batch

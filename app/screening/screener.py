@@ -22,16 +22,15 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from app.coordination.hints import Hints
+from app.coordination.hints import Channel, Hints
 from app.errors import Fenced, NotTrusted
-from app.market.panel import PanelKeeper
 from app.metrics import WorkerMetrics
 from app.screening.bars_in_progress import FirstOfBar
+from app.screening.panel_loader import PanelLoader
 from app.screening.roster import Held, Roster
-from app.store import machines, screening, slots
-from app.store import roster as roster_store
+from app.store import leases, machines, signals, slots, trader_state
 from app.store.pool import Pool
-from app.store.screening import Match
+from app.store.signals import Match
 from sandbox.engine.screen import Evaluator, Hits, Slot
 from sandbox.interpreter.functions import EachRunner
 from sandbox.language.compiler import Compiled
@@ -66,7 +65,7 @@ class Screener:
         self._hints = hints
         self._metrics = metrics
         self._trusted = trusted
-        self._panel = PanelKeeper(pool)
+        self._panel = PanelLoader(pool)
         self.evaluator = Evaluator(self._panel.panel, each)
         self.roster = Roster(pool, self.evaluator, compile_filter, metrics)
         self._first_of_bar = FirstOfBar()
@@ -110,8 +109,8 @@ class Screener:
             ids, boot_id = list(self.roster.held)[:surplus], self.boot_id
             if not ids or boot_id is None:
                 return 0
-            async with screening.fenced(self._pool, boot_id) as connection:
-                released = await machines.release(connection, boot_id, ids)
+            async with machines.fenced(self._pool, boot_id) as connection:
+                released = await leases.release(connection, boot_id, ids)
             for trader_id in ids:
                 self.roster.drop(trader_id)
             return released
@@ -180,7 +179,7 @@ class Screener:
         of traders may then be a slot behind: they are screened again there, which inserts nothing.
         """
         async with self._pool.connection() as connection:
-            self.screened_through = await screening.position(connection, boot_id)
+            self.screened_through = await machines.position(connection, boot_id)
 
     # -- between slots ------------------------------------------------------------------------------------------------
 
@@ -202,7 +201,7 @@ class Screener:
         change = await self.roster.sync(boot_id)
         if change is None:
             return
-        self._hints.send("vyx_feed")
+        self._hints.send(Channel.FEED)
         log.debug("roster changed", loaded=change.loaded, dropped=change.dropped, failed=change.failed)
 
     async def _catch_up(self, boot_id: int) -> None:
@@ -229,8 +228,8 @@ class Screener:
                     [h for h in late if h.trader_id in self.roster.held],
                     machine_too=False,
                 )
-            async with screening.fenced(self._pool, boot_id) as connection:
-                await screening.put_in_step(connection, boot_id, standing, [h.lease for h in late])
+            async with machines.fenced(self._pool, boot_id) as connection:
+                await trader_state.put_in_step(connection, boot_id, standing, [h.lease for h in late])
             for held in late:
                 held.in_step, held.resume_after = True, standing
 
@@ -272,7 +271,7 @@ class Screener:
         await self._until_trusted(boot_id)
         inserted = await self._commit(boot_id, outcome, machine_too=machine_too)
         if inserted or outcome.failures:
-            self._hints.send("vyx_feed")
+            self._hints.send(Channel.FEED)
         self._metrics.record_slot(
             seconds=time.perf_counter() - started,
             evaluated=result.evaluated if result else 0,
@@ -288,21 +287,21 @@ class Screener:
         moved = [h for h in outcome.traders if h.trader_id not in failed and not h.in_step]
         leases = [h.lease for h in moved]
         inserted = 0
-        async with screening.fenced(self._pool, boot_id) as connection:
+        async with machines.fenced(self._pool, boot_id) as connection:
             if outcome.matches:
-                inserted = await screening.insert_signals(
+                inserted = await signals.insert_signals(
                     connection, boot_id, slot, outcome.screened_at, outcome.matches
                 )
             if failures:  # before the machine advances: the trigger that ends their leases reads how far they were screened
-                await roster_store.fail(connection, boot_id, failures)
-            if machine_too and not await screening.advance_machine(
+                await trader_state.fail(connection, boot_id, failures)
+            if machine_too and not await machines.advance_machine(
                 connection, boot_id, slot, self._standing()
             ):
                 raise Fenced(f"boot {boot_id} no longer stands at {self._standing()}")
             if moved and machine_too:
-                await screening.put_in_step(connection, boot_id, slot, leases)
+                await trader_state.put_in_step(connection, boot_id, slot, leases)
             elif moved:
-                await screening.advance_traders(connection, boot_id, slot, leases)
+                await trader_state.advance_traders(connection, boot_id, slot, leases)
         self._first_of_bar.remember(slot, outcome.matches)
         for held in moved:
             held.resume_after, held.in_step = slot, machine_too
@@ -337,7 +336,7 @@ class _Outcome:
     screened_at: datetime
     traders: Sequence[Held]
     matches: list[Match]
-    failures: list[roster_store.Failure]
+    failures: list[trader_state.Failure]
 
 
 def _matches(result: Slot | None, held: dict[UUID, Held]) -> list[Match]:
@@ -362,10 +361,10 @@ def _matches_of(hits: Hits, trader: Held) -> Iterable[Match]:
         )
 
 
-def _failures(result: Slot | None, held: dict[UUID, Held]) -> list[roster_store.Failure]:
+def _failures(result: Slot | None, held: dict[UUID, Held]) -> list[trader_state.Failure]:
     if result is None:
         return []
     return [
-        roster_store.Failure(trader_id, held[trader_id].epoch, "evaluation failed", message)
+        trader_state.Failure(trader_id, held[trader_id].epoch, "evaluation failed", message)
         for trader_id, message in result.failed.items()
     ]

@@ -1,14 +1,16 @@
 """
-Closed candles: ``sql/queries/candles.sql``, and bulk reads by binary COPY.
+Closed candles: ``sql/queries/candles.sql``, and bulk reads in Postgres's binary formats.
 
-A COPY of fixed-width columns is one numpy view away from arrays: 400,000 bars in well under a second, where rows would take several.
+A COPY of fixed-width columns is one numpy view away from arrays: 400,000 bars in well under a second, where
+rows would take several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,16 @@ from psycopg import sql
 
 from app.store import queries
 from app.store.pool import Connection
+from app.store.rows import rows_of
 
 _SQL = queries.load("candles")
 
 
 def _tuple_of(*columns: tuple[str, str]) -> np.dtype[Any]:
-    """One binary COPY tuple: field count, then (length, value) per field, big-endian; instants are µs since 2000-01-01 UTC."""
+    """
+    One binary COPY tuple: field count, then (length, value) per field, big-endian; instants are µs since
+    2000-01-01 UTC.
+    """
     fields = [field for name, code in columns for field in ((f"{name}_length", ">i4"), (name, code))]
     return np.dtype([("count", ">i2"), *fields])
 
@@ -37,6 +43,8 @@ _WRITE = _tuple_of(
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
 _POSTGRES_EPOCH_MS = 946_684_800_000
+
+_ARRAY_HEADER_BYTES = 20  # dimensions, flags, element type, length, lower bound: four bytes each
 
 Column = NDArray[Any]
 Rows = dict[str, Column]
@@ -66,7 +74,8 @@ async def read(connection: Connection, timeframe: str, first: datetime, last: da
     All bars of *timeframe* with first ≤ open_time ≤ last, in no particular order.
 
     Returns:
-        Columns ``symbol_id`` int64, ``open_time`` int64 ms UTC, ``open high low close volume`` float64, each of shape (rows,).
+        Columns ``symbol_id`` int64, ``open_time`` int64 ms UTC, ``open high low close volume`` float64, each
+        of shape (rows,).
     """
     statement = sql.SQL(
         "copy (select symbol_id, open_time, open, high, low, close, volume from vyx.candles"
@@ -78,7 +87,10 @@ async def read(connection: Connection, timeframe: str, first: datetime, last: da
 
 
 def columns(rows: Rows) -> dict[str, list[Any]]:
-    """Parameters of the inserting queries from columns as :func:`read` gives them (plus ``quote_volume`` and ``trade_count`` if known)."""
+    """
+    Parameters of the inserting queries from columns as :func:``read`` gives them (plus ``quote_volume`` and
+    ``trade_count`` if known).
+    """
     number = len(rows["symbol_id"])
     return {
         "symbol_ids": rows["symbol_id"].tolist(),
@@ -102,7 +114,8 @@ async def insert(connection: Connection, timeframe: str, rows: Rows) -> int:
 
 async def copy(connection: Connection, timeframe: str, rows: Rows) -> None:
     """
-    As :func:`insert`, for history: one COPY however many bars. *rows* has every column, also ``quote_volume`` and ``trade_count``.
+    As :func:``insert``, for history: one COPY however many bars. *rows* has every column, also
+    ``quote_volume`` and ``trade_count``.
 
     Expects an open transaction.
     """
@@ -148,3 +161,82 @@ async def prune(
     return (
         await connection.execute(_SQL["prune_candles"], {"timeframe": timeframe, "before": before})
     ).rowcount
+
+
+# -- the past: previews, explanations, charts ------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candle:
+    """A closed candle; prices and volume in quote and base currency."""
+
+    open_time: datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+class SymbolCandles(NamedTuple):
+    """
+    One symbol's candles as the database sent them: five columns and the open times, in no particular order.
+    """
+
+    symbol: str
+    arrays: tuple[bytes, ...]
+
+    def open_time(self) -> NDArray[np.int64]:
+        """Milliseconds since 1970."""
+        return _elements(self.arrays[0], ">i8").astype(np.int64) // 1000 + _POSTGRES_EPOCH_MS
+
+    def fields(self) -> Iterator[NDArray[np.float64]]:
+        """open, high, low, close, volume; each of the length of :meth:``open_time``."""
+        return (_elements(array, ">f8").astype(np.float64) for array in self.arrays[1:])
+
+
+def _elements(array: bytes, code: str) -> Column:
+    """
+    The elements of a one-dimensional array without nulls in Postgres's binary form: (length, value) pairs,
+    big-endian.
+    """
+    return np.frombuffer(
+        array, dtype=np.dtype([("length", ">i4"), ("value", code)]), offset=_ARRAY_HEADER_BYTES
+    )["value"]
+
+
+async def bar_times(connection: Connection, timeframe: str, last: datetime, bars: int) -> list[datetime]:
+    """
+    The newest *bars* open times at or before *last* at which any symbol has a bar, oldest first; fewer when
+    there are no more.
+    """
+    parameters = {"timeframe": timeframe, "last": last, "bars": bars}
+    rows = await (await connection.execute(_SQL["bar_times"], parameters)).fetchall()
+    return [row[0].astimezone(UTC) for row in reversed(rows)]
+
+
+async def read_by_symbol(
+    connection: Connection, timeframe: str, first: datetime, last: datetime, symbols: Sequence[str] | None
+) -> list[SymbolCandles]:
+    """The bars with first ≤ open_time ≤ last of *symbols* (None: all), a symbol without any left out."""
+    parameters = {
+        "timeframe": timeframe,
+        "first": first,
+        "last": last,
+        "symbols": None if symbols is None else list(symbols),
+    }
+    async with connection.cursor(binary=True) as cursor:
+        await cursor.execute(_SQL["candles_by_symbol"], parameters)
+        return [SymbolCandles(row[0], cast("tuple[bytes, ...]", row[1:])) for row in await cursor.fetchall()]
+
+
+async def list_candles(
+    connection: Connection, symbol: str, timeframe: str, *, until: datetime | None, limit: int
+) -> list[Candle]:
+    """The newest *limit* closed candles that opened before *until* (None: now), oldest first."""
+    async with connection.cursor(row_factory=rows_of(Candle)) as cursor:
+        await cursor.execute(
+            _SQL["list_candles"],
+            {"symbol": symbol, "timeframe": timeframe, "until": until, "limit": limit},
+        )
+        return await cursor.fetchall()

@@ -29,7 +29,8 @@ def _library() -> ModuleType:
 
 def start(data_dir: Path) -> PostgresServer:
     """
-    Start (or find running) the cluster in *data_dir*; ``server.cleanup()`` stops it once its last user has gone.
+    Start (or find running) the cluster in *data_dir*; ``server.cleanup()`` stops it once its last user has
+    gone.
 
     Raises:
         CommandFailed: the cluster cannot be made or started; its log says why.

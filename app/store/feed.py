@@ -1,5 +1,6 @@
 """
-The feed's table side: the two halves of a poll, and the rows of a span. How they fit together is ``app/http/feed.py``.
+The feed's table side: the two halves of a poll, and the rows of a span. How they fit together is
+``app/http/feed.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from app.store import queries
 from app.store.pool import Connection
 from app.store.rows import in_utc
 
-_QUERIES = queries.load("feed")
+_SQL = queries.load("feed")
 
 
 class Entry(NamedTuple):
@@ -40,14 +41,14 @@ class Entry(NamedTuple):
 
 async def greatest_visible_id(connection: Connection) -> int:
     """The newest id anyone can see now; 0 for an empty feed."""
-    row = await (await connection.execute(_QUERIES["greatest_visible_id"])).fetchone()
+    row = await (await connection.execute(_SQL["greatest_visible_id"])).fetchone()
     assert row is not None  # noqa: S101 an aggregate without group by returns one row
     return int(row[0])
 
 
 async def feed_writers(connection: Connection) -> frozenset[str]:
     """Virtual transaction ids of those who hold the feed's shared lock."""
-    cursor = await connection.execute(_QUERIES["feed_writers"])
+    cursor = await connection.execute(_SQL["feed_writers"])
     return frozenset(row[0] for row in await cursor.fetchall())
 
 
@@ -56,7 +57,7 @@ async def read_feed(
 ) -> list[Entry]:
     """At most *limit* entries of these users with ``after < id <= through``, by id."""
     cursor = await connection.execute(
-        _QUERIES["read_feed"],
+        _SQL["read_feed"],
         {"user_ids": list(user_ids), "after": after, "through": through, "limit": limit},
     )
     return [Entry(*map(in_utc, row)) for row in await cursor.fetchall()]
@@ -65,12 +66,12 @@ async def read_feed(
 async def cursor_exists(connection: Connection, user_id: UUID, cursor: int) -> bool:
     """Whether *cursor* is the id of a row of this user."""
     row = await (
-        await connection.execute(_QUERIES["cursor_exists"], {"user_id": user_id, "cursor": cursor})
+        await connection.execute(_SQL["cursor_exists"], {"user_id": user_id, "cursor": cursor})
     ).fetchone()
     return row is not None and bool(row[0])
 
 
 async def feed_floor(connection: Connection) -> int:
     """Ids at or below it have been pruned."""
-    row = await (await connection.execute(_QUERIES["feed_floor"])).fetchone()
+    row = await (await connection.execute(_SQL["feed_floor"])).fetchone()
     return 0 if row is None else int(row[0])

@@ -44,7 +44,13 @@ async def claim(
 
 
 async def put_answer(  # noqa: PLR0917 the row's own order
-    connection: Connection, user_id: UUID, key: str, claim: UUID, status: int, headers: dict[str, str], body: bytes
+    connection: Connection,
+    user_id: UUID,
+    key: str,
+    claim: UUID,
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
 ) -> None:
     """Keep the answer of the request that holds *claim*; of one that was overtaken nothing is kept."""
     await connection.execute(

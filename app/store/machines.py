@@ -1,23 +1,30 @@
-"""Machines and leases: ``sql/queries/machines.sql``. Refusals are translated; a buried machine meets :class:`app.errors.Fenced`."""
+"""
+Machines and how far each has come: ``sql/queries/machines.sql``.
+
+Refusals are translated; a reaped machine meets :class:``app.errors.Fenced``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from app.store import queries
-from app.store.pool import Connection
+from app.store.pool import Connection, Pool
 from app.store.refusals import translated
+from app.store.rows import rows_of
 
 _SQL = queries.load("machines")
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a heartbeat brings back. ``total`` counts starting and running traders of all machines, ``unowned`` those among them
-    nobody holds, ``mine`` those this machine holds.
+    """
+    What a heartbeat brings back. ``total`` counts starting and running traders of all machines, ``unowned``
+    those among them nobody holds, ``mine`` those this machine holds.
     """
 
     ok: bool
@@ -52,7 +59,7 @@ async def register(connection: Connection, machine_id: str) -> tuple[int, dateti
 
 
 async def resume(connection: Connection, boot_id: int) -> bool:
-    """Take the session lock again on a new direct connection; False when this boot was buried meanwhile."""
+    """Take the session lock again on a new direct connection; False when this boot was reaped meanwhile."""
     return bool((await _row(connection, "resume_machine", boot_id=boot_id))[0])
 
 
@@ -65,28 +72,9 @@ async def reap(connection: Connection, *, ttl_s: float, grace_s: float) -> list[
     return [Reaped(*row) for row in rows]
 
 
-async def claim(connection: Connection, boot_id: int, n: int) -> int:
-    """Take up to *n* free traders; returns how many."""
-    return int((await _row(connection, "claim", boot_id=boot_id, n=n))[0])
-
-
-async def release(connection: Connection, boot_id: int, trader_ids: list[UUID]) -> int:
-    """Give these traders back (stopping ones become stopped); the slot in hand must be finished."""
-    return int((await _row(connection, "release", boot_id=boot_id, trader_ids=trader_ids))[0])
-
-
 async def leave(connection: Connection, boot_id: int) -> int:
     """Give everything back and end this boot."""
     return int((await _row(connection, "leave", boot_id=boot_id))[0])
-
-
-async def retry_due(connection: Connection) -> int:
-    return int((await _row(connection, "retry_due"))[0])
-
-
-async def stop_beyond_tiers(connection: Connection) -> int:
-    """Stop the newest traders of users whose tier was lowered below what runs; returns how many."""
-    return int((await _row(connection, "stop_beyond_tiers"))[0])
 
 
 async def try_ingest_lock(connection: Connection) -> bool:
@@ -98,10 +86,65 @@ async def live_boots(connection: Connection) -> list[int]:
     return [row[0] for row in await (await connection.execute(_SQL["live_boots"])).fetchall()]
 
 
-async def dead_letters(connection: Connection) -> int:
-    """How many jobs failed for good and were not redelivered."""
-    return int((await _row(connection, "dead_letters"))[0])
+@asynccontextmanager
+async def fenced(pool: Pool, boot_id: int) -> AsyncIterator[Connection]:
+    """
+    A transaction of this machine: bounded, so that it cannot hide the machine from the reaper, and refused
+    once it was reaped.
+
+    Raises:
+        Fenced: the boot is dead; nothing was written.
+    """
+    async with pool.connection() as connection, connection.transaction():
+        with translated():
+            await connection.execute(_SQL["limit_transaction"])
+            await connection.execute(_SQL["fence"], {"boot_id": boot_id})
+            yield connection
 
 
-async def cancel_jobs_of_the_dead(connection: Connection) -> None:
-    await connection.execute(_SQL["cancel_jobs_of_the_dead"], {})
+async def position(connection: Connection, boot_id: int) -> datetime | None:
+    """The last slot this boot has accounted for; None for a boot that never was."""
+    row = await (await connection.execute(_SQL["position"], {"boot_id": boot_id})).fetchone()
+    return row[0] if row else None
+
+
+async def advance_machine(connection: Connection, boot_id: int, slot: datetime, previous: datetime) -> bool:
+    """
+    Record that everything up to *slot* is accounted for; False when this boot no longer stands at *previous*.
+    """
+    cursor = await connection.execute(
+        _SQL["advance_machine"], {"boot_id": boot_id, "slot": slot, "previous": previous}
+    )
+    return await cursor.fetchone() is not None
+
+
+async def drain(connection: Connection, machine_id: str) -> None:
+    """
+    Ask a machine to leave its traders to others.
+
+    Raises:
+        Refused: there is no such machine.
+    """
+    with translated():
+        await connection.execute(_SQL["drain"], {"machine": machine_id})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOverview:
+    """
+    A machine that lives or died within the hour. ``lag_s`` is market time between it and the newest closed
+    slot.
+    """
+
+    machine_id: str
+    boot_id: int
+    state: str
+    heartbeat_age_s: float | None
+    screened_through: datetime | None
+    lag_s: float | None
+    traders: int
+
+
+async def list_overview(connection: Connection) -> list[MachineOverview]:
+    async with connection.cursor(row_factory=rows_of(MachineOverview)) as cursor:
+        return await (await cursor.execute(_SQL["machine_overview"])).fetchall()

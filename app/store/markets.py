@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any, TypeVar
 
+from app.domain.health import MarketFacts
 from app.store import queries
 from app.store.pool import Connection
+from app.store.rows import rows_of
 
 _SQL = queries.load("markets")
+_FACTS = tuple(field.name for field in fields(MarketFacts))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +62,52 @@ async def put(
 async def anchor(connection: Connection, *, speed: float) -> None:
     """Let the market go on from where the ledger stands, at *speed*, from now."""
     await connection.execute(_SQL["anchor_market"], {"speed": speed})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What anyone may know about the whole service."""
+
+    market_source: str | None
+    speed: float | None
+    market_at: datetime | None
+    market_ended: bool
+    newest_slot: datetime | None
+    machines_alive: int
+    lag_s: float
+
+
+async def summary(connection: Connection) -> Summary:
+    async with connection.cursor(row_factory=rows_of(Summary)) as cursor:
+        row = await (await cursor.execute(_SQL["summary"])).fetchone()
+    assert row is not None  # noqa: S101 left joins from a one-row table
+    return row
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """
+    Where the market stands: its source, its time, the newest closed slot, and how many slots are open and
+    outages.
+    """
+
+    market: str | None
+    market_time: datetime | None
+    newest_closed: datetime | None
+    open: int
+    outage: int
+
+
+async def ledger(connection: Connection) -> Ledger:
+    row = await (await connection.execute(_SQL["ledger"])).fetchone()
+    assert row is not None  # noqa: S101 a select without from returns one row
+    return Ledger(*row)
+
+
+def with_facts(make: Callable[..., T]) -> Callable[..., T]:
+    """Takes the market's columns out of a row: they belong to the same snapshot, not to the trader."""
+
+    def row(**columns: Any) -> T:
+        return make(facts=MarketFacts(**{name: columns.pop(name) for name in _FACTS}), **columns)
+
+    return row

@@ -1,9 +1,11 @@
 """
-Plain SQL migrations, forward only, sharing Supabase's own history table, so that ``supabase db push`` and ``vyx migrate`` agree.
+Plain SQL migrations, forward only, sharing Supabase's own history table, so that ``supabase db push`` and
+``vyx migrate`` agree.
 
-Files: ``sql/migrations/<14 digits>_<name>.sql``, one transaction each, in order, under a transaction-level advisory lock (works
-through a transaction pooler; every replica may call at once). A file that was edited after it was applied is an error.
-``sql/plain_postgres.sql`` first creates what Supabase already has, where it is missing.
+Files: ``sql/migrations/<14 digits>_<name>.sql``, one transaction each, in order, under a transaction-level
+advisory lock (works through a transaction pooler; every replica may call at once). A file that was edited
+after it was applied is an error. ``sql/plain_postgres.sql`` first creates what Supabase already has, where it
+is missing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ alter table supabase_migrations.schema_migrations add column if not exists sha25
 
 
 class MigrationFailed(CommandFailed):
-    """A migration could not be applied; the text names the file and, where known, the line. Nothing of it remains."""
+    """
+    A migration could not be applied; the text names the file and, where known, the line. Nothing of it
+    remains.
+    """
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def _is_pending(connection: psycopg.Connection, migration: Migration) -> bool:
                 f"{migration.version}_{migration.name}.sql is older than {newest[0]}, which is already applied; give it a later number."
             )
         return True
-    if row[0] is None:  # applied by `supabase db push`: remember what we see now
+    if row[0] is None:  # applied by ``supabase db push``: remember what we see now
         connection.execute(
             "update supabase_migrations.schema_migrations set sha256 = %s where version = %s",
             (migration.sha256, migration.version),

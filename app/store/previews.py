@@ -18,7 +18,7 @@ Ended = Literal["done", "failed", "timeout"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Requested:
     """What to run. ``plan`` is JSON text as stored: untrusted, validate it."""
 
     plan: str
@@ -28,8 +28,10 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """How a preview stands. ``result`` is JSON text once it is done, ``problem`` a sentence once it has failed."""
+class PreviewState:
+    """
+    How a preview stands. ``result`` is JSON text once it is done, ``problem`` a sentence once it has failed.
+    """
 
     state: Literal["waiting", "running"] | Ended
     result: str | None
@@ -63,9 +65,9 @@ async def insert(
     return UUID(str(row[0]))
 
 
-async def take(connection: Connection, preview_id: UUID, *, wait_s: float) -> Asked | None:
+async def take(connection: Connection, preview_id: UUID, *, wait_s: float) -> Requested | None:
     """Begin to answer; None when somebody else did, or it has waited longer than *wait_s*."""
-    async with connection.cursor(row_factory=rows_of(Asked)) as cursor:
+    async with connection.cursor(row_factory=rows_of(Requested)) as cursor:
         await cursor.execute(_SQL["take_preview"], {"preview_id": preview_id, "wait_s": wait_s})
         return await cursor.fetchone()
 
@@ -83,9 +85,9 @@ async def end(
     return (await connection.execute(_SQL["end_preview"], parameters)).rowcount == 1
 
 
-async def find(connection: Connection, preview_id: UUID) -> Standing | None:
+async def find(connection: Connection, preview_id: UUID) -> PreviewState | None:
     """How it stands; None when it was pruned."""
-    async with connection.cursor(row_factory=rows_of(Standing)) as cursor:
+    async with connection.cursor(row_factory=rows_of(PreviewState)) as cursor:
         await cursor.execute(_SQL["find_preview"], {"preview_id": preview_id})
         return await cursor.fetchone()
 

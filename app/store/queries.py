@@ -1,5 +1,6 @@
 """
-Named queries: one ``sql/queries/<table>.sql`` per table, ``-- name --`` before each query, a line of purpose below it.
+Named queries: one ``sql/queries/<table>.sql`` per table, ``-- name --`` before each query, a line of purpose
+below it.
 """
 
 from __future__ import annotations

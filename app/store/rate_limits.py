@@ -12,7 +12,7 @@ from app.store import queries
 from app.store.pool import Connection
 from app.store.rows import rows_of
 
-_QUERIES = queries.load("rate_limits")
+_SQL = queries.load("rate_limits")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Verdict:
     """
     Whether a call may go on.
 
-    ``retry_after`` is zero when it may, ``reset_after`` when the whole limit is free again. ``owner_id`` is the user of the trader
-    that was asked about; None when there is no such trader.
+    ``retry_after`` is zero when it may, ``reset_after`` when the whole limit is free again. ``owner_id`` is
+    the user of the trader that was asked about; None when there is no such trader.
     """
 
     allowed: bool
@@ -57,7 +57,7 @@ async def allow_call(
 ) -> Verdict:
     """Count a call, about a trader or none, or refuse it; a refused call is not counted."""
     async with connection.cursor(row_factory=rows_of(Verdict)) as cursor:
-        await cursor.execute(_QUERIES["allow_call"], {**_parameters(user_id, limit), "trader_id": trader_id})
+        await cursor.execute(_SQL["allow_call"], {**_parameters(user_id, limit), "trader_id": trader_id})
         verdict = await cursor.fetchone()
     assert verdict is not None  # noqa: S101 a function with OUT parameters returns one row
     return verdict
@@ -66,7 +66,7 @@ async def allow_call(
 async def calls_left(connection: Connection, user_id: UUID, limit: Limit) -> Left:
     """What ``allow_call`` would find, without counting a call."""
     async with connection.cursor(row_factory=rows_of(Left)) as cursor:
-        await cursor.execute(_QUERIES["calls_left"], _parameters(user_id, limit))
+        await cursor.execute(_SQL["calls_left"], _parameters(user_id, limit))
         left = await cursor.fetchone()
     assert left is not None  # noqa: S101 a function with OUT parameters returns one row
     return left

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from app.store import queries
 from app.store.pool import Connection
+from app.store.rows import rows_of
 
 _SQL = queries.load("slots")
 MISSING_NAMES_MAX = 20  # enough for a person to see a pattern; the number says the rest
@@ -26,7 +27,10 @@ class ClosedSlot:
 
 
 async def next_closed(connection: Connection, after: datetime, limit: int) -> list[tuple[datetime, str]]:
-    """Slots after *after* that can be accounted for, oldest first, none beyond one that is still open: [(slot, state)]."""
+    """
+    Slots after *after* that can be accounted for, oldest first, none beyond one that is still open: [(slot,
+    state)].
+    """
     return [
         (row[0], row[1])
         for row in await (
@@ -73,3 +77,33 @@ async def counts(connection: Connection) -> LedgerCounts:
 
 async def prune(connection: Connection, *, days: int) -> int:
     return (await connection.execute(_SQL["prune_slots"], {"days": days})).rowcount
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotState:
+    """complete, outage (with its reason) or open."""
+
+    state: str
+    reason: str | None
+
+
+async def find(connection: Connection, slot: datetime) -> SlotState | None:
+    """The ledger's row; None for a slot older than the ledger, or still to come."""
+    async with connection.cursor(row_factory=rows_of(SlotState)) as cursor:
+        await cursor.execute(_SQL["find_slot"], {"slot": slot})
+        return await cursor.fetchone()
+
+
+class Unscreened(NamedTuple):
+    """A slot that live screening passed over: for every symbol (None) or for one."""
+
+    symbol: str | None
+    slot: datetime
+
+
+async def unscreened(connection: Connection, first: datetime, last: datetime) -> list[Unscreened]:
+    """
+    What live screening passed over between two slots, both included: outages, and candles that came too late.
+    """
+    rows = await (await connection.execute(_SQL["unscreened"], {"first": first, "last": last})).fetchall()
+    return [Unscreened(row[0], row[1].astimezone(UTC)) for row in rows]

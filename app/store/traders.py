@@ -1,38 +1,30 @@
-"""
-What users want screened (``public.traders``) and how it stands (``public.trader_state``).
-
-Everything here answers for one trader or one user; what machines do with trader_state is ``app/store/machines.py``.
-"""
+"""What users want screened: ``sql/queries/traders.sql``. How it stands is ``app/store/trader_state.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from app.domain.health import MarketFacts
-from app.domain.lifecycle import PASSING, TraderState
-from app.errors import Kind, Refused
 from app.store import queries
+from app.store.markets import with_facts
 from app.store.pool import Connection
-from app.store.refusals import refusal_of, translated
+from app.store.refusals import translated
 from app.store.rows import PAGE_BYTES_MAX, Page, page_of, rows_of, with_next
 
-_TRADERS = queries.load("traders")
-_STATE = queries.load("trader_state")
+_SQL = queries.load("traders")
 
-T = TypeVar("T")
 Frequency = str | dict[str, int]
-FIRST_ID = UUID(int=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanColumns:
-    """A compiled filter as it is stored: canonical JSON, its hash, and what people are told about it."""
+    """A compiled filter as it is stored: canonical JSON, its hash, and its summary for people."""
 
     plan: bytes
     plan_hash: str
@@ -58,50 +50,6 @@ class Trader:
     is_owned: bool
     screened_through: datetime | None
     facts: MarketFacts
-
-
-@dataclass(frozen=True, kw_only=True)
-class TraderStatus:
-    trader_id: UUID
-    user_id: UUID
-    state: str
-    version: int
-    reason: str | None
-    last_error: str | None
-    error_count: int
-    retry_at: datetime | None
-    signal_count: int
-    last_signal_at: datetime | None
-    started_at: datetime | None
-    stopped_at: datetime | None
-    machine_id: str | None
-    screened_through: datetime | None
-    facts: MarketFacts
-
-    @property
-    def is_passing(self) -> bool:
-        return TraderState(self.state) in PASSING
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one trader of a call about several: how it stands, and why it was refused if it was."""
-
-    trader_id: UUID
-    status: TraderStatus | None
-    refused: Refused | None
-
-
-_FACTS = tuple(field.name for field in fields(MarketFacts))
-
-
-def _with_facts(make: Callable[..., T]) -> Callable[..., T]:
-    """Takes the market's columns out of a row: they belong to the same snapshot, not to the trader."""
-
-    def row(**columns: Any) -> T:
-        return make(facts=MarketFacts(**{name: columns.pop(name) for name in _FACTS}), **columns)
-
-    return row
 
 
 async def insert_trader(
@@ -133,8 +81,8 @@ async def insert_trader(
     }
     async with connection.transaction():
         with translated():
-            await connection.execute(_TRADERS["check_stored"], {"user_id": user_id})
-        row = await (await connection.execute(_TRADERS["insert_trader"], parameters)).fetchone()
+            await connection.execute(_SQL["check_stored"], {"user_id": user_id})
+        row = await (await connection.execute(_SQL["insert_trader"], parameters)).fetchone()
     assert row is not None  # noqa: S101 insert … returning
     return UUID(str(row[0]))
 
@@ -152,7 +100,10 @@ async def update_trader(
     set_symbols: bool = False,
     symbols: list[str] | None = None,
 ) -> bool:
-    """Change what is not None (symbols: what *set_symbols* says), in one statement; False when the user has no such trader."""
+    """
+    Change what is not None (symbols: what *set_symbols* says), in one statement; False when the user has no
+    such trader.
+    """
     parameters = {
         "user_id": user_id,
         "trader_id": trader_id,
@@ -164,7 +115,7 @@ async def update_trader(
         "symbols": symbols,
         **_plan_parameters(compiled),
     }
-    return (await connection.execute(_TRADERS["update_trader"], parameters)).rowcount == 1
+    return (await connection.execute(_SQL["update_trader"], parameters)).rowcount == 1
 
 
 def _plan_parameters(compiled: PlanColumns | None) -> dict[str, object]:
@@ -178,13 +129,13 @@ def _plan_parameters(compiled: PlanColumns | None) -> dict[str, object]:
 async def delete_trader(connection: Connection, user_id: UUID, trader_id: UUID) -> bool:
     """Remove a trader in any state, with its signals; False when the user has no such trader."""
     parameters = {"user_id": user_id, "trader_id": trader_id}
-    return (await connection.execute(_TRADERS["delete_trader"], parameters)).rowcount == 1
+    return (await connection.execute(_SQL["delete_trader"], parameters)).rowcount == 1
 
 
 async def find_trader(connection: Connection, trader_id: UUID) -> Trader | None:
     """The trader, whoever owns it."""
-    async with connection.cursor(row_factory=rows_of(_with_facts(Trader))) as cursor:
-        await cursor.execute(_TRADERS["find_trader"], {"trader_id": trader_id})
+    async with connection.cursor(row_factory=rows_of(with_facts(Trader))) as cursor:
+        await cursor.execute(_SQL["find_trader"], {"trader_id": trader_id})
         return await cursor.fetchone()
 
 
@@ -199,9 +150,9 @@ async def list_traders(
 ) -> Page[Trader]:
     """At most *limit* of the user's traders, newest first, after the one created at *after*; without its source a filter is ''."""
     before_at, before_id = after or (None, None)
-    async with connection.cursor(row_factory=rows_of(with_next(_with_facts(Trader)))) as cursor:
+    async with connection.cursor(row_factory=rows_of(with_next(with_facts(Trader)))) as cursor:
         await cursor.execute(
-            _TRADERS["list_traders"],
+            _SQL["list_traders"],
             {
                 "user_id": user_id,
                 "before_at": before_at,
@@ -214,104 +165,80 @@ async def list_traders(
         return page_of(await cursor.fetchall())
 
 
-async def start_trader(
-    connection: Connection, trader_id: UUID, *, active_traders_max: int | None
-) -> TraderStatus:
-    """
-    Ask for a trader to run; one that is starting or running already is left alone.
+@dataclass(frozen=True, kw_only=True)
+class ExplainedTrader:
+    """``plan`` is JSON text as stored: untrusted, validate it."""
 
-    Raises:
-        Refused: no such trader, the state does not allow it, or a quota is full.
-    """
-    return await _change(
-        connection, "start_trader", {"trader_id": trader_id, "active_traders_max": active_traders_max}
-    )
+    user_id: UUID
+    filter: str
+    plan: str
+    plan_hash: str
+    symbols: list[str] | None
+    frequency: Any
+    state: str
+    last_error: str | None
+    screened_through: datetime | None
 
-
-async def stop_trader(connection: Connection, trader_id: UUID) -> TraderStatus:
-    """
-    Ask for a trader to stop; one that is stopping or stopped already is left alone.
-
-    Raises:
-        Refused: no such trader.
-    """
-    return await _change(connection, "stop_trader", {"trader_id": trader_id})
+    @property
+    def cooldown_s(self) -> float | None:
+        return float(self.frequency["cooldown_s"]) if isinstance(self.frequency, dict) else None
 
 
-async def start_traders(
-    connection: Connection,
-    user_id: UUID,
-    trader_ids: Sequence[UUID] | None,
-    *,
-    active_traders_max: int | None,
-) -> list[Outcome]:
-    """Ask for several of the user's traders to run, None: for all that do not. An id that is none of the user's is NOT_FOUND."""
-    parameters = {
-        "user_id": user_id,
-        "trader_ids": None if trader_ids is None else list(trader_ids),
-        "active_traders_max": active_traders_max,
-    }
-    cursor = await connection.execute(_STATE["start_traders"], parameters)
-    refusals = {
-        trader: None if code is None else refusal_of(code, message, detail)
-        for trader, code, message, detail in await cursor.fetchall()
-    }
-    return await _outcomes(connection, user_id, trader_ids, refusals)
-
-
-async def stop_traders(
-    connection: Connection, user_id: UUID, trader_ids: Sequence[UUID] | None
-) -> list[Outcome]:
-    """Ask for several of the user's traders to stop, None: for all that run. An id that is none of the user's is NOT_FOUND."""
-    parameters = {"user_id": user_id, "trader_ids": None if trader_ids is None else list(trader_ids)}
-    cursor = await connection.execute(_STATE["stop_traders"], parameters)
-    return await _outcomes(connection, user_id, trader_ids, {row[0]: None for row in await cursor.fetchall()})
-
-
-async def _outcomes(
-    connection: Connection,
-    user_id: UUID,
-    asked: Sequence[UUID] | None,
-    refusals: Mapping[UUID, Refused | None],
-) -> list[Outcome]:
-    ids = list(refusals) if asked is None else list(dict.fromkeys(asked))
-    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
-        await cursor.execute(_STATE["list_statuses"], {"user_id": user_id, "trader_ids": ids})
-        statuses = {status.trader_id: status for status in await cursor.fetchall()}
-    return [
-        Outcome(
-            trader_id=one,
-            status=statuses.get(one),
-            refused=refusals.get(one)
-            if one in statuses
-            else Refused(Kind.NOT_FOUND, f"You have no trader {one}."),
-        )
-        for one in ids
-    ]
-
-
-async def _change(connection: Connection, query: str, parameters: dict[str, object]) -> TraderStatus:
-    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
-        with translated():
-            await cursor.execute(_STATE[query], parameters)
-        status = await cursor.fetchone()
-    assert status is not None  # noqa: S101 the functions return a row or raise
-    return status
-
-
-async def find_status(connection: Connection, trader_id: UUID) -> TraderStatus | None:
-    """The run state of a trader, whoever owns it."""
-    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
-        await cursor.execute(_STATE["find_status"], {"trader_id": trader_id})
+async def find_explained(connection: Connection, trader_id: UUID) -> ExplainedTrader | None:
+    """The trader, whoever owns it."""
+    async with connection.cursor(row_factory=rows_of(ExplainedTrader)) as cursor:
+        await cursor.execute(_SQL["explained_trader"], {"trader_id": trader_id})
         return await cursor.fetchone()
 
 
-async def list_active(
-    connection: Connection, user_id: UUID, *, after_id: UUID = FIRST_ID, limit: int
-) -> list[TraderStatus]:
-    """At most *limit* of the user's starting and running traders with an id above *after_id*, by id."""
-    async with connection.cursor(row_factory=rows_of(_with_facts(TraderStatus))) as cursor:
-        await cursor.execute(
-            _STATE["list_active"], {"user_id": user_id, "after_id": after_id, "limit": limit}
-        )
-        return await cursor.fetchall()
+@dataclass(frozen=True, slots=True)
+class StoredPlan:
+    """
+    What to screen. ``plan`` is JSON text as stored: untrusted, validate it and hold its content against
+    ``plan_hash``.
+    """
+
+    trader_id: UUID
+    user_id: UUID
+    plan: str
+    plan_hash: str
+    symbols: list[str] | None
+    frequency: Literal["every_bar", "on_enter"] | dict[str, float]
+    filter: str
+
+
+async def plans(connection: Connection, trader_ids: Sequence[UUID]) -> list[StoredPlan]:
+    rows = await (await connection.execute(_SQL["plans"], {"trader_ids": list(trader_ids)})).fetchall()
+    return [StoredPlan(*row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recompiled:
+    """A plan compiled again from the filter of a trader's *revision*."""
+
+    trader_id: UUID
+    revision: int
+    plan: bytes
+    plan_hash: str
+    plan_summary: dict[str, Any]
+
+
+async def store_recompiled(connection: Connection, recompiled: Recompiled) -> bool:
+    """
+    Put a recompiled plan in place of the old one; False when another filter was saved meanwhile. The revision
+    rises.
+    """
+    parameters = {
+        "trader_id": recompiled.trader_id,
+        "revision": recompiled.revision,
+        "plan": recompiled.plan.decode(),
+        "plan_hash": recompiled.plan_hash,
+        "plan_summary": Jsonb(recompiled.plan_summary),
+    }
+    return (await connection.execute(_SQL["store_recompiled"], parameters)).rowcount == 1
+
+
+async def any_exist(connection: Connection) -> bool:
+    """Whether any user has a trader."""
+    row = await (await connection.execute(_SQL["has_traders"])).fetchone()
+    return row is not None and bool(row[0])

@@ -13,6 +13,7 @@ from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan
 from sandbox.plan.graph import Node, leaf_axis
 from sandbox.plan.operators import OPERATORS, Operator, Params
+from sandbox.plan.operators.kind import Candles
 
 BEFORE = replace(OPERATORS["shift"], name="before")
 """`shift` by one bar of the trigger timeframe, whatever the series' own: what `on_enter` compares with."""
@@ -130,13 +131,13 @@ class Calls:
         )  # a live Ref keeps its id
         call = self._calls.get(key)
         if call is None:
-            if operator.form == "bars":
+            if isinstance(operator.kind, Candles):
                 axis = leaf_axis(operator.name, params)
             own = axis or axes.joined(ref.call.axis for ref in args)
             value_bools = [
                 ref.call.is_bool for at, ref in enumerate(args) if operator.input_kind(at) == "any"
             ]
-            is_bool = all(value_bools) if operator.kind == "same" else operator.kind == "bool"
+            is_bool = all(value_bools) if operator.returns == "same" else operator.returns == "bool"
             call = Call(self._made, operator, params, args, own, is_bool, key)
             call.totals = _totals(call)
             call.refs = tuple(Ref(call, out) for out in range(len(operator.outputs)))
@@ -162,12 +163,12 @@ class Calls:
 
 def _totals(call: Call) -> frozenset[str]:
     below = frozenset[str]().union(*(ref.call.totals for ref in call.args))
-    return below | {call.axis} if call.operator.total and call.axis is not None else below
+    return below | {call.axis} if call.operator.kind.total and call.axis is not None else below
 
 
 def is_own_field(call: Call) -> bool:
     """Whether a call is a candle field of the symbol being screened."""
-    return call.operator.form == "bars" and not call.params["symbol"]
+    return isinstance(call.operator.kind, Candles) and not call.params["symbol"]
 
 
 class OperatorError(Exception):

@@ -7,7 +7,6 @@ frequency, coverage), which the service knows. Pure: candles in, explanation out
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -18,19 +17,9 @@ from sandbox.engine.screen import Value
 from sandbox.engine.warm_up import Readiness, readiness
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
-from sandbox.plan.document import Plan
+from sandbox.plan.document import Plan, Term
 from sandbox.plan.operators import FIELDS, OPERATORS
-
-
-class TermLike(Protocol):
-    """A conjunct of the signal or a shown value, as the compiler tells it: plan node, line and text of the filter."""
-
-    @property
-    def node(self) -> int: ...
-    @property
-    def line(self) -> int: ...
-    @property
-    def text(self) -> str: ...
+from sandbox.plan.operators.kind import AcrossMarket
 
 
 class TermValue(msgspec.Struct, frozen=True):
@@ -84,7 +73,7 @@ class _Case(msgspec.Struct, frozen=True):
 
 def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs together
     plan: Plan,
-    terms: Sequence[TermLike],
+    terms: Sequence[Term],
     panel: Panel,
     slot_ms: int,
     symbol: str,
@@ -147,7 +136,7 @@ def _bars(wanted: Iterable[str], panel: Panel, slot_ms: int, row: int) -> dict[s
     return found
 
 
-def _false(case: _Case, terms: Sequence[TermLike]) -> str:
+def _false(case: _Case, terms: Sequence[Term]) -> str:
     """Why the condition is false: the first conjunct that is, and what kept it from having a value."""
     plan = case.plan
     place, blamed = "the signal", plan.signal
@@ -175,7 +164,11 @@ def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
             f"{name} was not called: its when= is false",
         )
     axis = case.plan.node_axes[blank]
-    if OPERATORS[node.op].form == "market" and axis is not None and not case.ready.has_bar(axis, case.row):
+    if (
+        isinstance(OPERATORS[node.op].kind, AcrossMarket)
+        and axis is not None
+        and not case.ready.has_bar(axis, case.row)
+    ):
         symbol, timeframe = (
             case.panel.symbols[case.row],
             "1m" if axis == axes.NOW else axes.timeframe_of(axis),

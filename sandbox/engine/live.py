@@ -42,6 +42,7 @@ from sandbox.engine.rows import Rows
 from sandbox.engine.runs import begins_block
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
+from sandbox.plan.operators import kind as kinds
 from sandbox.plan.timeframes import TIMEFRAMES
 
 CATCH_UP_EVENTS_MAX = 16
@@ -309,33 +310,34 @@ class LiveValues:
 
     def _shape(self, call: Call) -> tuple[Any, type[CallGroup]]:  # noqa: C901, PLR0911 - one decision table, read downwards
         """What calls must have in common to stand in one group, and its kind."""
-        operator, name = call.operator, call.operator.name
+        operator, name, plan_kind = call.operator, call.operator.name, call.operator.kind
         own = bool(call.args) and all(is_own_field(ref.call) for ref in call.args)
-        lookback = operator.lookback(call.params)
-        if operator.form == "bars" or (own and name in {"shift", "change"}):
+        if isinstance(plan_kind, kinds.Candles) or (
+            own and operator is not BEFORE and isinstance(plan_kind, kinds.Shift | kinds.Change)
+        ):
             return None, CandleFields
-        if name in {"and", "or", "not"}:
+        if isinstance(plan_kind, kinds.Logic):
             return (name, len(call.args)), Logic
-        kinds = tuple(ref.call.is_bool for ref in call.args)
-        if operator.form == "pointwise":
-            return (name, kinds, tuple(call.params.values())), Pointwise
-        if operator.form == "market":
-            return (name, kinds), AcrossMarket
-        if name in {"crossover", "crossunder"}:
-            return (name, kinds), Crossings
-        if name == "shift" and lookback <= DELAY_BARS_MAX:
-            return call.is_bool, Shifts
+        bools = tuple(ref.call.is_bool for ref in call.args)
+        if isinstance(plan_kind, kinds.Pointwise):
+            return (name, bools, tuple(call.params.values())), Pointwise
+        if isinstance(plan_kind, kinds.AcrossMarket):
+            return (name, bools), AcrossMarket
+        if isinstance(plan_kind, kinds.Crossing):
+            return (name, bools), Crossings
         if operator is BEFORE:
             return None, PreviousConditions
-        if own and name in {"highest", "lowest"}:
+        if isinstance(plan_kind, kinds.Shift) and plan_kind.lookback(call.params) <= DELAY_BARS_MAX:
+            return call.is_bool, Shifts
+        if own and isinstance(plan_kind, kinds.Extreme):
             return (name, call.args[0].call.params["field"]), Extremes
-        if own and name == "ta.sma":
+        if own and isinstance(plan_kind, kinds.Average):
             return call.args[0].call.params["field"], Averages
-        if operator.form in {"window", "shift"}:
+        if isinstance(plan_kind, kinds.Window | kinds.Shift):
             more = history_bytes(call, self.rows.symbols)
             if self._state.history_bytes + more <= HISTORY_BYTES_MAX:
                 self._state.history_bytes += more
                 return name, Windows
-        if operator.stream is not None and not any(kinds):
+        if isinstance(plan_kind, kinds.Run) and plan_kind.stream is not None and not any(bools):
             return name, Runs
         return name, Recomputed

@@ -26,10 +26,21 @@ from sandbox.engine.calls import Call, OperatorError, Ref
 from sandbox.engine.candles.forming import FormingFrame
 from sandbox.engine.candles.frame import Frame
 from sandbox.engine.candles.panel import Panel
-from sandbox.engine.runs import blocks, open_streams, run_rows, run_start
+from sandbox.engine.runs import blocks, open_streams, run_rows, run_start, stream_of
 from sandbox.interpreter.functions import EachRunner, each_values
 from sandbox.plan import axis as axes
-from sandbox.plan.operators.model import Array
+from sandbox.plan.operators.kind import (
+    AcrossMarket,
+    Array,
+    Candles,
+    Constant,
+    Each,
+    Pointwise,
+    Run,
+    Session,
+    Shift,
+    Window,
+)
 
 
 @dataclass(slots=True)
@@ -112,7 +123,7 @@ class Computation:
         for call in planned:
             if waited_for and any(ref.call in waited_for for ref in call.args):
                 later.append(call)
-            elif call.operator.form == "each" and self.each is not None:
+            elif isinstance(call.operator.kind, Each) and self.each is not None:
                 functions.append(call)
             else:
                 self._values[call] = self._computed(call)
@@ -148,11 +159,11 @@ class Computation:
         """The first input bar that a call needs for its own span."""
         assert call.axis is not None  # noqa: S101 - constants have no inputs
         operator, start = call.operator, self.starts[call]
-        if operator.form not in {"run", "session"}:
-            return start - operator.lookback(call.params)
+        if not isinstance(operator.kind, Run | Session):
+            return start - operator.kind.lookback(call.params)
         frame = self.frame(call.axis)
         newest = self.end(call.axis) - 1
-        first = newest if operator.total else max(0, min(start, newest))
+        first = newest if operator.kind.total else max(0, min(start, newest))
         if not len(frame):
             return 0
         return run_start(frame, first, operator, call.params)
@@ -197,44 +208,46 @@ class Computation:
         return seen if start >= 0 else np.concatenate([_blank(array, -start), seen], axis=1)
 
     def _computed(self, call: Call) -> tuple[Array, ...] | OperatorError:
-        form = call.operator.form
         try:
-            if form == "bars":
+            if isinstance(call.operator.kind, Candles):
                 return (self._bars(call),)
             if call.axis is None:
                 return (constant_value(call.refs[0]),)
-            return self._by_form(call, call.axis)
+            return self._by_kind(call, call.axis)
         except OperatorError as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever an operator raises fails its own traders only
             return OperatorError(f"{call.operator.name}: {error}")
 
-    def _by_form(self, call: Call, axis: str) -> tuple[Array, ...]:
+    def _by_kind(self, call: Call, axis: str) -> tuple[Array, ...]:
         operator, start = call.operator, max(0, self.starts[call])
-        if operator.form == "pointwise":
-            return self._pointwise(call, [self.values(ref, start, axis) for ref in call.args])
-        if operator.form == "shift":
-            n = int(call.params["n"])
+        kind = operator.kind
+        if isinstance(kind, Pointwise):
+            return kind.compute([self.values(ref, start, axis) for ref in call.args], call.params)
+        if isinstance(kind, Shift):
+            n = kind.lookback(call.params)
             shifted = self.values(call.args[0], start - n, axis)
             return (shifted[:, : shifted.shape[1] - n],)
-        if operator.form in {"run", "session"}:
+        if isinstance(kind, Run | Session):
             return self._anchored(call, axis, start)
-        first = start - operator.lookback(call.params)
-        if operator.form == "each":
+        first = start - kind.lookback(call.params)
+        if isinstance(kind, Each):
             return (self._each(call, [self.values(ref, first, axis) for ref in call.args]),)
         args = [
             as_kind(self.values(ref, first, axis), operator.input_kind(at))
             for at, ref in enumerate(call.args)
         ]
-        if operator.form == "market":
+        if not isinstance(kind, Window | AcrossMarket):
+            raise TypeError(f"{operator.name} has no values over a range")
+        if isinstance(kind, AcrossMarket):
             present = self.present(axis, first)
             args = [present, *(np.broadcast_to(arg, present.shape) for arg in args)]
-        assert operator.compute is not None  # noqa: S101 - only leaves, shift and runs lack it
         if not args[0].shape[1]:
             return tuple(
-                np.empty((1, 0), dtype=bool if operator.kind == "bool" else float) for _ in operator.outputs
+                np.empty((1, 0), dtype=bool if operator.returns == "bool" else float)
+                for _ in operator.outputs
             )
-        return operator.compute(args, call.params)
+        return kind.compute(args, call.params)
 
     def _each(self, call: Call, args: Sequence[Array]) -> Array:
         if self.each is None:
@@ -247,11 +260,6 @@ class Computation:
             chosen = np.array([[name in self.each_symbols] for name in names])
             asked = np.logical_and(asked, chosen)
         return each_values(self.each, call.params, [asked, *args[1:]], names, call)
-
-    @staticmethod
-    def _pointwise(call: Call, args: Sequence[Array]) -> tuple[Array, ...]:
-        assert call.operator.compute is not None  # noqa: S101 - pointwise operators are computed
-        return call.operator.compute(args, call.params)
 
     def _bars(self, call: Call) -> Array:
         assert call.axis is not None  # noqa: S101 - bars have an axis
@@ -274,7 +282,7 @@ class Computation:
         rows = max(len(values) for values in inputs)
         results = tuple(np.full((rows, end - start), np.nan) for _ in call.operator.outputs)
         for block, last in (
-            [(start, end)] if call.operator.total else blocks(frame, start, end, call.operator)
+            [(start, end)] if call.operator.kind.total else blocks(frame, start, end, call.operator)
         ):
             if block == last:
                 continue
@@ -282,7 +290,7 @@ class Computation:
             first = max(block, begin)
             pieces = [values[:, begin - origin : last - origin] for values in inputs]
             outputs = [result[:, first - start : last - start] for result in results]
-            if not (self.keep_streams and last == end and call.operator.stream):
+            if not (self.keep_streams and last == end and stream_of(call)):
                 run_rows(call, pieces, outputs)
                 continue
             self.streams[call] = [None] * rows
@@ -297,10 +305,14 @@ class Computation:
 def constant_value(ref: Ref) -> Array:
     """The value of a call that depends on no candle, shape (1, 1)."""
     call = ref.call
-    if call.operator.form == "const":
+    kind = call.operator.kind
+    if isinstance(kind, Constant):
         return np.array([[float(call.params["value"])]])
-    assert call.operator.compute is not None  # noqa: S101 - what else has no timeframe is pointwise
-    return call.operator.compute([constant_value(arg) for arg in call.args], call.params)[ref.out]
+    if isinstance(kind, Shift):
+        return constant_value(call.args[0])
+    if not isinstance(kind, Pointwise):
+        raise TypeError(f"{call.operator.name} of constants has no value")
+    return kind.compute([constant_value(arg) for arg in call.args], call.params)[ref.out]
 
 
 def _blank(like: Array, bars: int) -> Array:

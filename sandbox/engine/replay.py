@@ -21,7 +21,7 @@ from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan
 from sandbox.plan.operators import OPERATORS
-from sandbox.plan.operators.model import BLOCK_BARS
+from sandbox.plan.operators.kind import BLOCK_BARS, AcrossMarket
 from sandbox.plan.timeframes import TIMEFRAMES
 
 
@@ -238,7 +238,7 @@ def _asking(
     panel: Panel, plan: Plan, instant_ms: int, symbols: Collection[str] | None, each: EachRunner | None
 ) -> Computation:
     """Functions run only for *symbols*, unless the plan ranks across the market."""
-    across = any(OPERATORS[node.op].form == "market" for node in plan.nodes)
+    across = any(isinstance(OPERATORS[node.op].kind, AcrossMarket) for node in plan.nodes)
     chosen = None if symbols is None or across else frozenset(symbols)
     return Computation(panel, instant_ms, each=each, each_symbols=chosen)
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from sandbox.engine.calls import Ref
 from sandbox.engine.candles.frame import Bools, Floats
-from sandbox.plan.operators.model import Array
+from sandbox.plan.operators.kind import Array
 
 CHUNK_ROWS = 256
 """Rows computed at once: 256 x 400 symbols x 8 bytes fits the second-level cache."""

@@ -14,23 +14,38 @@ import talib
 from sandbox.engine.calls import Call
 from sandbox.engine.candles.frame import Frame
 from sandbox.plan.operators import Operator, Params
-from sandbox.plan.operators.model import BLOCK_BARS
+from sandbox.plan.operators.kind import BLOCK_BARS, Run, Session
 
 DAY_MS = 86_400_000
 _InsufficientHistory: type[Exception] = talib.InsufficientHistory  # type: ignore[attr-defined]
 
 
+def run_kind(call: Call) -> Run | Session:
+    """The kind of a call that is computed by runs."""
+    kind = call.operator.kind
+    if not isinstance(kind, Run | Session):
+        raise TypeError(f"{call.operator.name} is not computed by runs")
+    return kind
+
+
+def stream_of(call: Call) -> Any:
+    """TA-Lib's class that carries the call's run on; None where there is none."""
+    kind = call.operator.kind
+    return kind.stream if isinstance(kind, Run) else None
+
+
 def run_start(frame: Frame, bar: int, operator: Operator, params: Params) -> int:
     """Position at which the run that gives *bar* its value begins; below 0 when that lies before the history held."""
-    length_ms = DAY_MS if operator.form == "session" else BLOCK_BARS * frame.step_ms
+    length_ms = DAY_MS if isinstance(operator.kind, Session) else BLOCK_BARS * frame.step_ms
     block_ms = int(frame.open_time[bar]) // length_ms * length_ms
     first = int(np.searchsorted(frame.open_time, block_ms))
-    return first - operator.lookback(params) - operator.warmup(params)
+    warmup = operator.kind.warmup(params) if isinstance(operator.kind, Run) else 0
+    return first - operator.kind.lookback(params) - warmup
 
 
 def blocks(frame: Frame, start: int, end: int, operator: Operator) -> Iterator[tuple[int, int]]:
     """The pieces of [start, end) that share a run."""
-    length_ms = DAY_MS if operator.form == "session" else BLOCK_BARS * frame.step_ms
+    length_ms = DAY_MS if isinstance(operator.kind, Session) else BLOCK_BARS * frame.step_ms
     number = frame.open_time[start:end] // length_ms
     cuts = [start, *(start + 1 + np.flatnonzero(np.diff(number))).tolist(), end]
     return ((a, b) for a, b in pairwise(cuts) if a < b)
@@ -44,7 +59,8 @@ def run_rows(
 
     *streams*, when given, gets the handle of each row whose run goes on at the last column.
     """
-    lookback = call.operator.lookback(call.params)
+    kind = run_kind(call)
+    lookback = kind.lookback(call.params)
     length, kept = pieces[0].shape[1], results[0].shape[1]
     finite = np.isfinite(pieces[0])
     for piece in pieces[1:]:
@@ -65,7 +81,7 @@ def run_rows(
             if streams is not None and end == length:
                 streams[row], outputs = carried_run(call, stretch)
             else:
-                outputs = call.operator.run(*stretch, **call.params)  # type: ignore[misc]
+                outputs = kind.run(*stretch, **call.params)
             for result, output in zip(results, outputs, strict=True):
                 result[row, first - length + kept : end - length + kept] = output[first - begin :]
     for result in results:
@@ -88,10 +104,10 @@ def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams:
     params = [
         repeat(call.params[param.name]) for param in call.operator.params
     ]  # by position: half the cost of a call
-    assert call.operator.run is not None  # noqa: S101 - operators of this form have one
+    kind = run_kind(call)
     if streams is not None and kept == 1:
         try:
-            streams[:] = map(call.operator.stream, *pieces, *params)
+            streams[:] = map(stream_of(call), *pieces, *params)
         except _InsufficientHistory:
             return False
         outputs: Any = np.array([stream.value for stream in streams], dtype=np.float64).reshape(
@@ -102,9 +118,7 @@ def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams:
         streams[:] = [handle for handle, _ in opened]
         outputs = [[output[-kept:] for output in outputs] for _, outputs in opened]
     else:
-        outputs = [
-            [output[-kept:] for output in outputs] for outputs in map(call.operator.run, *pieces, *params)
-        ]
+        outputs = [[output[-kept:] for output in outputs] for outputs in map(kind.run, *pieces, *params)]
     for out, result in enumerate(results):
         result[:] = [values[out] for values in outputs]
         result[np.isinf(result)] = np.nan
@@ -114,9 +128,9 @@ def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams:
 def carried_run(call: Call, rows: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
     """One run over finite *rows* and the handle that carries it on; no handle where TA-Lib wants more history."""
     try:
-        handle, outputs = call.operator.stream.open_and_fill(*rows, **call.params)
+        handle, outputs = stream_of(call).open_and_fill(*rows, **call.params)
     except _InsufficientHistory:
-        return None, call.operator.run(*rows, **call.params)  # type: ignore[misc]
+        return None, run_kind(call).run(*rows, **call.params)
     return handle, outputs if isinstance(outputs, tuple) else (outputs,)
 
 

@@ -21,7 +21,7 @@ from sandbox.engine.ranges import Computation
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan
-from sandbox.plan.operators.model import Array
+from sandbox.plan.operators.kind import Array, Each
 from sandbox.plan.timeframes import TIMEFRAMES
 
 Frequency = Literal["every_bar", "on_enter"] | Mapping[str, int]
@@ -165,7 +165,7 @@ class Evaluator:
             refs = (*refs, before)
         self._live.add(ref.call for ref in refs)
         self.drop(key)
-        functions = tuple(dict.fromkeys(ref.call for ref in refs if ref.call.operator.form == "each"))
+        functions = tuple(dict.fromkeys(ref.call for ref in refs if isinstance(ref.call.operator.kind, Each)))
         trader = _Trader(
             key,
             when,

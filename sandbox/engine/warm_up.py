@@ -18,6 +18,7 @@ from sandbox.engine.ranges import Computation
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Node, Plan
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import Candles, Each
 
 NEVER = 1 << 40
 """The first bar of a symbol that has no candle, or that the panel does not have."""
@@ -88,7 +89,7 @@ def readiness(plan: Plan, panel: Panel, instant_ms: int) -> Readiness:
         own = plan.node_axes[at]
         if own is None:
             first.append(np.zeros(len(panel.symbols), dtype=np.int64))
-        elif OPERATORS[node.op].form == "bars":
+        elif isinstance(OPERATORS[node.op].kind, Candles):
             first.append(_leaf(str(node.params["symbol"]), panel, _first_candles(seen.frame(own))))
         else:
             inputs = [_seen_from(seen, own, plan.node_axes[arg], first[arg]) for arg in node.args]
@@ -114,14 +115,14 @@ def _first(node: Node, inputs: Sequence[Ints]) -> Ints:
     operator = OPERATORS[node.op]
     if node.op in _ALWAYS:
         return np.zeros_like(inputs[0])
-    if operator.form == "each":  # called where the condition holds; only its lists reach back
-        lists = _behind(np.maximum.reduce(inputs[1:]), operator.lookback(node.params))
+    if isinstance(operator.kind, Each):  # called where the condition holds; only its lists reach back
+        lists = _behind(np.maximum.reduce(inputs[1:]), operator.kind.lookback(node.params))
         return np.maximum(inputs[0], lists)
     either = _EITHER.get(node.op)
     ready: Ints = np.maximum.reduce(inputs) if either is None else np.minimum.reduce(inputs[either:])
     if node.op == "breadth":
         ready = np.full_like(ready, ready.min(initial=NEVER))
-    return _behind(ready, 0 if node.op in _SEARCHES else operator.lookback(node.params))
+    return _behind(ready, 0 if node.op in _SEARCHES else operator.kind.lookback(node.params))
 
 
 def _behind(first: Ints, bars: int) -> Ints:

@@ -35,7 +35,7 @@ from pydantic_monty import (
 
 from sandbox.interpreter.fair_time import Shares
 from sandbox.interpreter.limits import limit_worker
-from sandbox.plan.operators.model import Array, Params
+from sandbox.plan.operators.kind import Array, Params
 
 CALL_SECONDS_MAX = 0.05
 NODE_SECONDS_MAX = 0.25

@@ -28,10 +28,9 @@ from sandbox.language.attempt import RUN_SECONDS_MAX, Attempt
 from sandbox.language.extract_function import captures
 from sandbox.language.merge_findings import crashed, merge_findings
 from sandbox.language.prelude.assemble import prelude
-from sandbox.language.recording import Term
 from sandbox.language.rewrite import Rewritten, rewrite
 from sandbox.language.typecheck import TypeChecker
-from sandbox.plan.document import Plan
+from sandbox.plan.document import Plan, Term
 from sandbox.plan.text import syntax
 from sandbox.plan.text.diagnostics import Diagnostic
 

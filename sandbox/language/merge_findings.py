@@ -6,8 +6,8 @@ import msgspec
 
 from sandbox.language import type_errors
 from sandbox.language.attempt import START, Attempt
-from sandbox.language.recording import Term, plan_of
-from sandbox.plan.document import Plan
+from sandbox.language.recording import plan_of
+from sandbox.plan.document import Plan, Term
 from sandbox.plan.text import syntax
 from sandbox.plan.text.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic
 from sandbox.plan.text.source import Source, Span

@@ -12,7 +12,7 @@ import msgspec
 
 from sandbox.language.bounds import certain_truth
 from sandbox.language.rewrite import Rewritten
-from sandbox.plan.document import Node, Plan, PlanError, build_plan_and_map
+from sandbox.plan.document import Node, Plan, PlanError, Term, build_plan_and_map
 from sandbox.plan.graph import facts_of
 from sandbox.plan.text.diagnostics import Diagnostic, diagnostic
 from sandbox.plan.text.source import Span
@@ -37,14 +37,6 @@ class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signal: int | None
     show: dict[str, int]
     terms: list[tuple[int, int]]
-
-
-class Term(msgspec.Struct, frozen=True):
-    """A part of the signal or a shown value: its node in the plan, its line and text in the filter."""
-
-    node: int
-    line: int
-    text: str
 
 
 def read_record(answer: object) -> Recorded | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sandbox.plan import axis as axes
 from sandbox.plan.graph import Facts, Node
+from sandbox.plan.operators.kind import Candles, Each
 from sandbox.plan.timeframes import TIMEFRAMES
 
 ALIGN_SLACK_BARS = 4
@@ -87,7 +88,7 @@ def _reach_of(
         if reach[index] < 0 or own is None:
             continue
         # A running total needs the same history however far back it is read: it is one run ending at the newest bar.
-        looked_at = 0 if facts[index].operator.total else reach[index]
+        looked_at = 0 if facts[index].operator.kind.total else reach[index]
         behind = looked_at + facts[index].bars_behind(own)
         for arg in nodes[index].args:
             of = node_axes[arg]
@@ -99,7 +100,7 @@ def _need_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Seq
     """How many bars of each timeframe the candle fields read, the current one among them."""
     need: dict[str, int] = {}
     for node, axis, reached in zip(facts, node_axes, reach, strict=True):
-        if axis is not None and node.operator.form == "bars":
+        if axis is not None and isinstance(node.operator.kind, Candles):
             timeframe = axes.timeframe_of(axis)
             need[timeframe] = max(need.get(timeframe, 0), reached + 1)
     return need
@@ -128,7 +129,7 @@ def _cost_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Seq
 def _node_cost(facts: Facts, axis: str, bars: int) -> int:
     """Bar steps for *bars* values; what `each` is given beside the current bar is read, not computed."""
     behind = facts.bars_behind(axis)
-    if facts.operator.form == "each":
+    if isinstance(facts.operator.kind, Each):
         return bars * facts.steps + behind
     return (bars + behind) * facts.steps
 

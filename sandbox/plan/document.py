@@ -95,6 +95,14 @@ class Plan(msgspec.Struct, frozen=True):
         }
 
 
+class Term(msgspec.Struct, frozen=True):
+    """A part of the signal or a shown value: its node in the plan, its line and text in the filter."""
+
+    node: int
+    line: int
+    text: str
+
+
 def build_plan(nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]) -> Plan:
     """
     Validate and canonicalise a graph.

@@ -20,7 +20,19 @@ import numpy as np
 
 from sandbox.plan import axis as axes
 from sandbox.plan.operators import OPERATORS, Operator, Param
-from sandbox.plan.operators.model import BLOCK_BARS, Params, ParamValue
+from sandbox.plan.operators.kind import (
+    BLOCK_BARS,
+    AcrossMarket,
+    Candles,
+    Composed,
+    Each,
+    Params,
+    ParamValue,
+    Pointwise,
+    Run,
+    Session,
+    Window,
+)
 from sandbox.plan.timeframes import TIMEFRAMES
 
 _SYMMETRIC = frozenset({"add", "mul", "min", "max", "eq", "ne"})
@@ -71,7 +83,7 @@ class Facts:
 
     def bars_behind(self, axis: str) -> int:
         """`behind` on an axis."""
-        if self.operator.form == "session":
+        if isinstance(self.operator.kind, Session):
             return TIMEFRAMES["1d"] // axes.length_s(axis) - 1 + self.behind
         return self.behind
 
@@ -103,9 +115,10 @@ def _facts(op: str, out: int, *names_and_values: ParamValue) -> Facts:
 
 
 def _behind(operator: Operator, params: Params) -> int:
-    if operator.form == "run":
-        return BLOCK_BARS - 1 + operator.lookback(params) + operator.warmup(params)
-    return operator.lookback(params)
+    kind = operator.kind
+    if isinstance(kind, Run):
+        return BLOCK_BARS - 1 + kind.lookback(params) + kind.warmup(params)
+    return kind.lookback(params)
 
 
 class Graph:
@@ -137,11 +150,8 @@ class Graph:
         for position, arg in enumerate(node.args):
             if operator.input_kind(position) == "bool" and not self.bools[arg]:
                 raise PlanError(f"{node.op} takes conditions, not numbers", index, "kind")
-        if (
-            operator.form not in {"const", "bars", "pointwise"}
-            and node.args
-            and all(self.axes[arg] is None for arg in node.args)
-            and node.op != "shift"
+        if isinstance(operator.kind, Window | Run | Session | AcrossMarket | Composed | Each) and all(
+            self.axes[arg] is None for arg in node.args
         ):
             raise PlanError(f"{node.op} of constants: it needs a series", index, "constant")
         if _looks_back(facts) and axes.joined(self.axes[arg] for arg in node.args) == axes.NOW:
@@ -151,12 +161,12 @@ class Graph:
                 index,
                 "forming",
             )
-        if operator.expand is not None:
+        if isinstance(operator.kind, Composed):
 
             def make(op: str, *args: int, out: int = 0, **given: ParamValue) -> int:
                 return self._added(index, Node(op, args, given, out))
 
-            return operator.expand(make, node.args, params)[node.out]
+            return operator.kind.expand(make, node.args, params)[node.out]
         return self._simplified(index, Node(node.op, node.args, params, node.out), operator)
 
     def _simplified(self, index: int, node: Node, operator: Operator) -> int:
@@ -174,9 +184,10 @@ class Graph:
             return terms.pop() if len(terms) == 1 else self._intern(Node(op, self._sorted(terms)))
         if op in _SYMMETRIC:
             node = Node(op, self._sorted(args))
-        folds = operator.form == "pointwise" and operator.kind == "float"
-        if folds and all(nodes[arg].op == "const" for arg in args):
-            return self._folded(index, node, operator)
+        kind = operator.kind
+        folds = operator.returns == "float" and all(nodes[arg].op == "const" for arg in args)
+        if folds and isinstance(kind, Pointwise):
+            return self._folded(index, node, kind)
         return self._intern(node)
 
     def _shifted(self, index: int, series: int, n: int) -> int:
@@ -190,10 +201,9 @@ class Graph:
                 raise PlanError(f"[{n}] looks too far back", index, "lookback")
         return self._intern(Node("shift", (series,), {"n": n}))
 
-    def _folded(self, index: int, node: Node, operator: Operator) -> int:
+    def _folded(self, index: int, node: Node, kind: Pointwise) -> int:
         values = [np.array([[float(self.nodes[arg].params["value"])]]) for arg in node.args]
-        assert operator.compute is not None  # noqa: S101 - pointwise operators are computed
-        (result,) = operator.compute(values, node.params)
+        (result,) = kind.compute(values, node.params)
         value = float(result[0, 0])
         if not math.isfinite(value):
             raise PlanError(f"{node.op} of these constants is not a finite number", index, "constant")
@@ -216,14 +226,14 @@ class Graph:
         return len(self.nodes) - 1
 
     def _axis(self, node: Node) -> str | None:
-        if OPERATORS[node.op].form == "bars":
+        if isinstance(OPERATORS[node.op].kind, Candles):
             return leaf_axis(node.op, node.params)
         return axes.joined(self.axes[arg] for arg in node.args)
 
     def _is_bool(self, node: Node) -> bool:
         operator = OPERATORS[node.op]
-        if operator.kind != "same":
-            return operator.kind == "bool"
+        if operator.returns != "same":
+            return operator.returns == "bool"
         return all(self.bools[arg] for at, arg in enumerate(node.args) if operator.input_kind(at) == "any")
 
     def order_from(self, roots: Sequence[int]) -> list[int]:
@@ -250,9 +260,9 @@ def leaf_axis(op: str, params: Params) -> str:
 
 
 def _looks_back(facts: Facts) -> bool:
-    if facts.operator.form in {"run", "session"}:
+    if isinstance(facts.operator.kind, Run | Session):
         return True
-    return facts.operator.form != "composed" and facts.behind > 0
+    return not isinstance(facts.operator.kind, Composed) and facts.behind > 0
 
 
 def _name(operator: Operator) -> str:

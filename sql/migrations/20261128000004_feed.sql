@@ -3,7 +3,7 @@
 -- publishes only up to an id below which no lock holder can still commit. The sequence keeps CACHE 1 and nobody calls it by hand.
 create sequence vyx.feed_id as bigint cache 1;
 
--- lock_feed: taken by statement triggers, before any row of the statement draws its id. Key (7002, 1), see app/coordination/locks.py.
+-- lock_feed: taken by statement triggers, before any row of the statement draws its id. Key (7002, 1), listed in tests/store/test_locks.py.
 create function vyx.lock_feed() returns trigger language plpgsql set search_path = '' as $$
 begin
   perform pg_advisory_xact_lock_shared(7002, 1);

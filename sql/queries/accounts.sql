@@ -39,3 +39,21 @@ select q.tier, q.max_running as "limit", q.used, vyx.next_tier('running_traders'
      where t.tier = coalesce((select a.tier from public.accounts a where a.user_id = s.user_id), 'free')) q
  where s.trader_id = %(trader_id)s and s.user_id = %(user_id)s
    and s.state in ('stopped', 'error') and s.retry_at is null and q.used >= q.max_running;
+
+-- put_user --
+-- On plain Postgres; on Supabase users come from sign-up.
+insert into auth.users (id, aud, role) values (%(user_id)s, 'authenticated', 'authenticated') on conflict do nothing;
+
+-- set_tier --
+-- As a person in Studio would.
+select public.set_tier(%(user_id)s, %(tier)s);
+
+-- whose_database --
+-- Whether it is migrated, and whether its auth.users is the auth server's own (ours of plain Postgres stores no password).
+select to_regclass('public.tiers') is not null and to_regclass('vyx.machines') is not null as is_migrated,
+       exists (select from pg_catalog.pg_attribute a
+                where a.attrelid = to_regclass('auth.users') and a.attname = 'encrypted_password') as has_sign_up;
+
+-- stop_beyond_tiers --
+-- After a downgrade the newest traders beyond the tier stop.
+select vyx.stop_beyond_tiers_v1();

@@ -10,7 +10,7 @@ on conflict do nothing;
 -- roll_up --
 -- The bars of one timeframe that closed at these slots, from the next finer one. Open, high and low are over bars with volume:
 -- that equals the exchange's own candles (a bucket without any trade is flat at its close); skipping is what makes it exact.
--- The same rule as app/market/rollup.py, which a test holds it to; greatest and least pass over null.
+-- The same rule as app/market/simulated/rollup.py, which a test holds it to; greatest and least pass over null.
 insert into vyx.candles (symbol_id, timeframe, open_time, open, high, low, close, volume, quote_volume, trade_count)
 select b.symbol_id, %(timeframe)s::vyx.timeframe, b.open_time, coalesce(b.open, b.close), greatest(b.high, b.close), least(b.low, b.close), b.close,
        b.volume, b.quote_volume, b.trade_count
@@ -68,3 +68,37 @@ copy candle_staging from stdin (format binary);
 insert into vyx.candles (symbol_id, timeframe, open_time, open, high, low, close, volume, quote_volume, trade_count)
 select symbol_id, %(timeframe)s::vyx.timeframe, open_time, open, high, low, close, volume, quote_volume, trade_count from candle_staging
 on conflict do nothing;
+
+-- list_candles --
+-- The newest closed candles of a pair that opened before an instant, oldest first.
+select c.open_time, c.open, c.high, c.low, c.close, c.volume
+  from (select c.* from vyx.candles c
+         where c.symbol_id = (select s.symbol_id from vyx.symbols s where s.symbol = %(symbol)s)
+           and c.timeframe = %(timeframe)s::vyx.timeframe
+           and c.open_time < coalesce(%(until)s::timestamptz, 'infinity')
+         order by c.open_time desc limit %(limit)s) c
+ order by c.open_time;
+
+-- bar_times --
+-- The newest bars of a timeframe that exist for any symbol and close by an instant, newest first. Walks the index from bar to bar:
+-- 300 bars cost 300 probes, however many symbols each has and however long an outage lies between two of them.
+with recursive bar (open_time) as (
+  (select c.open_time from vyx.candles c
+    where c.timeframe = %(timeframe)s::vyx.timeframe and c.open_time <= %(last)s order by c.open_time desc limit 1)
+  union all
+  select (select c.open_time from vyx.candles c
+           where c.timeframe = %(timeframe)s::vyx.timeframe and c.open_time < bar.open_time order by c.open_time desc limit 1)
+    from bar where bar.open_time is not null
+)
+select bar.open_time from bar where bar.open_time is not null limit %(bars)s;
+
+-- candles_by_symbol --
+-- Bars of a span, one row per symbol, each column as one binary array: a hundredth of the rows, so that reading half a million bars
+-- takes nothing from the event loop of whoever reads them. Null symbols are all of them.
+select s.symbol, array_send(array_agg(c.open_time)), array_send(array_agg(c.open)), array_send(array_agg(c.high)),
+       array_send(array_agg(c.low)), array_send(array_agg(c.close)), array_send(array_agg(c.volume))
+  from vyx.candles c join vyx.symbols s using (symbol_id)
+ where c.timeframe = %(timeframe)s::vyx.timeframe and c.open_time between %(first)s and %(last)s
+   and (%(symbols)s::text[] is null or c.symbol_id in (select w.symbol_id from vyx.symbols w where w.symbol = any (%(symbols)s::text[])))
+ group by s.symbol_id, s.symbol
+ order by s.symbol_id;

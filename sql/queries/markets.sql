@@ -11,3 +11,17 @@ on conflict do nothing;
 -- anchor_market --
 -- A file market goes on where it stood, at this speed.
 update vyx.markets set speed = %(speed)s, anchor_market_at = coalesce(vyx.newest_slot(), vyx.market_time()), anchor_wall_at = clock_timestamp();
+
+-- summary --
+-- What /health tells about the whole service.
+select m.source as market_source, m.speed, vyx.market_time() as market_at,
+       coalesce(m.ends_at <= vyx.market_time(), false) as market_ended, vyx.newest_slot() as newest_slot,
+       (select count(*) from vyx.machines a where a.state = 'alive') as machines_alive,
+       coalesce(extract(epoch from greatest(interval '0', vyx.newest_closed_slot()
+         - (select min(a.screened_through) from vyx.machines a where a.state <> 'dead'))), 0)::float8 as lag_s
+  from (values (true)) one (only_one) left join vyx.markets m using (only_one);
+
+-- ledger --
+-- Where the market stands.
+select (select source from vyx.markets), vyx.market_time(), vyx.newest_closed_slot(),
+       (select count(*) from vyx.slots where state = 'open'), (select count(*) from vyx.slots where state = 'outage');

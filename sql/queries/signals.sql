@@ -39,3 +39,37 @@ select p.id, p.trader_id, p.symbol, p.timeframe, p.triggered_at, p.price, p.show
  where p.bytes_before < %(bytes_max)s
  order by p.created_at desc, p.id desc
  limit %(limit)s;
+
+-- keep_signal_partition --
+-- A partition for the month of this slot.
+select vyx.keep_signal_partition(%(slot)s);
+
+-- insert_signals --
+-- Matches become signals: once per (trader, symbol, bar), only while the lease that screened them is held, and not within a cooldown.
+-- Sorted by the key, or two writers could deadlock.
+with inserted as (
+  insert into public.signals (trader_id, user_id, symbol, timeframe, triggered_at, price, shown, plan_hash, epoch, forming, late, screened_at)
+  select m.trader_id, s.user_id, m.symbol, m.timeframe::vyx.timeframe, %(slot)s, m.price, m.shown::jsonb, m.plan_hash, m.epoch, m.forming,
+         coalesce(vyx.market_time() - %(slot)s::timestamptz > interval '60 s', false), %(screened_at)s
+    from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[], %(symbols)s::text[], %(timeframes)s::text[], %(prices)s::float8[],
+                %(shown)s::text[], %(plan_hashes)s::text[], %(forming)s::boolean[], %(cooldowns_s)s::float8[])
+         as m (trader_id, epoch, symbol, timeframe, price, shown, plan_hash, forming, cooldown_s)
+    join public.trader_state s on s.trader_id = m.trader_id and s.owner = %(boot_id)s and s.epoch = m.epoch
+   where m.cooldown_s is null
+      or not exists (select from public.signals earlier
+                      where earlier.trader_id = m.trader_id and earlier.symbol = m.symbol and earlier.triggered_at < %(slot)s
+                        and earlier.triggered_at > %(slot)s::timestamptz - make_interval(secs => m.cooldown_s))
+   order by m.trader_id, m.symbol
+  on conflict do nothing
+  returning trader_id)
+update public.trader_state s set signal_count = s.signal_count + n.signals, last_signal_at = greatest(s.last_signal_at, %(slot)s)
+  from (select trader_id, count(*) as signals from inserted group by trader_id) n
+ where s.trader_id = n.trader_id
+returning n.signals;
+
+-- signals_around --
+-- The trader's signals of a symbol at a slot and within a reach (cooldown, bar in progress) before it, newest first.
+select g.triggered_at, g.plan_hash from public.signals g
+ where g.trader_id = %(trader_id)s and g.symbol = %(symbol)s and g.triggered_at <= %(slot)s
+   and (g.triggered_at = %(slot)s or g.triggered_at > %(slot)s::timestamptz - make_interval(secs => %(reach_s)s))
+ order by g.triggered_at desc limit 2;

@@ -36,3 +36,15 @@ delete from vyx.slots where slot < vyx.market_time() - make_interval(days => %(d
 -- newest_closed_slot --
 -- The last slot that is accounted for, or can be.
 select vyx.newest_closed_slot();
+
+-- find_slot --
+-- What the ledger says of a slot; no row: it is older than the ledger, or its time has not come.
+select s.state::text as state, s.reason from vyx.slots s where s.slot = %(slot)s;
+
+-- unscreened --
+-- What live screening passes over between two instants: slots without candles (symbol is null), and minute candles that came after
+-- their slot had closed.
+select null as symbol, o.slot from vyx.slots o where o.state = 'outage' and o.slot between %(first)s and %(last)s
+union all
+select s.symbol, k.open_time + interval '1 min' from vyx.candle_corrections k join vyx.symbols s using (symbol_id)
+ where k.timeframe = '1m' and k.was is null and k.open_time between %(first)s::timestamptz - interval '1 min' and %(last)s::timestamptz - interval '1 min';

@@ -46,3 +46,59 @@ select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.la
   from public.trader_state s left join vyx.machines m on m.boot_id = s.owner cross join vyx.market_facts f
  where s.user_id = %(user_id)s and s.trader_id = any (%(trader_ids)s::uuid[])
  order by s.trader_id;
+
+-- list_owned --
+-- The traders this machine owns.
+select s.trader_id, s.epoch, t.revision, s.state::text, s.resume_after, s.in_step
+  from public.trader_state s join public.traders t on t.id = s.trader_id
+ where s.owner = %(boot_id)s;
+
+-- owned_changes --
+-- The traders, of any machine, changed by transactions that were not over at an earlier horizon; beside each, and alone when there is
+-- none: the horizon now, and how many traders this machine owns. One statement, so one snapshot.
+select now.horizon, now.owned, changed.*
+  from (select pg_snapshot_xmin(pg_current_snapshot())::text as horizon,
+               (select count(*) from public.trader_state s where s.owner = %(boot_id)s) as owned) now
+  left join lateral (
+    select s.trader_id, s.epoch, t.revision, s.state::text, s.resume_after, s.in_step, coalesce(s.owner = %(boot_id)s, false) as is_ours
+      from public.trader_state s join public.traders t on t.id = s.trader_id
+     where s.changed_in >= %(since)s::text::xid8) changed on true;
+
+-- mark_running --
+-- Loaded: starting becomes running. Only for leases still held.
+update public.trader_state s set state = 'running', reason = null
+  from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[]) as loaded (trader_id, epoch)
+ where s.trader_id = loaded.trader_id and s.owner = %(boot_id)s and s.epoch = loaded.epoch and s.state = 'starting';
+
+-- fail_traders --
+-- Cannot load or evaluate: error with what is wrong; the trigger ends the lease and sets retry_at. One that is being stopped just stops:
+-- it must not stay in step with a machine that goes on to a slot it was not screened at.
+update public.trader_state s
+   set state = case s.state when 'stopping' then 'stopped' else 'error' end::public.trader_lifecycle,
+       reason = case s.state when 'stopping' then 'stop' else failed.reason end, last_error = failed.message
+  from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[], %(reasons)s::text[], %(messages)s::text[]) as failed (trader_id, epoch, reason, message)
+ where s.trader_id = failed.trader_id and s.owner = %(boot_id)s and s.epoch = failed.epoch and s.state in ('starting', 'running', 'stopping');
+
+-- put_in_step --
+-- Traders that have caught up follow the machine from here.
+update public.trader_state s set in_step = true, resume_after = %(slot)s
+  from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[]) as caught_up (trader_id, epoch)
+ where s.trader_id = caught_up.trader_id and s.owner = %(boot_id)s and s.epoch = caught_up.epoch and not s.in_step;
+
+-- advance_traders --
+-- Traders that are catching up have been screened through the slot.
+update public.trader_state s set resume_after = %(slot)s
+  from unnest(%(trader_ids)s::uuid[], %(epochs)s::bigint[]) as behind (trader_id, epoch)
+ where s.trader_id = behind.trader_id and s.owner = %(boot_id)s and s.epoch = behind.epoch and not s.in_step and s.resume_after < %(slot)s;
+
+-- retry_due --
+-- Traders in error whose time has come start again.
+select vyx.retry_due_v1();
+
+-- start_all_of --
+-- Start every trader of a user.
+select vyx.start_trader_v1(s.trader_id) from public.trader_state s where s.user_id = %(user_id)s and s.state = 'stopped';
+
+-- count_by_state --
+-- How many in which state.
+select state::text, count(*) from public.trader_state group by state;

@@ -54,3 +54,26 @@ select p.id, p.user_id, p.name, p.description, p.filter, p.symbols, p.frequency,
  where p.bytes_before < %(bytes_max)s
  order by p.created_at desc, p.id
  limit %(limit)s;
+
+-- plans --
+-- What to screen for these traders.
+select t.id, t.user_id, t.plan::text, t.plan_hash, t.symbols, t.frequency, t.filter
+  from public.traders t where t.id = any (%(trader_ids)s::uuid[]);
+
+-- store_recompiled --
+-- A plan of an older version, compiled again; no row when its user saved another filter meanwhile. The revision rises, so that its
+-- machine loads it like any change.
+update public.traders t set plan = %(plan)s::jsonb, plan_hash = %(plan_hash)s, plan_summary = %(plan_summary)s
+ where t.id = %(trader_id)s and t.revision = %(revision)s
+returning t.id;
+
+-- explained_trader --
+-- What decides about a match of this trader, whoever owns it.
+select t.user_id, t.filter, t.plan::text as plan, t.plan_hash, t.symbols, t.frequency, s.state::text as state, s.last_error,
+       vyx.screened_through(s) as screened_through
+  from public.traders t join public.trader_state s on s.trader_id = t.id
+ where t.id = %(trader_id)s;
+
+-- has_traders --
+-- Is this database anybody's already?
+select exists (select from public.traders);

@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 
-from app.coordination.hints import Hints
+from app.coordination.hints import Channel, Hints
 from app.store.pool import make_pool
 
 
@@ -27,21 +27,21 @@ async def test_many_changes_are_one_hint_per_channel(pool, connection):
     hints = Hints(pool)
 
     for _ in range(100):
-        hints.send("vyx_trader", "vyx_feed")
+        hints.send(Channel.TRADER, Channel.FEED)
     await hints.close()
 
     assert sorted(await asyncio.to_thread(heard, connection)) == [("vyx_feed", ""), ("vyx_trader", "")]
 
 
 async def test_a_hint_after_a_hint_is_sent_too(pool, connection):
-    connection.execute("listen vyx_slot")
+    connection.execute("listen vyx_preview")
     hints = Hints(pool)
 
     for _ in range(2):
-        hints.send("vyx_slot")
+        hints.send(Channel.PREVIEW)
         await hints.close()
 
-    assert await asyncio.to_thread(heard, connection) == [("vyx_slot", ""), ("vyx_slot", "")]
+    assert await asyncio.to_thread(heard, connection) == [("vyx_preview", ""), ("vyx_preview", "")]
 
 
 async def test_a_hint_that_cannot_be_sent_disturbs_nobody(dsn, connection):
@@ -53,7 +53,7 @@ async def test_a_hint_that_cannot_be_sent_disturbs_nobody(dsn, connection):
     pool.getconn = unreachable
     hints = Hints(pool)
 
-    hints.send("vyx_feed")
+    hints.send(Channel.FEED)
     await hints.close()
 
     await pool.close()

@@ -12,7 +12,7 @@ from app.coordination import keeper as module
 from app.coordination.keeper import Keeper
 from app.coordination.supervisor import supervise
 from app.metrics import WorkerMetrics
-from app.store import machines
+from app.store import leases
 from app.store.pool import connect_direct
 from tests import world
 from tests.world import eventually
@@ -50,7 +50,7 @@ class Holder:
         ids = list(world.leases(self._connection, boot))[:surplus]
         client = await connect_direct(self._dsn, name="vyx-test")
         try:
-            return await machines.release(client, boot, ids)
+            return await leases.release(client, boot, ids)
         finally:
             await client.close()
 

@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from app.market.candles import Candle, Candles
-from app.market.rollup import roll_up
+from app.market.simulated.rollup import roll_up
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.replay import evaluate_range
 from tests import world

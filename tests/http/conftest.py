@@ -56,6 +56,19 @@ class FakePlan:
     def encode(self) -> bytes:
         return json.dumps({"source": self.source}).encode()
 
+    def summary(self) -> dict[str, Any]:
+        named = (
+            "trigger",
+            "timeframes",
+            "forming",
+            "due_every",
+            "operators",
+            "lookback_bars",
+            "cost",
+            "calls_each",
+        )
+        return {name: getattr(self, name) for name in named}
+
     @property
     def hash(self) -> str:
         return str(hash(self.source))

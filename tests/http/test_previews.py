@@ -9,7 +9,7 @@ import pytest
 
 from app.coordination.hints import Hints
 from app.http.application import make_application, openapi_document
-from app.preview.answering import PreviewAnswering
+from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.store.rate_limits import Limit
 from app.web import make_service
@@ -45,14 +45,14 @@ async def http(service):
 async def machine(service, connection):
     """Answers each preview whose job stands in the queue, as a worker would."""
     hints = Hints(service.pool)
-    answering = PreviewAnswering(service.pool, hints, EvaluatingProcess(time_limit_s=20))
+    job = PreviewJob(service.pool, hints, EvaluatingProcess(time_limit_s=20))
 
     async def work():
         while True:
             async with service.pool.connection() as own:
                 cursor = await own.execute("select preview_id from vyx.previews where state = 'waiting'")
                 for (preview_id,) in await cursor.fetchall():
-                    await answering.answer(preview_id)
+                    await job.run(preview_id)
             await asyncio.sleep(0.01)
 
     working = asyncio.create_task(work())
@@ -60,7 +60,7 @@ async def machine(service, connection):
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
     await hints.close()
-    await answering.close()
+    await job.close()
 
 
 def text(at):
@@ -174,7 +174,7 @@ async def test_before_history_nothing_is_found(http, user, machine):
 
 
 async def test_without_a_machine_the_request_ends_as_timeout(http, user, kind, monkeypatch):
-    monkeypatch.setattr("app.preview.asking.WAIT_S", 0.3)
+    monkeypatch.setattr("app.preview.request.WAIT_S", 0.3)
 
     response = await run(http, user)
 
@@ -194,7 +194,7 @@ async def test_an_evaluation_that_took_too_long_is_a_timeout(http, user, kind, c
 
 
 async def test_the_row_and_its_job_are_one_transaction(http, user, connection, monkeypatch):
-    monkeypatch.setattr("app.preview.asking.WAIT_S", 0.1)
+    monkeypatch.setattr("app.preview.request.WAIT_S", 0.1)
     await run(http, user)
 
     (preview_id,) = connection.execute("select preview_id::text from vyx.previews").fetchone()
@@ -205,7 +205,7 @@ async def test_the_row_and_its_job_are_one_transaction(http, user, connection, m
 
 
 async def test_previews_are_limited_per_user(http, user, make_user, kind, monkeypatch):
-    monkeypatch.setattr("app.preview.asking.PREVIEW", Limit("preview", 2, timedelta(seconds=60)))
+    monkeypatch.setattr("app.preview.request.PREVIEW", Limit("preview", 2, timedelta(seconds=60)))
     refused = {"symbols": ["NOPEUSDT"]}
     for _ in range(2):
         assert (await run(http, user, **refused)).status_code == 422

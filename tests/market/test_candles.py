@@ -91,13 +91,6 @@ def test_order_is_by_symbol_then_time(candle):
     assert ordered == [rows[2], rows[0], rows[1]]
 
 
-def test_one_symbol_can_be_taken_out(candle):
-    batch = Candles.from_rows([candle(), candle(symbol="ETHUSDT")])
-
-    assert [row.symbol for row in batch.of_symbol("ETHUSDT").rows()] == ["ETHUSDT"]
-    assert len(batch.of_symbol("XRPUSDT")) == 0
-
-
 def test_columns_of_different_length_are_refused(candle):
     columns = {
         name: getattr(Candles.empty(), name)

@@ -14,8 +14,8 @@ from app.market import errors
 from app.market.breaker import Breaker
 from app.market.candles import COLUMNS, Candles
 from app.market.client import ExchangeClient
-from app.market.rollup import roll_up
 from app.market.simulated import Hole, SimulatedExchange
+from app.market.simulated.rollup import roll_up
 from app.market.universe import ExchangeInfo
 
 MINUTE = 60_000

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from app.domain import timeframes
 from app.market.candles import Candle, Candles
 from app.market.dumps import read_dumps
-from app.market.rollup import roll_up
+from app.market.simulated.rollup import roll_up
+from tests.real_market import of_symbol
 
 
 def at(day, hour, minute):
@@ -55,7 +56,7 @@ def roll_up_minute_counts(week):
 
 
 def test_a_bar_exists_exactly_where_one_of_its_minutes_does(week):
-    hours = roll_up(week, "1h").of_symbol("BTCUSDT")
+    hours = of_symbol(roll_up(week, "1h"), "BTCUSDT")
 
     # 02:00 … 04:29 is absent: no bar at 02:00 and 03:00, half a bar at 04:00.
     assert at(20, 1, 0) in hours.open_time

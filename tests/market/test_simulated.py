@@ -19,6 +19,7 @@ from app.domain import timeframes
 from app.market.candles import COLUMNS, Candle, Candles, fault_of
 from app.market.simulated import DumpSource, GeneratedSource, ManualClock, MarketClock, SimulatedExchange
 from app.market.simulated.source import unfinished
+from tests.real_market import of_symbol
 
 MINUTE = 60_000
 DAY = 86_400_000
@@ -93,7 +94,7 @@ def test_a_generated_market_is_a_function_of_its_seed():
 
 
 def one_of(candles, symbol):
-    return next(candles.of_symbol(symbol).rows())
+    return next(of_symbol(candles, symbol).rows())
 
 
 def test_a_generated_market_does_not_depend_on_where_it_was_entered():

@@ -1,4 +1,4 @@
-"""The roll-up in SQL: bar for bar the exchange's own candles, and the same rule as app/market/rollup.py."""
+"""The roll-up in SQL: bar for bar the exchange's own candles, and the same rule as app/market/simulated/rollup.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.domain import timeframes
 from app.market.candles import Candle, Candles
 from app.market.dumps import read_dumps
 from app.market.ingest import ROLL_UP_FROM
-from app.market.rollup import roll_up
+from app.market.simulated.rollup import roll_up
 from app.store import candles as store
 from app.store.pool import connect_direct
 from tests import world

@@ -5,9 +5,11 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from app.preview import evaluation, history, wire
-from app.preview.answering import ask
-from app.store import history as store
+from app import history
+from app.domain.timeframes import epoch_ms
+from app.preview import evaluation, wire
+from app.preview.job import ask
+from app.store import candles as candle_store
 from sandbox.engine.screen import Evaluator
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan.document import build_plan
@@ -84,7 +86,7 @@ async def live(pool, plan, each, symbols=None):
     for minute in range(1, MINUTES + 1):
         if minute - 1 in OUTAGE:
             continue
-        slot = history.milliseconds(FIRST + timedelta(minutes=minute))
+        slot = epoch_ms(FIRST + timedelta(minutes=minute))
         for hit in evaluator.evaluate(slot).hits:
             hits += [
                 (symbol, slot, price, average)
@@ -130,9 +132,7 @@ async def test_fewer_bars_are_the_end_of_more_bars(pool, candles):
     everything, some = await found(pool, plan), await found(pool, plan, bars=40)
 
     assert some.bars == 40
-    assert told(some) == [
-        hit for hit in told(everything) if hit[1] > history.milliseconds(LAST - timedelta(minutes=40))
-    ]
+    assert told(some) == [hit for hit in told(everything) if hit[1] > epoch_ms(LAST - timedelta(minutes=40))]
 
 
 async def test_until_ends_the_preview_in_the_past(pool, candles):
@@ -142,7 +142,7 @@ async def test_until_ends_the_preview_in_the_past(pool, candles):
     answer = await found(pool, plan, bars=50, until=until)
 
     everything = await found(pool, plan)
-    ends = history.milliseconds(FIRST + timedelta(minutes=150))
+    ends = epoch_ms(FIRST + timedelta(minutes=150))
     assert answer.bars == 50
     assert told(answer) == [hit for hit in told(everything) if ends - 50 * 60_000 < hit[1] <= ends]
 
@@ -152,9 +152,7 @@ async def test_bars_are_counted_over_an_outage(pool, candles):
     answer = await found(pool, plan_of("1m"), bars=10, until=FIRST + timedelta(minutes=209))
 
     assert answer.bars == 10
-    assert min(hit.triggered_at_ms for hit in answer.hits) < history.milliseconds(
-        FIRST + timedelta(minutes=200)
-    )
+    assert min(hit.triggered_at_ms for hit in answer.hits) < epoch_ms(FIRST + timedelta(minutes=200))
 
 
 async def test_before_history_begins_there_is_nothing(pool, candles):
@@ -165,14 +163,14 @@ async def test_before_history_begins_there_is_nothing(pool, candles):
 
 async def test_the_axis_is_the_newest_bars_that_exist_for_anybody(pool, candles):
     async with pool.connection() as connection:
-        axis = await store.axis(connection, "1m", FIRST + timedelta(minutes=208), 5)
+        axis = await candle_store.bar_times(connection, "1m", FIRST + timedelta(minutes=208), 5)
 
     assert axis == [FIRST + timedelta(minutes=m) for m in (199, 200, 201, 207, 208)]
 
 
 async def test_columns_arrive_as_they_are_stored(pool, candles):
     async with pool.connection() as connection:
-        read = await store.read(connection, "1m", FIRST, LAST, ["BBBUSDT", "AAAUSDT"])
+        read = await candle_store.read_by_symbol(connection, "1m", FIRST, LAST, ["BBBUSDT", "AAAUSDT"])
 
     assert [r.symbol for r in read] == ["AAAUSDT", "BBBUSDT"]
     for number, candles_read in enumerate(read, 1):

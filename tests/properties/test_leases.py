@@ -158,7 +158,7 @@ class Leases(RuleBasedStateMachine):
                 self.screen(machine, {self.traders[failing]} if failing >= 0 else set())
 
     def sync(self, machine):
-        rows = self.execute(world.ROSTER["roster"], {"boot_id": machine.boot}).fetchall()
+        rows = self.execute(world.TRADER_STATE["list_owned"], {"boot_id": machine.boot}).fetchall()
         stopping = [row[0] for row in rows if row[3] == "stopping"]
         known = machine.held
         machine.held = {
@@ -191,9 +191,9 @@ class Leases(RuleBasedStateMachine):
         self.insert_signals(machine, slot, matched)
         world.fail(self.connection, machine.boot, {t: machine.held[t][0] for t in failing})
         position = {"boot_id": machine.boot, "slot": world.at(slot), "previous": world.at(machine.through)}
-        assert self.execute(world.SCREENING["advance_machine"], position).fetchone() is not None
+        assert self.execute(world.MACHINES["advance_machine"], position).fetchone() is not None
         moved = [t for t in matched if machine.held[t][1] is not None]
-        self.execute(world.SCREENING["put_in_step"], self.of(machine, slot, moved))
+        self.execute(world.TRADER_STATE["put_in_step"], self.of(machine, slot, moved))
         machine.through = slot
         for trader in failing:
             del machine.held[trader]
@@ -206,12 +206,12 @@ class Leases(RuleBasedStateMachine):
             entitled = self.entitled(machine)
             if behind < machine.through:
                 self.insert_signals(machine, behind + 1, [trader])
-                self.execute(world.SCREENING["advance_traders"], self.of(machine, behind + 1, [trader]))
+                self.execute(world.TRADER_STATE["advance_traders"], self.of(machine, behind + 1, [trader]))
                 machine.held[trader] = (machine.held[trader][0], behind + 1)
                 if trader in entitled:
                     self.screened.add((trader, behind + 1))
             else:
-                self.execute(world.SCREENING["put_in_step"], self.of(machine, machine.through, [trader]))
+                self.execute(world.TRADER_STATE["put_in_step"], self.of(machine, machine.through, [trader]))
                 machine.held[trader] = (machine.held[trader][0], None)
 
         self.fenced(machine, step)
@@ -225,7 +225,7 @@ class Leases(RuleBasedStateMachine):
         """The transaction of a machine; a buried one is refused, and then it knows."""
         try:
             with self.connection.transaction():
-                self.execute(world.SCREENING["fence"], {"boot_id": machine.boot})
+                self.execute(world.MACHINES["fence"], {"boot_id": machine.boot})
                 work()
         except psycopg.Error as error:
             if error.sqlstate != "VXFEN":
@@ -248,7 +248,7 @@ class Leases(RuleBasedStateMachine):
             "forming": [False] * n,
             "cooldowns_s": [None] * n,
         }
-        self.execute(world.SCREENING["insert_signals"], parameters)
+        self.execute(world.SIGNALS["insert_signals"], parameters)
 
     def of(self, machine, slot, traders):
         epochs = [machine.held[t][0] for t in traders]

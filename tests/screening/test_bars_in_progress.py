@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.screening.bars_in_progress import FirstOfBar
-from app.store.screening import Match
+from app.store.signals import Match
 from tests import world
 
 CLOSES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from app.store import roster as store
+from app.store import trader_state
 from tests import world
 
 
@@ -82,11 +82,11 @@ async def test_only_what_changed_is_read(connection, pool, machine, user, monkey
     a = await machine()
     world.claim(connection, a.boot_id)
     await a.sync()
-    monkeypatch.delattr(store, "roster")
+    monkeypatch.delattr(trader_state, "list_owned")
 
     async def changed_since(horizon):
         async with pool.connection() as reading:
-            return await store.changes(reading, a.boot_id, horizon)
+            return await trader_state.owned_changes(reading, a.boot_id, horizon)
 
     horizon = (await changed_since(None)).horizon
     world.close_slots(connection, 1, 2, 3)
@@ -121,7 +121,7 @@ async def interrupted(a, monkeypatch):
         async def lost(*_):
             raise psycopg.OperationalError("the connection is lost")
 
-        broken.setattr(store, "mark_running", lost)
+        broken.setattr(trader_state, "mark_running", lost)
         with pytest.raises(psycopg.OperationalError):
             await a.sync()
 

@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import Fenced, NotTrusted
 from app.screening import screener as screener_module
-from app.store import screening
+from app.store import machines
 from sandbox.engine.screen import Evaluator
 from tests import world
 
@@ -515,7 +515,7 @@ async def test_a_commit_whose_answer_was_lost_does_not_stop_the_machine(
     """
     The connection breaks after one of its commits: what was committed counts, the next slots follow, nothing is there twice or missing.
     """
-    fenced = screening.fenced
+    fenced = machines.fenced
     commits: list[int] = []
 
     @asynccontextmanager
@@ -526,7 +526,7 @@ async def test_a_commit_whose_answer_was_lost_does_not_stop_the_machine(
         if len(commits) == breaks_at:
             raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(screening, "fenced", breaking)
+    monkeypatch.setattr(machines, "fenced", breaking)
     trader = world.add_trader(connection, world.add_user(connection), world.above(0))
     a = await machine()
     world.claim(connection, a.boot_id)

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from app.domain.coverage import Gap, gaps_between
-from app.store.coverage import read_coverage
+from app.store.leases import read_coverage
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 

@@ -109,8 +109,8 @@ def test_a_lost_lease_cannot_be_written_with(connection, traders):
 
     lease = {"boot_id": a, "trader_ids": list(stale), "epochs": list(stale.values()), "slot": world.at(1)}
     assert insert_signals(connection, a, stale, world.at(1)) == 0
-    assert connection.execute(world.SCREENING["put_in_step"], lease).rowcount == 0
-    assert connection.execute(world.SCREENING["advance_traders"], lease).rowcount == 0
+    assert connection.execute(world.TRADER_STATE["put_in_step"], lease).rowcount == 0
+    assert connection.execute(world.TRADER_STATE["advance_traders"], lease).rowcount == 0
     assert world.mark_running(connection, a, stale) == 0
     assert world.fail(connection, a, stale) == 0
 
@@ -141,8 +141,8 @@ def test_a_machine_that_advanced_elsewhere_cannot_advance_again(connection):
     world.close_slots(connection, 2)
     advance = {"boot_id": boot, "slot": world.at(2), "previous": world.at(1)}
 
-    assert connection.execute(world.SCREENING["advance_machine"], advance).fetchone() == (boot,)
-    assert connection.execute(world.SCREENING["advance_machine"], advance).fetchone() is None
+    assert connection.execute(world.MACHINES["advance_machine"], advance).fetchone() == (boot,)
+    assert connection.execute(world.MACHINES["advance_machine"], advance).fetchone() is None
 
 
 def insert_signals(connection, boot, held, slot, *, symbol="BTCUSDT", cooldown_s=None):
@@ -163,7 +163,7 @@ def insert_signals(connection, boot, held, slot, *, symbol="BTCUSDT", cooldown_s
         "forming": [False] * n,
         "cooldowns_s": [cooldown_s] * n,
     }
-    return sum(row[0] for row in connection.execute(world.SCREENING["insert_signals"], parameters))
+    return sum(row[0] for row in connection.execute(world.SIGNALS["insert_signals"], parameters))
 
 
 # -- signals --------------------------------------------------------------------------------------------------------------
@@ -267,9 +267,9 @@ def screened(connection):
 def advance(connection, boot, number):
     held = world.leases(connection, boot)
     slot = {"boot_id": boot, "slot": world.at(number), "previous": world.at(number - 1)}
-    assert connection.execute(world.SCREENING["advance_machine"], slot).fetchone() is not None
+    assert connection.execute(world.MACHINES["advance_machine"], slot).fetchone() is not None
     connection.execute(
-        world.SCREENING["put_in_step"],
+        world.TRADER_STATE["put_in_step"],
         {
             "boot_id": boot,
             "slot": world.at(number),
@@ -404,8 +404,7 @@ def test_a_reaped_machine_is_refused_everywhere(connection, traders):
     world.claim(connection, boot)
     world.bury(connection, boot)
 
-    for statement in ("fence", "release", "leave"):
-        query = world.SCREENING["fence"] if statement == "fence" else world.MACHINES[statement]
+    for query in (world.MACHINES["fence"], world.LEASES["release"], world.MACHINES["leave"]):
         with pytest.raises(psycopg.Error) as refused:
             connection.execute(query, {"boot_id": boot, "trader_ids": None})
         assert refused.value.sqlstate == "VXFEN"
@@ -424,7 +423,7 @@ def test_an_open_fenced_transaction_hides_its_machine_from_the_reaper(connection
     hour = datetime.now(UTC) + timedelta(hours=1)
 
     with other.transaction():
-        other.execute(world.SCREENING["fence"], {"boot_id": boot})
+        other.execute(world.MACHINES["fence"], {"boot_id": boot})
         assert world.reap(connection, now=hour) == []
 
     assert world.reap(connection, now=hour) == [(boot, "a", 6)]
@@ -438,13 +437,13 @@ def test_the_fence_does_not_wait_for_another_transaction_of_its_machine(connecti
     boot = world.register(connection)
     world.close_slots(connection, 2)
     with connection.transaction():
-        connection.execute(world.SCREENING["fence"], {"boot_id": boot})
+        connection.execute(world.MACHINES["fence"], {"boot_id": boot})
 
         with other.transaction():
             other.execute("set local lock_timeout = '100ms'")
-            other.execute(world.SCREENING["fence"], {"boot_id": boot})
+            other.execute(world.MACHINES["fence"], {"boot_id": boot})
             advance = {"boot_id": boot, "slot": world.at(2), "previous": world.at(1)}
-            assert other.execute(world.SCREENING["advance_machine"], advance).fetchone() == (boot,)
+            assert other.execute(world.MACHINES["advance_machine"], advance).fetchone() == (boot,)
 
 
 def test_a_beat_tells_what_fair_shares_need(connection, traders):

@@ -1,7 +1,7 @@
 """
 What should be in `signals`, computed from the candle files by another road: csv, plain loops, TA-Lib over the whole history.
 
-Nothing here imports the engine. It shares only CONTRACT's *Meaning of a match* with it.
+Nothing here imports the engine. It shares only ``docs/contract.md``, *Meaning of a match*, with it.
 """
 
 from __future__ import annotations

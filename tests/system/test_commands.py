@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.system.service import ROOT, Service, vyx
+from bench.service import ROOT, Service, vyx
 
 
 def _minute(i, price=100.0, *, high=None):
@@ -34,7 +34,9 @@ def service(tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     for symbol, base in (("AAAUSDT", 10.0), ("BBBUSDT", 20.0)):
         _dump(folder, symbol, [_minute(i, base + i % 7) for i in range(400)])
-    with Service(tmp_path_factory.mktemp("data"), "--market", str(folder), "--speed", "600") as running:
+    with Service(
+        "--market", str(folder), "--speed", "600", data_dir=tmp_path_factory.mktemp("data")
+    ) as running:
         yield running
 
 
@@ -176,7 +178,7 @@ def test_a_market_that_ended_stands_still_and_says_so(service):
     from tests.system.service import eventually
 
     health = eventually(
-        lambda: (h := service.call("GET", "/health")[1])["market"]["ended"] and h,
+        lambda: (h := service.request("GET", "/health")[1])["market"]["ended"] and h,
         within_s=90,
         what="the market ended",
     )

@@ -16,8 +16,9 @@ import psycopg
 import pytest
 
 from app.store import embedded
+from bench.service import Service, vyx
 from tests.system.screens import SCREENS
-from tests.system.service import Service, eventually, vyx
+from tests.system.service import all_signals, eventually
 
 END = "2021-04-26T00:00:00Z"
 TRADERS: list[tuple[str, dict[str, Any]]] = [
@@ -35,34 +36,34 @@ def ran(shared_data, tmp_path_factory):
     folder = shared_data / "dumps" / "small-20pairs-36h-outage"
     flags = ("--market", str(folder), "--speed", "3000", "--from", "2021-04-25T03:30:00Z")
     screens = {screen.name: screen for screen in SCREENS}
-    with Service(tmp_path_factory.mktemp("data"), *flags) as service:
+    with Service(*flags, data_dir=tmp_path_factory.mktemp("data")) as service:
         token = service.token(str(uuid4()), "pro")
         traders = []
         for name, body in TRADERS:
             screen = screens[name]
-            status, trader, _ = service.call(
+            status, trader, _ = service.request(
                 "POST",
                 "/api/v1/traders",
                 token,
                 {"name": name, "filter": screen.source, **screen.body, **body},
             )
             assert status == 201, trader
-            assert service.call("POST", f"/api/v1/traders/{trader['id']}/start", token)[0] == 202
+            assert service.request("POST", f"/api/v1/traders/{trader['id']}/start", token)[0] == 202
             traders.append((screen, trader["id"]))
 
         def is_done(trader_id: str) -> bool:
-            status = service.call("GET", f"/api/v1/traders/{trader_id}/status", token)[1]
+            status = service.request("GET", f"/api/v1/traders/{trader_id}/status", token)[1]
             return (status["screened_through"] or "") >= END
 
         for _, trader_id in traders:
             eventually(
                 lambda trader_id=trader_id: is_done(trader_id), within_s=90, what="screened to the end"
             )
-        yield service, token, [(s, t, service.all_signals(token, t)) for s, t in traders]
+        yield service, token, [(s, t, all_signals(service, token, t)) for s, t in traders]
 
 
 def _covered(service: Service, token: str, trader_id: str) -> Callable[[str], bool]:
-    ranges = service.call("GET", f"/api/v1/traders/{trader_id}/coverage", token)[1]["ranges"]
+    ranges = service.request("GET", f"/api/v1/traders/{trader_id}/coverage", token)[1]["ranges"]
     return lambda at: any(r["from"] <= at <= r["through"] for r in ranges)
 
 
@@ -77,7 +78,7 @@ def test_a_preview_of_a_day_is_the_days_signals(ran):
             "bars": 1000,
             **{k: v for k, v in screen.body.items() if k == "symbols"},
         }
-        status, preview, _ = service.call("POST", "/api/v1/execute-filter", token, body)
+        status, preview, _ = service.request("POST", "/api/v1/execute-filter", token, body)
         assert status == 200, preview
         assert preview["trigger"] == screen.trigger
         assert not preview["truncated"]
@@ -101,7 +102,7 @@ def test_explain_agrees_with_the_signals_of_an_hour(ran, number):
     """For every symbol and minute: matched exactly where a signal is stored, and else one of the known reasons."""
     service, token, traders = ran
     _, trader_id, signals = traders[number]
-    symbols = [s["symbol"] for s in service.call("GET", "/api/v1/market/symbols", token)[1]["items"]]
+    symbols = [s["symbol"] for s in service.request("GET", "/api/v1/market/symbols", token)[1]["items"]]
     stored = {(s["symbol"], s["triggered_at"]) for s in signals}
     begin = datetime.fromisoformat("2021-04-25T08:30:00Z")  # the outage ends at 08:45
     questions = [
@@ -112,7 +113,7 @@ def test_explain_agrees_with_the_signals_of_an_hour(ran, number):
 
     def ask(question: tuple[str, str]) -> dict[str, Any]:
         symbol, at = question
-        status, told, _ = service.call(
+        status, told, _ = service.request(
             "GET", f"/api/v1/traders/{trader_id}/explain?symbol={symbol}&at={at}", token
         )
         assert status == 200, told
@@ -140,8 +141,8 @@ def test_explain_agrees_with_the_signals_of_an_hour(ran, number):
 def test_a_preview_of_two_symbols_is_that_part_of_the_whole(ran):
     service, token, traders = ran
     source = traders[0][0].source
-    _, whole, _ = service.call("POST", "/api/v1/execute-filter", token, {"filter": source, "bars": 500})
-    _, part, _ = service.call(
+    _, whole, _ = service.request("POST", "/api/v1/execute-filter", token, {"filter": source, "bars": 500})
+    _, part, _ = service.request(
         "POST",
         "/api/v1/execute-filter",
         token,
@@ -156,7 +157,7 @@ def test_the_command_line_finds_what_the_service_finds(ran, tmp_path):
     service, token, traders = ran
     file = tmp_path / "oversold.py"
     file.write_text(traders[0][0].source)
-    _, asked, _ = service.call(
+    _, asked, _ = service.request(
         "POST", "/api/v1/execute-filter", token, {"filter": traders[0][0].source, "bars": 300}
     )
 

@@ -14,9 +14,10 @@ import psutil
 import pytest
 import talib
 
+from bench.service import Service
 from tests.system.oracle import SECONDS, Board
 from tests.system.screens import SCREENS
-from tests.system.service import Service, eventually
+from tests.system.service import all_signals, eventually
 
 OUTAGE = ("2021-04-25T04:03:00Z", "2021-04-25T08:45:00Z")
 END = "2021-04-26T00:00:00Z"
@@ -36,12 +37,18 @@ def _replay(shared_data, tmp_path, *, kill_at=None):
     """Run every screen to the end of the market; returns (signals, coverage, status) by screen name."""
     folder = shared_data / "dumps" / "small-20pairs-36h-outage"
     with Service(
-        tmp_path / "data", "--market", str(folder), "--speed", SPEED, "--from", "2021-04-25T01:00:00Z"
+        "--market",
+        str(folder),
+        "--speed",
+        SPEED,
+        "--from",
+        "2021-04-25T01:00:00Z",
+        data_dir=tmp_path / "data",
     ) as service:
         token = service.token(str(uuid4()), "pro")
         traders = {}
         for screen in SCREENS:
-            status, trader, _ = service.call(
+            status, trader, _ = service.request(
                 "POST",
                 "/api/v1/traders",
                 token,
@@ -49,12 +56,12 @@ def _replay(shared_data, tmp_path, *, kill_at=None):
             )
             assert status == 201, trader
             assert trader["plan"]["trigger"] == screen.trigger
-            status, answer, _ = service.call("POST", f"/api/v1/traders/{trader['id']}/start", token)
+            status, answer, _ = service.request("POST", f"/api/v1/traders/{trader['id']}/start", token)
             assert status == 202, answer
             traders[screen.name] = trader["id"]
 
         def status_of(name):
-            return service.call("GET", f"/api/v1/traders/{traders[name]}/status", token)[1]
+            return service.request("GET", f"/api/v1/traders/{traders[name]}/status", token)[1]
 
         if kill_at is not None:
             eventually(
@@ -71,8 +78,8 @@ def _replay(shared_data, tmp_path, *, kill_at=None):
             )
         return {
             name: (
-                service.all_signals(token, trader_id),
-                service.call("GET", f"/api/v1/traders/{trader_id}/coverage", token)[1],
+                all_signals(service, token, trader_id),
+                service.request("GET", f"/api/v1/traders/{trader_id}/coverage", token)[1],
                 status_of(name),
             )
             for name, trader_id in traders.items()

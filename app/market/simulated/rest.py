@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from app.domain import timeframes
 from app.market.candles import Candle, Candles
-from app.market.rollup import roll_up
 from app.market.simulated.faults import Faults
+from app.market.simulated.rollup import roll_up
 from app.market.simulated.source import Source, unfinished
 
 LIMIT_DEFAULT: Final = 500

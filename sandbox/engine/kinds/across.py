@@ -4,6 +4,7 @@ import numpy as np
 
 from sandbox.engine.kinds.kind import CallGroup, Event
 from sandbox.engine.ranges import as_kind
+from sandbox.plan.operators.kind import AcrossMarket as MarketKind
 
 
 class AcrossMarket(CallGroup):
@@ -18,8 +19,9 @@ class AcrossMarket(CallGroup):
         ]
         axis = self.axis or ""
         present = event.computation.present(axis, event.computation.end(axis) - 1)
-        assert operator.compute is not None  # noqa: S101 - operators of this form are computed
-        (result,) = operator.compute(
+        if not isinstance(operator.kind, MarketKind):
+            raise TypeError(f"{operator.name} does not look across the market")
+        (result,) = operator.kind.compute(
             [np.broadcast_to(present, values[0].shape), *values], self.calls[0].params
         )
         rows.floats[self.out_rows()] = result.T

@@ -7,6 +7,7 @@ import numpy as np
 from sandbox.engine.calls import Call, Ref
 from sandbox.engine.kinds.kind import CallGroup, Event, State
 from sandbox.engine.rows import CHUNK_ROWS
+from sandbox.plan.operators.kind import Crossing
 
 
 class Crossings(CallGroup):
@@ -39,20 +40,27 @@ class Crossings(CallGroup):
     def _read(self, ref: Ref, rows: Any) -> Any:
         return self.state.rows.read(ref, rows)
 
+    @property
+    def _kind(self) -> Crossing:
+        kind = self.calls[0].operator.kind
+        if not isinstance(kind, Crossing):
+            raise TypeError(f"{self.calls[0].operator.name} is no crossing")
+        return kind
+
     def _before_holds(self, left: Any, right: Any) -> Any:
-        return left <= right if self.calls[0].operator.name == "crossover" else left >= right
+        return self._kind.before(left, right)
 
     def step(self, event: Event) -> None:
         rows = self.state.rows
         stale = self.unloaded(event)
         out = self.out_rows()[stale]
         before = self.table("before", lambda: np.array([self._before[call] for call in self.calls]))[stale]
-        over, settled = self.calls[0].operator.name == "crossover", event.settled(self.axis)
+        kind, settled = self._kind, event.settled(self.axis)
         for first in range(0, len(out), CHUNK_ROWS):
             chunk = slice(first, first + CHUNK_ROWS)
             refs = self.calls[0].args
             left, right = (self._read(ref, self.arg_rows(at)[stale][chunk]) for at, ref in enumerate(refs))
-            now = rows.packed(left > right if over else left < right)
-            rows.bits[out[chunk]] = now & rows.bits[before[chunk]]
+            now = rows.packed(kind.now(left, right))
+            rows.bits[out[chunk]] = kind.join(now, rows.bits[before[chunk]])
             if settled:
                 rows.bits[before[chunk]] = rows.packed(self._before_holds(left, right))

@@ -8,6 +8,7 @@ from sandbox.engine.calls import Call
 from sandbox.engine.candles.frame import Frame
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.kinds.kind import CallGroup, Event
+from sandbox.plan.operators.kind import Candles, Change
 
 
 class CandleFields(CallGroup):
@@ -17,13 +18,13 @@ class CandleFields(CallGroup):
         rows = self.state.rows
         for call in self.calls:
             frame, newest = event.frame(call.axis or "")
-            if call.operator.form == "bars":
+            if isinstance(call.operator.kind, Candles):
                 rows.floats[call.refs[0].row] = _column(frame, call, newest, self.state.panel)
                 continue
             source = call.args[0].call
-            ago = int(call.params["n" if call.operator.form == "shift" else "period"])
+            ago = call.operator.kind.lookback(call.params)
             value = _column(frame, source, newest - ago, self.state.panel)
-            if call.operator.name == "change":
+            if isinstance(call.operator.kind, Change):
                 value = _column(frame, source, newest, self.state.panel) - value
             rows.floats[call.refs[0].row] = value
 

@@ -1,9 +1,8 @@
 """Operators that look at one bar."""
 
-import numpy as np
-
 from sandbox.engine.kinds.kind import CallGroup, Event
 from sandbox.engine.rows import CHUNK_ROWS
+from sandbox.plan.operators import kind as plan_kinds
 
 
 class Pointwise(CallGroup):
@@ -13,11 +12,12 @@ class Pointwise(CallGroup):
         rows, operator, params = self.state.rows, self.calls[0].operator, self.calls[0].params
         out, args = self.out_rows(), [self.arg_rows(at) for at in range(len(self.calls[0].args))]
         refs = self.calls[0].args
-        assert operator.compute is not None  # noqa: S101 - pointwise operators are computed
+        if not isinstance(operator.kind, plan_kinds.Pointwise):
+            raise TypeError(f"{operator.name} does not look at one bar only")
         for first in range(0, len(out), CHUNK_ROWS):
             chunk = slice(first, first + CHUNK_ROWS)
             values = [rows.read(ref, arg[chunk]) for ref, arg in zip(refs, args, strict=True)]
-            (result,) = operator.compute(values, params)
+            (result,) = operator.kind.compute(values, params)
             if self.calls[0].is_bool:
                 rows.bits[out[chunk]] = rows.packed(result)
             else:
@@ -28,11 +28,12 @@ class Logic(CallGroup):
     """and, or, not on packed conditions."""
 
     def step(self, event: Event) -> None:  # noqa: ARG002 - arguments are all it needs
-        rows, name = self.state.rows, self.calls[0].operator.name
+        rows, kind = self.state.rows, self.calls[0].operator.kind
         result = rows.bits[self.arg_rows(0)]
-        if name == "not":
-            result = ~result & rows.every
+        join = kind.join if isinstance(kind, plan_kinds.Logic) else None
+        if join is None:
+            rows.bits[self.out_rows()] = ~result & rows.every
+            return
         for at in range(1, len(self.calls[0].args)):
-            join = np.bitwise_and if name == "and" else np.bitwise_or
             join(result, rows.bits[self.arg_rows(at)], out=result)
         rows.bits[self.out_rows()] = result

@@ -7,7 +7,7 @@ import numpy as np
 
 from sandbox.engine.calls import Call, OperatorError, Ref, is_own_field
 from sandbox.engine.kinds.kind import CallGroup, Event, State
-from sandbox.engine.runs import begins_block, carried_run, run_start
+from sandbox.engine.runs import begins_block, carried_run, run_start, stream_of
 
 
 class Runs(CallGroup):
@@ -54,7 +54,7 @@ class Runs(CallGroup):
     def _carry(self, call: Call, event: Event) -> None:
         handles = self._handles[call]
         inputs = [self._list(ref, event) for ref in call.args]
-        stream = call.operator.stream
+        stream = stream_of(call)
         update = stream.update if event.settled(call.axis) else stream.peek
         if len(handles) == 1:
             inputs = [(values[:1], finite) for values, finite in inputs]
@@ -84,7 +84,7 @@ class Runs(CallGroup):
         blank: Any = nothing if len(nothing) > 1 else np.nan
         plain = all(is_own_field(ref.call) and ref.call.axis == call.axis for ref in call.args)
         settled = event.settled(call.axis)
-        stream = call.operator.stream
+        stream = stream_of(call)
         update = stream.update if settled else stream.peek
         outputs = []
         for row, handle in enumerate(handles):
@@ -111,7 +111,7 @@ class Runs(CallGroup):
         begin = max(0, run_start(frame, newest, call.operator, call.params))
         rows = [frame.field(str(ref.call.params["field"]))[row, begin : newest + 1] for ref in call.args]
         first = int(np.argmax(np.isfinite(rows[0])))
-        if newest + 1 - begin - first <= call.operator.lookback(call.params):
+        if newest + 1 - begin - first <= call.operator.kind.lookback(call.params):
             return None
         handle, outputs = carried_run(call, [values[first:] for values in rows])
         if event.settled(call.axis):

@@ -7,6 +7,7 @@ import numpy as np
 from sandbox.engine.calls import Call
 from sandbox.engine.kinds.kind import CallGroup, Event, State
 from sandbox.engine.ranges import as_kind
+from sandbox.plan.operators.kind import Extreme, Shift, Window
 
 
 class Extremes(CallGroup):
@@ -18,7 +19,7 @@ class Extremes(CallGroup):
         periods = self.table("periods", lambda: np.array([int(call.params["period"]) for call in self.calls]))
         longest = int(periods.max())
         values = frame.field(str(source.params["field"]))[:, max(0, newest + 1 - longest) : newest + 1]
-        extreme = np.maximum if self.calls[0].operator.name == "highest" else np.minimum
+        extreme = _extreme(self.calls[0])
         running = np.full((len(values), longest), np.nan)
         running[:, : values.shape[1]] = extreme.accumulate(values[:, ::-1], axis=1)
         self.state.rows.floats[self.out_rows()] = running.T[periods - 1]
@@ -40,10 +41,10 @@ class Windows(CallGroup):
         self.state.history_bytes -= history_bytes(call, self.state.rows.symbols)
 
     def want(self, call: Call, event: Event) -> None:
-        event.want_args(call, call.operator.lookback(call.params))
+        event.want_args(call, call.operator.kind.lookback(call.params))
 
     def load(self, call: Call, event: Event) -> None:
-        axis, lookback = call.axis or "", call.operator.lookback(call.params)
+        axis, lookback = call.axis or "", call.operator.kind.lookback(call.params)
         start = event.computation.end(axis) - 1 - lookback
         past = []
         for ref in call.args:
@@ -60,7 +61,11 @@ class Windows(CallGroup):
         for call in self.calls:
             if call in event.loaded:
                 continue
-            past, filled, lookback = self._past[call], self._filled[call], call.operator.lookback(call.params)
+            past, filled, lookback = (
+                self._past[call],
+                self._filled[call],
+                call.operator.kind.lookback(call.params),
+            )
             if filled == past[0].shape[1]:
                 for kept in past:
                     kept[:, :lookback] = kept[:, filled - lookback :]
@@ -73,21 +78,29 @@ class Windows(CallGroup):
     def _compute(self, call: Call, end: int) -> None:
         """The value over the window that ends with the column before *end*."""
         operator = call.operator
-        first = end - 1 - operator.lookback(call.params)
+        first = end - 1 - operator.kind.lookback(call.params)
         args = [
             as_kind(kept[:, first:end], operator.input_kind(at)) for at, kept in enumerate(self._past[call])
         ]
-        if operator.form == "shift":
+        if isinstance(operator.kind, Shift):
             result: Any = args[0]
+        elif isinstance(operator.kind, Window):
+            (result,) = operator.kind.compute(args, call.params)
         else:
-            assert operator.compute is not None  # noqa: S101 - window operators are computed
-            (result,) = operator.compute(args, call.params)
+            raise TypeError(f"{operator.name} does not look at a window")
         self.state.rows.write(call.refs[0].row, result[:, 0], is_bool=call.is_bool)
+
+
+def _extreme(call: Call) -> Any:
+    kind = call.operator.kind
+    if not isinstance(kind, Extreme):
+        raise TypeError(f"{call.operator.name} is no extreme of a window")
+    return kind.extreme
 
 
 def _kept_bars(call: Call) -> int:
     """Room for a window and as much again, so that values are moved rarely."""
-    return 2 * call.operator.lookback(call.params) + 16
+    return 2 * call.operator.kind.lookback(call.params) + 16
 
 
 def history_bytes(call: Call, symbols: int) -> int:

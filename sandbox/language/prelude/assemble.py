@@ -97,7 +97,7 @@ def _tables() -> str:
             continue
         specs = [(p.name, p.kind, p.low, p.high, tuple(p.choices)) for p in operator.params]
         kinds = [operator.input_kind(i) for i in range(len(operator.inputs))]
-        table[name] = (operator.inputs, kinds, specs, len(operator.outputs), operator.kind)
+        table[name] = (operator.inputs, kinds, specs, len(operator.outputs), operator.returns)
     lines = [f"vyx_operators[{name!r}] = {entry!r}" for name, entry in table.items()]
     limits = {"show": SHOW_MAX, "name": NAME_CHARS_MAX, "function": FUNCTION_BYTES_MAX}
     lines.append(f"vyx_limits.update({limits!r})")

@@ -7,8 +7,9 @@ Adding an operator means adding it to one of the modules here, nothing else.
 
 from sandbox.plan.operators.bands import band_operators
 from sandbox.plan.operators.each import each_operator
+from sandbox.plan.operators.kind import Params
 from sandbox.plan.operators.market import market_operators
-from sandbox.plan.operators.model import Operator, Param, Params
+from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.operators.pivots import pivot_operators
 from sandbox.plan.operators.pointwise import FIELDS, pointwise_operators
 from sandbox.plan.operators.talib_functions import talib_operators

@@ -6,10 +6,11 @@ order and defaults of parameters, which are TradingView's where it has the indic
 of the parts; the recursive ones (ta.ema, ta.atr, ta.rsi, ta.supertrend, ta.ha) run from their anchored start.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sandbox.plan.operators.model import Expand, Make, Operator, Param, Params
+from sandbox.plan.operators.kind import Composed, Expand, Make, Params
+from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.operators.talib_functions import PERIOD_MAX
 
 
@@ -83,7 +84,6 @@ def _operator(  # noqa: PLR0917 - a table row, read by column
     doc: str,
 ) -> Operator:
     kinds: Any = ("float",) * len(inputs)
-    lookback: Callable[[Params], int] = _longest
     return Operator(
         name,
         inputs,
@@ -92,10 +92,8 @@ def _operator(  # noqa: PLR0917 - a table row, read by column
         "float",
         "Channels and trends",
         doc,
-        "composed",
-        expand=expand,
+        Composed(expand, _longest),
         input_kinds=kinds,
-        lookback=lookback,
     )
 
 

@@ -5,7 +5,8 @@ Decided here: its parameters and what its values cost. Not decided here: what it
 (`sandbox.plan.text.function`), nor how it is run and within which limits (`sandbox.interpreter.functions`).
 """
 
-from sandbox.plan.operators.model import Operator, Param, Params
+from sandbox.plan.operators.kind import Each, Params
+from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.text.function import refusal
 
 BARS_MAX = 500
@@ -28,7 +29,7 @@ def each_operator() -> Operator:
             Param("source", "str", None, doc="The text that defines it."),
         ),
         outputs=("value",),
-        kind="float",
+        returns="float",
         category="Your own function",
         doc=(
             "`fn` is a function defined at top level, or a lambda. For every symbol for which `when` is true it is "
@@ -42,10 +43,9 @@ def each_operator() -> Operator:
             "250 ms; a function that needs more, raises, or gives anything else puts its trader into error. At most "
             "4 in a filter, 4096 bytes of text each."
         ),
-        form="each",
+        kind=Each(lambda params: int(params["bars"]) - 1),
         input_kinds=("bool", "any"),
         variadic=True,
-        lookback=lambda params: int(params["bars"]) - 1,
         check=_refusal,
         steps=lambda _params: STEPS,
     )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.plan.operators.model import Array, Make, Operator, Param, Params
+from sandbox.plan.operators.kind import AcrossMarket, Array, Composed, Make, Params
+from sandbox.plan.operators.model import Operator, Param
 
 SYMBOLS_MAX = 5000
 """More than any exchange lists against one quote asset."""
@@ -57,8 +58,7 @@ def market_operators() -> list[Operator]:
             " the better place (1, 2, 2, 4). A symbol without a candle at this bar, or whose value is NaN, has no place"
             " (NaN) and does not count; the trader's own choice of symbols does not narrow the market. For the smallest"
             " first write rank(-s).",
-            "market",
-            _rank,
+            AcrossMarket(_rank),
             input_kinds=("float",),
         ),
         Operator(
@@ -70,8 +70,7 @@ def market_operators() -> list[Operator]:
             "Across the market",
             "True where the symbol is among the n with the greatest values at this bar: rank(series) <= n. Who is equal to"
             " the n-th is in too. False where it has no place.",
-            "composed",
-            expand=_top,
+            Composed(_top),
             input_kinds=("float",),
         ),
         Operator(
@@ -84,8 +83,7 @@ def market_operators() -> list[Operator]:
             "The share of the market's symbols, 0 to 1, for which the condition is true at this bar, the same for all"
             " symbols. Those with a candle at this bar count; one whose history is too short for the condition counts as"
             " not meeting it, as a comparison with NaN is false. NaN where no symbol has a candle.",
-            "market",
-            _breadth,
+            AcrossMarket(_breadth),
             input_kinds=("bool",),
         ),
     ]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.plan.operators.model import Array, Operator, Param, Params
+from sandbox.plan.operators.kind import Array, Params, Window
+from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.operators.windows import running_extreme
 
 SIDE_BARS_MAX = 250
@@ -44,10 +45,8 @@ def _operator(name: str, source: str, compute: Any, doc: str) -> Operator:
         "float",
         "Pivots",
         doc,
-        "window",
-        compute,
+        Window(compute, lambda params: sum(_sides(params))),
         input_kinds=("float",),
-        lookback=lambda params: sum(_sides(params)),
     )
 
 

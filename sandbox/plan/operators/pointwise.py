@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.plan.operators.model import Array, Operator, Param, Params
+from sandbox.plan.operators.kind import Array, Candles, Constant, Logic, Params, Pointwise
+from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.timeframes import TIMEFRAMES
 
 FIELDS = ("open", "high", "low", "close", "volume")
@@ -96,7 +97,7 @@ _COMPARISONS: tuple[tuple[str, Callable[..., Any], str], ...] = (
 )
 
 
-def _candle_field(name: str, doc: str) -> Operator:
+def _candle_field(name: str, doc: str, *, forming: bool) -> Operator:
     return Operator(
         name,
         (),
@@ -111,7 +112,7 @@ def _candle_field(name: str, doc: str) -> Operator:
         "float",
         "Leaves",
         doc,
-        "bars",
+        Candles(forming),
         internal=True,
     )
 
@@ -126,17 +127,19 @@ def _leaves() -> list[Operator]:
             "float",
             "Leaves",
             "A number, the same on every bar.",
-            "const",
+            Constant(),
             internal=True,
         ),
         _candle_field(
             "bars",
             "A field of the closed candles of a timeframe. A bar that only this symbol lacks reads flat at its previous"
             " close with volume 0; before its first candle NaN.",
+            forming=False,
         ),
         _candle_field(
             "forming",
             "The same with the bar in progress as the last one, made of its closed 1m candles; of 1m itself, `bars`.",
+            forming=True,
         ),
     ]
 
@@ -152,8 +155,7 @@ def pointwise_operators() -> list[Operator]:
             "float",
             "Arithmetic",
             doc,
-            "pointwise",
-            _arithmetic(function),
+            Pointwise(_arithmetic(function)),
             input_kinds=tuple("float" for _ in inputs),
             internal=True,
         )
@@ -168,8 +170,7 @@ def pointwise_operators() -> list[Operator]:
             "bool",
             "Comparisons",
             f"{doc}; false when either is NaN.",
-            "pointwise",
-            _logic(function),
+            Pointwise(_logic(function)),
             input_kinds=("float", "float"),
             internal=True,
         )
@@ -179,7 +180,7 @@ def pointwise_operators() -> list[Operator]:
 
 
 def _logical() -> list[Operator]:
-    def variadic(name: str, function: Callable[..., Any], doc: str) -> Operator:
+    def variadic(name: str, join: Callable[..., Any], doc: str) -> Operator:
         return Operator(
             name,
             ("terms",),
@@ -188,16 +189,15 @@ def _logical() -> list[Operator]:
             "bool",
             "Logic",
             doc,
-            "pointwise",
-            lambda args, _params: (reduce(function, args),),
+            Logic(lambda args, _params: (reduce(join, args),), join),
             input_kinds=("bool",),
             variadic=True,
             internal=True,
         )
 
     return [
-        variadic("and", np.logical_and, "True where every term is."),
-        variadic("or", np.logical_or, "True where any term is."),
+        variadic("and", np.bitwise_and, "True where every term is."),
+        variadic("or", np.bitwise_or, "True where any term is."),
         Operator(
             "not",
             _A,
@@ -206,8 +206,7 @@ def _logical() -> list[Operator]:
             "bool",
             "Logic",
             "True where a is false.",
-            "pointwise",
-            _logic(np.logical_not),
+            Logic(_logic(np.logical_not), None),
             input_kinds=("bool",),
             internal=True,
         ),
@@ -219,8 +218,7 @@ def _logical() -> list[Operator]:
             "same",
             "Series",
             "`yes` on the bars where the condition is true, else `no`.",
-            "pointwise",
-            _where,
+            Pointwise(_where),
             input_kinds=("bool", "any", "any"),
         ),
         Operator(
@@ -231,8 +229,7 @@ def _logical() -> list[Operator]:
             "float",
             "Series",
             "The series with a number in place of NaN.",
-            "pointwise",
-            _nz,
+            Pointwise(_nz),
             input_kinds=("float",),
         ),
     ]

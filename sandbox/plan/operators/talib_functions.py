@@ -21,7 +21,8 @@ import talib.stream
 from talib import _ta_lib as untyped_ta_lib
 from talib import abstract as untyped_abstract
 
-from sandbox.plan.operators.model import BLOCK_BARS, Operator, Param, Params, ParamValue, Run
+from sandbox.plan.operators.kind import BLOCK_BARS, Average, Params, ParamValue, Run, RunRow
+from sandbox.plan.operators.model import Operator, Param
 
 PERIOD_MAX = 500
 """Longest period: a longer one is a coarser timeframe's job, and would outgrow the history that is kept."""
@@ -229,7 +230,7 @@ def _capped(warmup: Warmup | None) -> Callable[[Params], int]:
     return lambda params: min(WARMUP_MAX_BARS, warmup(params))
 
 
-def _bars_ago(function: Run) -> Run:
+def _bars_ago(function: RunRow) -> RunRow:
     """Turn TA-Lib's array positions into distances from the current bar."""
 
     def run(*rows: Any, **params: ParamValue) -> tuple[Any, ...]:
@@ -240,7 +241,7 @@ def _bars_ago(function: Run) -> Run:
     return run
 
 
-def _tuple_of(function: Callable[..., Any]) -> Run:
+def _tuple_of(function: Callable[..., Any]) -> RunRow:
     def run(*rows: Any, **params: ParamValue) -> tuple[Any, ...]:
         raw = function(*rows, **params)
         return raw if isinstance(raw, tuple) else (raw,)
@@ -282,23 +283,25 @@ def _operator(name: str) -> Operator:
         )
 
     returned = _tuple_of(function)
+    kind = (Average if name == "SMA" else Run)(
+        run=_bars_ago(returned) if name in _INDEX_FUNCTIONS else returned,
+        window=_lookback(name),
+        warmup=_capped(_WARMUP.get(name)),
+        stream=None if name in _INDEX_FUNCTIONS else getattr(talib.stream, name),
+        total=name in _CUMULATIVE,
+    )
     return Operator(
         name=f"ta.{name.lower()}",
         inputs=inputs,
         params=params,
         outputs=tuple(info["output_names"]),
-        kind="float",
+        returns="float",
         category=info["group"],
         doc=f"{info['display_name']} (TA-Lib {name}). NaN until TA-Lib's lookback is filled.{_memory_note(name)}",
-        form="run",
-        stream=None if name in _INDEX_FUNCTIONS else getattr(talib.stream, name),
-        run=_bars_ago(returned) if name in _INDEX_FUNCTIONS else returned,
+        kind=kind,
         input_kinds=tuple("float" for _ in inputs),
-        lookback=_lookback(name),
-        warmup=_capped(_WARMUP.get(name)),
         check=check,
         steps=_steps(name),
-        total=name in _CUMULATIVE,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.plan.operators.model import Array, Make, Operator, Param, Params
+from sandbox.plan.operators.kind import Array, Composed, Make, Params, Session, Window
+from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.operators.talib_functions import PERIOD_MAX
 
 
@@ -65,10 +66,8 @@ def volume_operators() -> list[Operator]:
             "Volume-weighted average price: the sum of (high + low + close) / 3 x volume over the sum of volume. By default"
             " of the session, which begins at 00:00 UTC; with a `period`, of the last so many bars. NaN while nothing was"
             " traded, and until `period` bars.",
-            "composed",
-            expand=_vwap,
+            Composed(_vwap, lambda params: int(params["period"])),
             input_kinds=floats,
-            lookback=lambda params: int(params["period"]),
         ),
         Operator(
             "session_vwap",
@@ -78,8 +77,7 @@ def volume_operators() -> list[Operator]:
             "float",
             "Volume",
             "VWAP since 00:00 UTC.",
-            "session",
-            run=_session_vwap,
+            Session(_session_vwap),
             input_kinds=floats,
             internal=True,
         ),
@@ -91,10 +89,8 @@ def volume_operators() -> list[Operator]:
             "float",
             "Volume",
             "Sum of the last `period` bars, this one included; NaN if any of them is.",
-            "window",
-            _total,
+            Window(_total, lambda params: int(params["period"]) - 1),
             input_kinds=("float",),
-            lookback=lambda params: int(params["period"]) - 1,
             internal=True,
         ),
     ]

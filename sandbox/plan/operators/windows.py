@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.plan.operators.model import Array, Operator, Param, Params
+from sandbox.plan.operators.kind import (
+    Array,
+    Change,
+    Crossing,
+    Extreme,
+    Kind,
+    Params,
+    Search,
+    Shift,
+    Window,
+)
+from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.operators.talib_functions import PERIOD_MAX
 
 EVENT_WINDOW_BARS = 500
@@ -39,12 +50,20 @@ def _extreme(function: Any) -> Callable[[Sequence[Array], Params], tuple[Array, 
     return lambda args, params: (running_extreme(function, args[0], _period(params)),)
 
 
-def _cross(now: Any, before: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+def _extreme_of(function: Any) -> Extreme:
+    return Extreme(_extreme(function), _before, function)
+
+
+def _one_bar(_params: Params) -> int:
+    return 1
+
+
+def _crossing(now: Any, before: Any, join: Any = np.bitwise_and) -> Crossing:
     def compute(args: Sequence[Array], _params: Params) -> tuple[Array, ...]:
         left, right = args
-        return (now(left, right)[:, 1:] & before(left, right)[:, :-1],)
+        return (join(now(left, right)[:, 1:], before(left, right)[:, :-1]),)
 
-    return compute
+    return Crossing(compute, _one_bar, now, before, join)
 
 
 def _change(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
@@ -114,12 +133,11 @@ _PERIOD = Param("period", "int", None, 1, PERIOD_MAX, (), "Bars.")
 _SEARCH = Param("window", "int", EVENT_WINDOW_BARS, 1, EVENT_WINDOW_BARS, (), "How many bars back to search.")
 
 
-def _operator(  # noqa: PLR0917 - a table row, read by column
+def _operator(
     name: str,
     inputs: tuple[str, ...],
     params: tuple[Param, ...],
-    compute: Any,
-    lookback: Callable[[Params], int],
+    kind: Kind,
     doc: str,
     **rest: Any,
 ) -> Operator:
@@ -128,13 +146,11 @@ def _operator(  # noqa: PLR0917 - a table row, read by column
         inputs,
         params,
         ("value",),
-        rest.pop("kind", "float"),
+        rest.pop("returns", "float"),
         "Series",
         doc,
-        "window",
-        compute,
+        kind,
         input_kinds=rest.pop("input_kinds", ("float",) * len(inputs)),
-        lookback=lookback,
         **rest,
     )
 
@@ -151,77 +167,68 @@ def window_operators() -> list[Operator]:
             "same",
             "Series",
             "The value n bars ago, written s[n]; before the first bar NaN, or false.",
-            "shift",
+            Shift(),
             input_kinds=("any",),
-            lookback=lambda params: int(params["n"]),
             internal=True,
         ),
         _operator(
             "highest",
             ("series",),
             one,
-            _extreme(np.maximum),
-            _before,
+            _extreme_of(np.maximum),
             "Largest value of the last `period` bars, this one included; NaN if any of them is.",
         ),
         _operator(
             "lowest",
             ("series",),
             one,
-            _extreme(np.minimum),
-            _before,
+            _extreme_of(np.minimum),
             "Smallest value of the last `period` bars, this one included; NaN if any of them is.",
         ),
         _operator(
             "crossover",
             ("a", "b"),
             (),
-            _cross(np.greater, np.less_equal),
-            lambda _p: 1,
+            _crossing(np.greater, np.less_equal),
             "True on the bar where a is above b after being at or below it on the bar before.",
-            kind="bool",
+            returns="bool",
         ),
         _operator(
             "crossunder",
             ("a", "b"),
             (),
-            _cross(np.less, np.greater_equal),
-            lambda _p: 1,
+            _crossing(np.less, np.greater_equal),
             "True on the bar where a is below b after being at or above it on the bar before.",
-            kind="bool",
+            returns="bool",
         ),
         _operator(
             "change",
             ("series",),
             (Param("period", "int", 1, 1, PERIOD_MAX, (), "Bars."),),
-            _change,
-            _period,
+            Change(_change, _period),
             "The value minus the value `period` bars ago.",
         ),
         _operator(
             "rising",
             ("series",),
             one,
-            _beyond_all(np.greater, np.maximum),
-            _period,
+            Window(_beyond_all(np.greater, np.maximum), _period),
             "True where the value is above each of the `period` values before it (as charting sites define it).",
-            kind="bool",
+            returns="bool",
         ),
         _operator(
             "falling",
             ("series",),
             one,
-            _beyond_all(np.less, np.minimum),
-            _period,
+            Window(_beyond_all(np.less, np.minimum), _period),
             "True where the value is below each of the `period` values before it.",
-            kind="bool",
+            returns="bool",
         ),
         _operator(
             "percentrank",
             ("series",),
             one,
-            _percentrank,
-            _period,
+            Window(_percentrank, _period),
             "Percentage, 0 to 100, of the `period` values before that are at or below the current one; NaN if any is.",
             steps=lambda params: 1 + _period(params) // 4,
         ),
@@ -229,8 +236,7 @@ def window_operators() -> list[Operator]:
             "barssince",
             ("condition",),
             (_SEARCH,),
-            _barssince,
-            _window,
+            Search(_barssince, _window),
             "Bars since the condition was last true, 0 on a bar where it is; NaN when not within `window` bars.",
             input_kinds=("bool",),
         ),
@@ -238,8 +244,7 @@ def window_operators() -> list[Operator]:
             "valuewhen",
             ("condition", "series"),
             (Param("occurrence", "int", 0, 0, 100, (), "0: the last time."), _SEARCH),
-            _valuewhen,
-            _window,
+            Search(_valuewhen, _window),
             "The series' value on the bar where the condition was last true (`occurrence` times before that); NaN when"
             " not within `window` bars.",
             input_kinds=("bool", "float"),

@@ -119,7 +119,7 @@ def with_a_past(minutes):
     first_ms = int(minutes.open_time.min()) - 2 * 86_400_000
     batches = [minutes]
     for symbol in minutes.symbols:
-        own = minutes.of_symbol(symbol)
+        own = real_market.of_symbol(minutes, symbol)
         began = own.take(slice(0, 1))
         times = np.arange(first_ms, int(own.open_time[0]), 60_000)
         flat = began.take(np.zeros(len(times), dtype=np.intp))

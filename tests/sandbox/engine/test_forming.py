@@ -18,6 +18,7 @@ from sandbox.engine.replay import evaluate_range, node_values, signalled
 from sandbox.engine.screen import Evaluator
 from sandbox.plan.document import PlanError, build_plan, load_plan
 from sandbox.plan.operators import FIELDS, OPERATORS
+from sandbox.plan.operators.kind import AcrossMarket, Each, Leaf
 from sandbox.plan.timeframes import TIMEFRAMES
 from tests.plans import bars, forming, node, plan_of
 
@@ -158,7 +159,7 @@ def test_a_frame_follows_trimmed_and_corrected_candles(minutes):
 @pytest.mark.parametrize("gaps", [False, True])
 def test_every_operator_sees_the_bar_in_progress_as_if_it_were_closed(gaps, minutes):
     """Carried on minute by minute, across the close of bars and the beginning of a block."""
-    known = [o for o in OPERATORS.values() if o.form not in {"const", "bars", "each"}]
+    known = [o for o in OPERATORS.values() if not isinstance(o.kind, Leaf | Each)]
     slots = range(BLOCK - 8 * MINUTE, BLOCK + 14 * MINUTE, MINUTE)
     panel = panel_at(minutes, slots[0] - MINUTE, ["5m"])
     live = Evaluator(panel)
@@ -439,8 +440,8 @@ def random_mixture(seed):
     ]
     nodes = [*leaves, node("const", value=rng.choice([0, 1, 100]))]
     kinds = ["float"] * len(leaves) + ["const"]
-    known = [o for o in OPERATORS.values() if o.form not in {"const", "bars", "each"} and o.name != "ta.mavp"]
-    across = [o for o in known if o.form == "market"]
+    known = [o for o in OPERATORS.values() if not isinstance(o.kind, Leaf | Each) and o.name != "ta.mavp"]
+    across = [o for o in known if isinstance(o.kind, AcrossMarket)]
     while len(nodes) < 60:
         operator = rng.choice(across if rng.random() < 0.2 else known)
         wanted = [
@@ -461,7 +462,7 @@ def random_mixture(seed):
         except PlanError:
             continue
         nodes.append(more)
-        kinds.append("float" if operator.kind == "same" else operator.kind)
+        kinds.append("float" if operator.returns == "same" else operator.returns)
     shown = [i for i, k in enumerate(kinds) if k == "float"][-20:]
     return build_plan([*nodes, node("eq", 0, 0)], len(nodes), {f"v{at}": i for at, i in enumerate(shown)})
 

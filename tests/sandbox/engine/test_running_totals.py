@@ -13,6 +13,7 @@ from sandbox.engine.replay import evaluate_range, node_values
 from sandbox.engine.screen import Evaluator
 from sandbox.plan.document import build_plan
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import Run
 from tests.plans import bars, node
 
 MINUTE = 60_000
@@ -144,8 +145,9 @@ def test_how_far_one_looks_back_on_a_total_asks_for_no_more_history():
     near = obv_and(node("shift", 2, n=1), node("gt", 2, 3))
     far = obv_and(node("shift", 2, n=900), node("gt", 2, 3))
     assert near.need == far.need
-    operator = OPERATORS["ta.obv"]
-    assert near.need["1m"] == 128 + operator.lookback({}) + operator.warmup({})
+    kind = OPERATORS["ta.obv"].kind
+    assert isinstance(kind, Run)
+    assert near.need["1m"] == 128 + kind.lookback({}) + kind.warmup({})
 
 
 def test_before_the_run_of_a_total_there_is_nothing(long, panel_of):
@@ -158,7 +160,7 @@ def test_before_the_run_of_a_total_there_is_nothing(long, panel_of):
 
 
 def test_totals_are_those_that_talib_never_forgets():
-    totals = {name for name, operator in OPERATORS.items() if operator.total}
+    totals = {name for name, operator in OPERATORS.items() if operator.kind.total}
     assert totals == {f"ta.{name}" for name in ("ad", "cumsum", "nvi", "obv", "pvi", "pvt", "vwap", "wad")}
 
 

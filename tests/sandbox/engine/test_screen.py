@@ -12,6 +12,7 @@ from sandbox.engine.replay import evaluate_range, node_values
 from sandbox.engine.screen import Evaluator
 from sandbox.plan.document import build_plan
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import AcrossMarket, Each, Leaf
 from sandbox.plan.timeframes import TIMEFRAMES
 from tests.plans import bars, const, node, plan_of
 
@@ -32,7 +33,7 @@ def random_plan(seed, timeframes=("1m", "5m", "15m")):
     known = [
         o
         for o in OPERATORS.values()
-        if o.form not in {"const", "bars", "each"} and o.name not in {"ta.mavp", "pow"}
+        if not isinstance(o.kind, Leaf | Each) and o.name not in {"ta.mavp", "pow"}
     ]
     while len(nodes) < 30:
         operator = rng.choice(known)
@@ -54,7 +55,7 @@ def random_plan(seed, timeframes=("1m", "5m", "15m")):
         nodes.append(
             {"op": operator.name, "args": args, "params": params, "out": rng.randrange(len(operator.outputs))}
         )
-        kinds.append("float" if operator.kind == "same" else operator.kind)
+        kinds.append("float" if operator.returns == "same" else operator.returns)
         if kinds[-1] == "float":
             nodes.append(node(rng.choice(["lt", "gt"]), len(nodes) - 1, rng.randrange(8)))
             kinds.append("bool")
@@ -263,7 +264,7 @@ def test_a_symbol_alone_and_among_many_gets_the_same_answer(seed, market, panel_
     across the market.
     """
     drawn = (random_plan(seed + more) for more in range(100, 200, 12))
-    plan = next(p for p in drawn if all(OPERATORS[n.op].form != "market" for n in p.nodes))
+    plan = next(p for p in drawn if all(not isinstance(OPERATORS[n.op].kind, AcrossMarket) for n in p.nodes))
     candles = [
         market(t, 5, 1500, at, first_ms=91 * 128 * 15 * MINUTE) for at, t in enumerate(("1m", "5m", "15m"))
     ]
@@ -355,7 +356,7 @@ def test_an_operator_that_raises_fails_only_the_traders_using_it(carried, market
     stream = type("Broken", (), {"open_and_fill": staticmethod(broken), "update": staticmethod(broken)})
     end = last_close(markets)
     assert not evaluator.evaluate(end - 2 * MINUTE, keys).failed
-    call.operator = replace(working, run=broken, stream=stream)
+    call.operator = replace(working, kind=replace(working.kind, run=broken, stream=stream))
     slot = evaluator.evaluate(end - MINUTE, keys)
     call.operator = working
     repaired = evaluator.evaluate(end, keys)
@@ -444,9 +445,7 @@ def test_every_operator_is_carried_on_bit_for_bit(gaps, market, panel_of):
     panel = panel_of(candles, until_ms=end - 160 * MINUTE)
     evaluator = Evaluator(panel)
     plans = {
-        o.name: plan_of(o, "1m", gaps=gaps)
-        for o in OPERATORS.values()
-        if o.form not in {"const", "bars", "each"}
+        o.name: plan_of(o, "1m", gaps=gaps) for o in OPERATORS.values() if not isinstance(o.kind, Leaf | Each)
     }
     for name, plan in plans.items():
         evaluator.put(name, plan, None, "every_bar")

@@ -14,6 +14,7 @@ from sandbox.engine.calls import Calls
 from sandbox.engine.ranges import Computation
 from sandbox.plan.document import PlanError, build_plan, load_plan
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import Composed
 
 LEAN = Path(__file__).resolve().parents[4] / "shared" / "data" / "indicators" / "lean"
 MINUTE = 60_000
@@ -317,7 +318,7 @@ def test_session_vwap_depends_on_the_day_alone(market, panel_of):
     assert plan.need["1m"] >= 1440
 
 
-COMPOSED = [operator for operator in OPERATORS.values() if operator.expand is not None]
+COMPOSED = [operator for operator in OPERATORS.values() if isinstance(operator.kind, Composed)]
 
 
 @pytest.mark.parametrize("operator", COMPOSED, ids=lambda operator: operator.name)
@@ -328,11 +329,11 @@ def test_a_composed_operator_is_its_parts_in_the_plan_and_bad_parameters_are_its
     for out in range(len(operator.outputs)):
         nodes.append({"op": operator.name, "args": list(range(count)), "params": params, "out": out})
     last_node = len(nodes) - 1
-    if operator.kind == "float":
+    if operator.returns == "float":
         nodes.append({"op": "lt", "args": [last_node, 0]})
     plan = build_plan(nodes, len(nodes) - 1, {})
 
-    assert all(OPERATORS[node.op].expand is None for node in plan.nodes)
+    assert all(not isinstance(OPERATORS[node.op].kind, Composed) for node in plan.nodes)
     assert load_plan(plan.encode()) == plan
     for param in operator.params:
         nodes[count] |= {"params": params | {param.name: int(param.high) + 1}}

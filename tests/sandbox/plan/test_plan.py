@@ -137,7 +137,7 @@ def test_trigger_is_the_finest_timeframe_and_need_covers_runs():
         {},
     )
 
-    rsi, ema = OPERATORS["ta.rsi"], OPERATORS["ta.ema"]
+    rsi, ema = OPERATORS["ta.rsi"].kind, OPERATORS["ta.ema"].kind
     assert plan.trigger == "15m"
     assert plan.timeframes == ("15m", "4h")
     assert plan.operators == ("ta.ema", "ta.rsi")

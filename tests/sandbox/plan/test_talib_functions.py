@@ -65,9 +65,9 @@ def test_a_value_is_ta_libs_own_on_the_run_of_its_block(op, market, panel_of):
     outputs = [computation.values(ref, 2400, "1m") for ref in refs]
 
     function = getattr(talib, op[3:].upper())
-    lookback = operator.lookback(params)
+    lookback = operator.kind.lookback(params)
     for bar in range(2400, 2700, 37):
-        start = max(0, run_start(frame, 2699 if operator.total else bar, operator, params))
+        start = max(0, run_start(frame, 2699 if operator.kind.total else bar, operator, params))
         for row in range(2):
             rows = [frame.field(field_of(n, i))[row, start : bar + 1] for i, n in enumerate(operator.inputs)]
             expected = function(*rows, **params)
@@ -82,7 +82,7 @@ def test_a_value_is_ta_libs_own_on_the_run_of_its_block(op, market, panel_of):
 
 
 # A running total remembers its start for ever, and its documentation says so.
-FORGETFUL = [op for op in FUNCTIONS if not OPERATORS[op].total]
+FORGETFUL = [op for op in FUNCTIONS if not OPERATORS[op].kind.total]
 
 
 @pytest.mark.parametrize("op", FORGETFUL)
@@ -93,7 +93,7 @@ def test_the_warm_up_makes_the_start_of_the_run_forgotten(op, market):
     """
     operator = OPERATORS[op]
     params = {param.name: param.default for param in operator.params}
-    behind = operator.lookback(params) + operator.warmup(params)
+    behind = operator.kind.lookback(params) + operator.kind.warmup(params)
     candles = market("1m", 1, 4000, seed=11)
     rows = [candles.fields[field_of(n, i)][0] for i, n in enumerate(operator.inputs)]
     function = getattr(talib, op[3:].upper())
@@ -118,7 +118,7 @@ def test_warm_up_is_bounded():
             param.name: param.high if param.kind == "int" and not param.choices else param.default
             for param in operator.params
         }
-        assert operator.warmup(widest) <= WARMUP_MAX_BARS
+        assert operator.kind.warmup(widest) <= WARMUP_MAX_BARS
 
 
 # Not here: EMA and what is built on it, ATR, OBV (the libraries seed them differently), ADX (Tulip's has no close).

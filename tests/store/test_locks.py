@@ -1,13 +1,21 @@
-"""The advisory locks: Python and SQL mean the same numbers, and nobody uses one that is not listed."""
+"""
+Every advisory lock of the service, in one place; SQL spells the numbers out.
+
+Session locks live on a direct connection (behind a transaction pooler they outlive their client); the others are transaction locks.
+"""
 
 from __future__ import annotations
 
 import re
 
-from app.coordination import locks
 from app.store.queries import SQL_DIR
 
-LISTED = {value for name, value in vars(locks).items() if name.isupper()}
+FEED = (7002, 1)  # shared, by every writer of signals and trader events: sql lock_feed
+SIGNAL_PARTITION = (7003, 1)  # making a month's partition: sql keep_signal_partition
+ACTIVE_TRADERS = (7004, 1)  # counting near the global limit: sql check_quota
+INGEST = (7101, 1)  # session: the one machine that feeds the market data
+MACHINE = 7100  # session, (7100, boot_id): this process lives: sql machine_is_locked
+LISTED = {FEED, SIGNAL_PARTITION, ACTIVE_TRADERS, INGEST}
 
 
 def written(pattern: str) -> set[tuple[int, int]]:
@@ -21,11 +29,11 @@ def written(pattern: str) -> set[tuple[int, int]]:
 
 def test_every_lock_in_sql_is_listed_and_every_listed_one_is_used():
     """
-    `advisory_lock(class, key)` in migrations and queries = app/coordination/locks.py.
+    `advisory_lock(class, key)` in migrations and queries = the list above.
     """
     keyed = written(r"advisory(?:_xact)?_lock(?:_shared)?\((\d+), (\d+)\)")
 
-    assert keyed == {lock for lock in LISTED if isinstance(lock, tuple)}
+    assert keyed == LISTED
 
 
 def test_the_lock_of_a_machine_is_looked_for_where_it_is_taken():
@@ -36,5 +44,5 @@ def test_the_lock_of_a_machine_is_looked_for_where_it_is_taken():
     taken = re.findall(r"advisory_lock\((\d+), %\(boot_id\)s", text)
     migrations = "\n".join(p.read_text(encoding="utf-8") for p in SQL_DIR.glob("migrations/*_machines.sql"))
 
-    assert {int(number) for number in taken} == {locks.MACHINE}
-    assert set(re.findall(r"l\.classid = (\d+)", migrations)) == {str(locks.MACHINE)}
+    assert {int(number) for number in taken} == {MACHINE}
+    assert set(re.findall(r"l\.classid = (\d+)", migrations)) == {str(MACHINE)}

@@ -1,7 +1,8 @@
 """
 The worker's half of a preview: from the row to the question, and from the answer to the row.
 
-Decided here: what the row says in every case, so that no job fails and the request always learns how it ended.
+Decided here: what the row says in every case, so that no job fails and the request always learns how it
+ended.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from app.coordination.hints import Hints
-from app.preview import history, wire
+from app import history
+from app.coordination.hints import Channel, Hints
+from app.domain.timeframes import epoch_ms, instant
+from app.preview import wire
 from app.preview.process import Crashed, EvaluatingProcess, TimedOut
-from app.store import history as history_store
-from app.store import previews
-from app.store.history import instant
+from app.store import previews, slots
 from app.store.pool import Connection, Pool
-from app.store.previews import Asked, Ended
+from app.store.previews import Ended, Requested
 from sandbox.plan.document import Plan, PlanError, load_plan
 
 WAIT_S = 10.0  # a request waits no longer; what is older is not begun
@@ -44,8 +45,9 @@ class Preview(msgspec.Struct):
     """
     A filter over recent history.
 
-    `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the pairs. `hits` are oldest first; of more than 1000 the
-    newest are told, and `truncated` says so; `hit_count` counts all.
+    `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the
+    pairs. `hits` are oldest first; of more than 1000 the newest are told, and `truncated` says so;
+    `hit_count` counts all.
     """
 
     trigger: str
@@ -58,7 +60,7 @@ class Preview(msgspec.Struct):
     evaluated_ms: float
 
 
-class PreviewAnswering:
+class PreviewJob:
     """
     Answers previews, one at a time.
 
@@ -73,17 +75,20 @@ class PreviewAnswering:
         self._hints = hints
         self._process = process
 
-    async def answer(self, preview_id: UUID) -> None:
-        """Answer one preview; whatever goes wrong with it is said in its row. One that nobody waits for any more is left alone."""
+    async def run(self, preview_id: UUID) -> None:
+        """
+        Answer one preview; whatever goes wrong with it is said in its row. One that nobody waits for any more
+        is left alone.
+        """
         async with self._pool.connection() as connection:
-            asked = await previews.take(connection, preview_id, wait_s=WAIT_S)
-        if asked is None:
+            requested = await previews.take(connection, preview_id, wait_s=WAIT_S)
+        if requested is None:
             log.info("preview not begun, nobody waits for it", preview_id=str(preview_id))
             return
-        state, result, problem = await self._outcome(asked)
+        state, result, problem = await self._outcome(requested)
         async with self._pool.connection() as connection:
             await previews.end(connection, preview_id, state, result=result, problem=problem)
-        self._hints.send("vyx_preview")
+        self._hints.send(Channel.PREVIEW)
         if problem is not None:
             log.warning("preview failed", preview_id=str(preview_id), state=state, problem=problem)
 
@@ -91,12 +96,12 @@ class PreviewAnswering:
         """End the evaluating process."""
         await self._process.close()
 
-    async def _outcome(self, asked: Asked) -> tuple[Ended, str | None, str | None]:
+    async def _outcome(self, requested: Requested) -> tuple[Ended, str | None, str | None]:
         try:
-            plan = load_plan(asked.plan)
+            plan = load_plan(requested.plan)
             async with asyncio.timeout(LOAD_LIMIT_S), self._pool.connection() as connection:
                 question, frames = await ask(
-                    connection, plan, bars=asked.bars, until=asked.until, symbols=asked.symbols
+                    connection, plan, bars=requested.bars, until=requested.until, symbols=requested.symbols
                 )
             answer = await self._process.evaluate(question, frames)
         except PlanError as error:
@@ -130,17 +135,15 @@ async def question_about(
     symbols: Collection[str] | None,
 ) -> tuple[wire.Question, list[wire.Columns]]:
     """The question about *plan* over candles that are loaded."""
-    passed_over = (
-        [] if stretch.first is None else await history_store.unscreened(connection, stretch.first, until)
-    )
-    late = [(u.symbol, history.milliseconds(u.slot)) for u in passed_over if u.symbol is not None]
+    passed_over = [] if stretch.first is None else await slots.unscreened(connection, stretch.first, until)
+    late = [(u.symbol, epoch_ms(u.slot)) for u in passed_over if u.symbol is not None]
     question = wire.Question(
         plan=plan.encode().decode(),
         symbols=stretch.symbols,
         matched=None if symbols is None else sorted(symbols),
         bars=bars,
-        until_ms=history.milliseconds(until),
-        outages_ms=[history.milliseconds(u.slot) for u in passed_over if u.symbol is None],
+        until_ms=epoch_ms(until),
+        outages_ms=[epoch_ms(u.slot) for u in passed_over if u.symbol is None],
         late=late
         if plan.due_every == "1m"
         else [],  # what is rolled up from them was complete at its close, or never is

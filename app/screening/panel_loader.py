@@ -1,8 +1,9 @@
 """
 The candle panel of one machine, kept equal to the table of candles.
 
-Loaded with one query per timeframe, and only the timeframes and depth that plans on this machine need; extended with one query per
-slot. Candles are read back from Postgres rather than taken from the exchange, so that every machine screens the same rows.
+Loaded with one query per timeframe, and only the timeframes and depth that plans on this machine need;
+extended with one query per slot. Candles are read back from Postgres rather than taken from the exchange, so
+that every machine screens the same rows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SLACK_BARS = 64  # loaded beyond what is needed, so that a slightly deeper plan 
 TRIM_EVERY_BARS = 256  # how far a frame may outgrow its need before its oldest bars are dropped
 
 
-class PanelKeeper:
+class PanelLoader:
     """
     Args:
         pool: Connections for the reads.
@@ -48,8 +49,8 @@ class PanelKeeper:
         """
         Make every timeframe of *needed* hold so many bars that close at or before *slot*, or all there are.
 
-        Frames already deep enough are left alone. The first load reaches to *through*, where the machine stands; a trader that
-        catches up is screened at an earlier *slot* of the same panel.
+        Frames already deep enough are left alone. The first load reaches to *through*, where the machine
+        stands; a trader that catches up is screened at an earlier *slot* of the same panel.
         """
         if self.through is None:
             self.through = through
@@ -58,7 +59,10 @@ class PanelKeeper:
                 await self._load(timeframe, bars, slot)
 
     async def extend(self, slot: datetime) -> None:
-        """Append the bars that closed at *slot* to every loaded frame; after a correction, let all be read again."""
+        """
+        Append the bars that closed at *slot* to every loaded frame; after a correction, let all be read
+        again.
+        """
         if self.through is not None and slot <= self.through:
             return
         closing = [name for name in timeframes.closing_at(timeframes.epoch_ms(slot)) if name in self._loaded]
@@ -120,7 +124,8 @@ class PanelKeeper:
             self._loaded.add(timeframe)
             if self._is_deep_enough(timeframe, bars, slot):
                 return
-            # an outage makes the axis shorter than the time it spans: reach back further, until there is no more
+            # an outage makes the axis shorter than the time it spans: reach back further, until there is no
+            # more
             if first <= _EPOCH or reach > 50 * (bars + SLACK_BARS):
                 self._complete.add(timeframe)
                 return

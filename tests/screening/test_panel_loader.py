@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.market.panel import PanelKeeper
+from app.screening.panel_loader import PanelLoader
 from app.store import candles
 from app.store.pool import make_pool
 from tests import world
@@ -25,7 +25,7 @@ async def test_a_candle_that_arrives_late_is_seen_from_the_next_slot_on(connecti
     """
     ids = world.put_symbols(connection, "AAAUSDT", "BBBUSDT")
     world.put_closes(connection, {"AAAUSDT": [1, 2, 3], "BBBUSDT": [1, None, 3]}, first=1)
-    keeper = PanelKeeper(pool)
+    keeper = PanelLoader(pool)
     await keeper.extend(world.at(1))
     await keeper.ensure({"1m": 3}, world.at(1), through=world.at(1))
     await keeper.extend(world.at(2))

@@ -1,8 +1,10 @@
 """
-The candles that screening a plan over some bars of the past takes, read from the table: exactly those, and as live screening sees them.
+The candles that screening a plan over some bars of the past takes, read from the table: exactly those, and as
+live screening sees them.
 
-Decided here: how far back each timeframe reaches, and which symbols' candles are needed. A bar of the axis that none of the symbols
-read has (others do) is kept on the axis by a candle of ``AXIS_ROW``, a row of the panel that nobody can name.
+Decided here: how far back each timeframe reaches, and which symbols' candles are needed. A bar of the axis
+that none of the symbols read has (others do) is kept on the axis by a candle of ``AXIS_ROW``, a row of the
+panel that nobody can name.
 """
 
 from __future__ import annotations
@@ -11,19 +13,25 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.preview.wire import Columns
-from app.store import history as store
-from app.store.history import SymbolCandles
+from app.domain.timeframes import epoch_ms
+from app.store import candles
+from app.store import symbols as symbol_store
+from app.store.candles import SymbolCandles
 from app.store.pool import Connection
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.screen import HISTORY_SLACK_BARS
 from sandbox.plan.document import Plan
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import AcrossMarket
 from sandbox.plan.timeframes import TIMEFRAMES
 
+Columns = tuple[NDArray[Any], ...]
+"""A panel's columns: symbol row and open time (ms, int64), open, high, low, close, volume (float64)."""
 AXIS_ROW = "\N{MIDDLE DOT}axis"
 
 
@@ -48,8 +56,11 @@ class Stretch:
 
 
 def symbols_read(plan: Plan, symbols: Collection[str] | None) -> list[str] | None:
-    """Whose candles the plan's answers for *symbols* depend on: theirs and those it names; None (all) when it looks across the market."""
-    if symbols is None or any(OPERATORS[node.op].form == "market" for node in plan.nodes):
+    """
+    Whose candles the plan's answers for *symbols* depend on: theirs and those it names; None (all) when it
+    looks across the market.
+    """
+    if symbols is None or any(isinstance(OPERATORS[node.op].kind, AcrossMarket) for node in plan.nodes):
         return None
     named = {str(node.params["symbol"]) for node in plan.nodes if node.params.get("symbol")}
     return sorted(named | set(symbols))
@@ -65,12 +76,13 @@ async def load(
     on_loaded: Callable[[str], None] = lambda _: None,
 ) -> Stretch:
     """
-    What it takes to screen *plan* at the newest *bars* slots at which it is due by *until*, for *symbols* (None: all).
+    What it takes to screen *plan* at the newest *bars* slots at which it is due by *until*, for *symbols*
+    (None: all).
 
     Returns fewer bars where history begins later. *on_loaded* is called with each timeframe once it is read.
     """
     read = symbols_read(plan, symbols)
-    rows = await store.symbols_in_order(connection, read)
+    rows = await symbol_store.symbols_in_order(connection, read)
     names = rows if read is None else [*rows, AXIS_ROW]
     due_axis = await _axis(connection, plan.due_every, until, bars + plan.need[plan.due_every])
     if not due_axis:
@@ -86,7 +98,7 @@ async def load(
             axis = axis or await _axis(connection, timeframe, until, 1)
         last = until - _length(timeframe)
         if axis and axis[0] <= last:
-            found = await store.read(connection, timeframe, axis[0], last, read)
+            found = await candles.read_by_symbol(connection, timeframe, axis[0], last, read)
             whole = None if read is None else await _whole_axis(connection, timeframe, axis[0], last)
             frames[timeframe] = await asyncio.to_thread(_columns, names, found, whole)
         on_loaded(timeframe)
@@ -95,14 +107,16 @@ async def load(
 
 async def _axis(connection: Connection, timeframe: str, until: datetime, bars: int) -> list[datetime]:
     """Open times of the newest *bars* (and some more, as live screening keeps them) that close by *until*."""
-    return await store.axis(connection, timeframe, until - _length(timeframe), bars + HISTORY_SLACK_BARS)
+    return await candles.bar_times(
+        connection, timeframe, until - _length(timeframe), bars + HISTORY_SLACK_BARS
+    )
 
 
 async def _whole_axis(
     connection: Connection, timeframe: str, first: datetime, last: datetime
 ) -> list[datetime]:
     most = (last - first) // _length(timeframe) + 1
-    return [at for at in await store.axis(connection, timeframe, last, most) if at >= first]
+    return [at for at in await candles.bar_times(connection, timeframe, last, most) if at >= first]
 
 
 def _length(timeframe: str) -> timedelta:
@@ -114,12 +128,12 @@ def _columns(
 ) -> Columns:
     """Symbol row, open time and the five fields of all candles, one behind the other."""
     row_of = {name: row for row, name in enumerate(names)}
-    times = [candles.open_time() for candles in found]
-    rows = [np.full(len(t), row_of[candles.symbol]) for t, candles in zip(times, found, strict=True)]
-    fields = [list(candles.fields()) for candles in found]
+    times = [own.open_time() for own in found]
+    rows = [np.full(len(t), row_of[own.symbol]) for t, own in zip(times, found, strict=True)]
+    fields = [list(own.fields()) for own in found]
     if whole_axis is not None:
         held = np.concatenate([np.empty(0, dtype=np.int64), *times])
-        kept = np.setdiff1d(np.array([milliseconds(at) for at in whole_axis], dtype=np.int64), held)
+        kept = np.setdiff1d(np.array([epoch_ms(at) for at in whole_axis], dtype=np.int64), held)
         times.append(kept)
         rows.append(np.full(len(kept), row_of[AXIS_ROW]))
         fields.append([np.ones(len(kept))] * 5)
@@ -130,8 +144,3 @@ def _columns(
         np.concatenate(times),
         *(np.concatenate([own[at] for own in fields]) for at in range(5)),
     )
-
-
-def milliseconds(at: datetime) -> int:
-    """An instant in milliseconds since 1970."""
-    return round(at.timestamp() * 1000)

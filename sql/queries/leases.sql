@@ -1,3 +1,11 @@
+-- claim --
+-- Take up to n free traders.
+select vyx.claim_v1(%(boot_id)s, %(n)s);
+
+-- release --
+-- Give traders back; null ids are all of them.
+select vyx.release_v1(%(boot_id)s, %(trader_ids)s::uuid[]);
+
 -- covered_spans --
 -- Each lease cut at its outage slots: from the first complete slot of a piece through its last. Pieces without one are left out.
 with lease as (
@@ -42,3 +50,9 @@ select vyx.market_time(e.at) as begin_at,
   from public.trader_events e
  where e.trader_id = %(trader_id)s and e.to_state in ('stopping', 'stopped')
  order by e.id;
+
+-- covering_lease --
+-- Whether a machine accounted for this trader's slot.
+select exists (select from vyx.leases l where l.trader_id = %(trader_id)s and l.after < %(slot)s and l.through >= %(slot)s)
+    or exists (select from public.trader_state s
+                where s.trader_id = %(trader_id)s and s.owner is not null and s.lease_after < %(slot)s and vyx.screened_through(s) >= %(slot)s);

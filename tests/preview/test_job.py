@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.coordination.hints import Hints
-from app.preview.answering import PreviewAnswering
+from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.store import previews
 from sandbox.plan.document import build_plan
@@ -31,11 +31,11 @@ def user(connection) -> UUID:
 
 
 @pytest.fixture
-async def answering(pool):
-    answering = PreviewAnswering(pool, Hints(pool), EvaluatingProcess(time_limit_s=20))
-    yield answering
-    await answering._hints.close()
-    await answering.close()
+async def job(pool):
+    job = PreviewJob(pool, Hints(pool), EvaluatingProcess(time_limit_s=20))
+    yield job
+    await job._hints.close()
+    await job.close()
 
 
 async def put(pool, user, *, plan=None, bars=20, symbols=None, until=LAST):
@@ -50,10 +50,10 @@ async def standing(pool, preview_id):
         return await previews.find(connection, preview_id)
 
 
-async def test_the_answer_stands_in_the_row(pool, candles, user, answering):
+async def test_the_answer_stands_in_the_row(pool, candles, user, job):
     preview_id = await put(pool, user)
 
-    await answering.answer(preview_id)
+    await job.run(preview_id)
 
     found = await standing(pool, preview_id)
     result = json.loads(found.result)
@@ -74,15 +74,15 @@ async def test_the_answer_stands_in_the_row(pool, candles, user, answering):
     assert result["hit_count"] == len(result["hits"]) > 20
 
 
-async def test_a_hanging_evaluation_ends_as_timeout_and_the_next_is_answered(pool, candles, user, answering):
+async def test_a_hanging_evaluation_ends_as_timeout_and_the_next_is_answered(pool, candles, user, job):
     """The child is killed; the machine that ran it has lost nothing."""
     hanging, well = await put(pool, user), await put(pool, user)
-    command, limit_s = answering._process._command, answering._process._time_limit_s
-    answering._process._command, answering._process._time_limit_s = HANG, 0.3
+    command, limit_s = job._process._command, job._process._time_limit_s
+    job._process._command, job._process._time_limit_s = HANG, 0.3
 
-    await answering.answer(hanging)
-    answering._process._command, answering._process._time_limit_s = command, limit_s
-    await answering.answer(well)
+    await job.run(hanging)
+    job._process._command, job._process._time_limit_s = command, limit_s
+    await job.run(well)
 
     found = await standing(pool, hanging)
     assert found.state == "timeout"
@@ -90,34 +90,34 @@ async def test_a_hanging_evaluation_ends_as_timeout_and_the_next_is_answered(poo
     assert (await standing(pool, well)).state == "done"
 
 
-async def test_a_plan_that_was_tampered_with_is_refused(pool, candles, user, answering):
+async def test_a_plan_that_was_tampered_with_is_refused(pool, candles, user, job):
     preview_id = await put(
         pool, user, plan=b'{"version": 2, "nodes": [{"op": "system"}], "signal": 0, "show": {}}'
     )
 
-    await answering.answer(preview_id)
+    await job.run(preview_id)
 
     found = await standing(pool, preview_id)
     assert found.state == "failed"
     assert "no operator 'system'" in found.problem
 
 
-async def test_a_preview_that_nobody_waits_for_is_not_begun(pool, connection, user, answering):
+async def test_a_preview_that_nobody_waits_for_is_not_begun(pool, connection, user, job):
     preview_id = await put(pool, user)
     connection.execute("update vyx.previews set created_at = created_at - interval '11 s'")
 
-    await answering.answer(preview_id)
+    await job.run(preview_id)
 
     assert (await standing(pool, preview_id)).state == "waiting"
 
 
-async def test_a_preview_is_answered_once(pool, candles, user, answering):
+async def test_a_preview_is_answered_once(pool, candles, user, job):
     """A job that runs twice changes nothing."""
     preview_id = await put(pool, user, bars=1)
-    await answering.answer(preview_id)
+    await job.run(preview_id)
     first = connection_row(candles)
 
-    await answering.answer(preview_id)
+    await job.run(preview_id)
 
     assert connection_row(candles) == first
 
@@ -126,10 +126,10 @@ def connection_row(connection):
     return connection.execute("select * from vyx.previews").fetchone()
 
 
-async def test_symbols_and_until_narrow_the_answer(pool, candles, user, answering):
+async def test_symbols_and_until_narrow_the_answer(pool, candles, user, job):
     preview_id = await put(pool, user, symbols=["AAAUSDT"], until=LAST - timedelta(minutes=30))
 
-    await answering.answer(preview_id)
+    await job.run(preview_id)
 
     result = json.loads((await standing(pool, preview_id)).result)
     assert result["symbols"] == 1

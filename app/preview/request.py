@@ -1,5 +1,6 @@
 """
-The web process's half of a preview: compile the filter, put the question to the machines, wait for the answer.
+The web process's half of a preview: compile the filter, put the question to the machines, wait for the
+answer.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from uuid import UUID
 
 import msgspec
 
+from app.access import count_call, known_symbols
 from app.errors import Kind, Refused
-from app.lifecycle import CompiledFilter, count_call, known_symbols
-from app.preview.answering import WAIT_S, Preview
+from app.lifecycle import CompiledFilter
+from app.preview.job import WAIT_S, Preview
 from app.store import previews, slots
 from app.store.pool import Connection, Pool
 from app.store.rate_limits import PREVIEW
@@ -25,7 +27,7 @@ Defer = Callable[[Connection, UUID], Awaitable[None]]
 """Defers the job that answers a preview, inside the caller's transaction."""
 
 
-class PreviewAsking:
+class PreviewRequest:
     """
     Args:
         compile_filter: Compiles a filter or refuses it with its diagnostics.
@@ -53,7 +55,8 @@ class PreviewAsking:
         What the filter *source* would have found at the newest *bars* bars that close by *until* (None: now).
 
         Raises:
-            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), TIMEOUT after ``WAIT_S``.
+            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, UNAVAILABLE (no market yet), TIMEOUT after
+                ``WAIT_S``.
         """
         async with self._pool.connection() as connection:
             await count_call(connection, user_id, PREVIEW)
@@ -74,8 +77,8 @@ class PreviewAsking:
                 while True:
                     ended = self._upcoming()
                     async with self._pool.connection() as connection:
-                        standing = await previews.find(connection, preview_id)
-                    if standing is None or standing.state not in ("waiting", "running"):
+                        stored = await previews.find(connection, preview_id)
+                    if stored is None or stored.state not in ("waiting", "running"):
                         break
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(ended.wait(), POLL_S)
@@ -83,11 +86,11 @@ class PreviewAsking:
             raise Refused(
                 Kind.TIMEOUT, f"No machine had an answer within {WAIT_S:g} s; try again, with fewer bars."
             ) from None
-        if standing is None or standing.state == "timeout":
-            raise Refused(Kind.TIMEOUT, (standing and standing.problem) or "It took too long.")
-        if standing.result is None:
-            raise Refused(Kind.REQUEST_INVALID, standing.problem or "The preview failed.")
-        return msgspec.json.decode(standing.result, type=Preview)
+        if stored is None or stored.state == "timeout":
+            raise Refused(Kind.TIMEOUT, (stored and stored.problem) or "It took too long.")
+        if stored.result is None:
+            raise Refused(Kind.REQUEST_INVALID, stored.problem or "The preview failed.")
+        return msgspec.json.decode(stored.result, type=Preview)
 
 
 async def _end(connection: Connection, until: datetime | None) -> datetime:

@@ -1,25 +1,25 @@
 """
-For a developer's machine: tokens without an auth server, and a demo user with example traders on an empty embedded database.
+For a developer's machine: tokens without an auth server, and a demo user with example traders on an empty
+embedded database.
 """
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import jwt
-import psycopg
-from psycopg.types.json import Jsonb
 
 from app.errors import CommandFailed, SettingInvalid
-from app.lifecycle import summary_of
 from app.settings import Settings
-from app.store import queries
-from app.store.refusals import translated
+from app.store import accounts, trader_state, traders
+from app.store.pool import Connection, connect_direct
+from app.store.traders import PlanColumns
 from sandbox.language.compiler import FilterCompiler
 
-_SQL = queries.load("development")
+CONNECTION_NAME = "vyx-dev-data"
 DEMO_USER = UUID("00000000-0000-4000-8000-00000000d3a0")
 DEMO_FILTERS = sorted((Path(__file__).parents[1] / "docs" / "filters").glob("demo_*.py"))
 DEMO_TOKEN_MINUTES = 7 * 24 * 60
@@ -51,59 +51,70 @@ def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
     return jwt.encode(claims, secret, algorithm="HS256")
 
 
-def put_user(url: str, user: UUID, tier: str | None) -> None:
+async def put_user(url: str, user: UUID, tier: str | None) -> None:
     """
     Make the user's row when it is missing, and set its tier when one is given.
 
     Raises:
         SettingInvalid: the database is not ours, or its users come from sign-up.
     """
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection, translated():
-        _check_ours(connection, user)
-        connection.execute(_SQL["put_user"], {"user_id": user})
+    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        await _check_ours(connection, user)
+        await accounts.put_user(connection, user)
         if tier is not None:
-            connection.execute(_SQL["set_tier"], {"user_id": user, "tier": tier})
+            await accounts.set_tier(connection, user, tier)
 
 
-def _check_ours(connection: psycopg.Connection, user: UUID) -> None:
-    is_migrated, has_sign_up = connection.execute(_SQL["whose_database"]).fetchone() or (False, False)
-    if not is_migrated:
+async def _check_ours(connection: Connection, user: UUID) -> None:
+    whose = await accounts.whose_database(connection)
+    if not whose.is_migrated:
         raise SettingInvalid(
             "DATABASE_URL names a database that is not Vyx's; run `vyx migrate` if it is to become so."
         )
-    if has_sign_up and connection.execute(_SQL["has_user"], {"user_id": user}).fetchone() != (True,):
+    if whose.has_sign_up and not await accounts.user_exists(connection, user):
         raise SettingInvalid(
             f"DATABASE_URL names a Supabase project, whose users come from sign-up, and {user} is none of them; give the id of one that is."
         )
 
 
-def put_demo(url: str) -> list[str]:
-    """A demo user with the example traders, started, on a database without any trader; returns their names, [] when there are traders already."""
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        row = connection.execute(_SQL["has_traders"]).fetchone()
-        if row is not None and row[0]:
+async def put_demo(url: str) -> list[str]:
+    """
+    A demo user with the example traders, started, on a database without any trader.
+
+    Returns:
+        The traders' names; [] when there are traders already.
+    """
+    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        if await traders.any_exist(connection):
             return []
-    put_user(url, DEMO_USER, "elite")
-    names = []
-    with (
-        FilterCompiler() as compiler,
-        psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection,
-    ):
+        await accounts.put_user(connection, DEMO_USER)
+        await accounts.set_tier(connection, DEMO_USER, "elite")
+        examples = await asyncio.to_thread(_compile_examples)
+        for name, source, columns in examples:
+            await traders.insert_trader(
+                connection,
+                DEMO_USER,
+                name=name,
+                description="",
+                filter=source,
+                symbols=None,
+                frequency="every_bar",
+                compiled=columns,
+            )
+        await trader_state.start_all_of(connection, DEMO_USER)
+    return [name for name, _, _ in examples]
+
+
+def _compile_examples() -> list[tuple[str, str, PlanColumns]]:
+    """Name, text and plan of each example."""
+    examples = []
+    with FilterCompiler() as compiler:
         for file in DEMO_FILTERS:
             source = file.read_text(encoding="utf-8")
             plan = compiler.compile(source).plan
             if plan is None:
                 raise CommandFailed(f"The example {file.name} does not compile; run vyx check {file}.")
             name = file.stem.removeprefix("demo_").replace("_", " ")
-            parameters = {
-                "user_id": DEMO_USER,
-                "name": name,
-                "filter": source,
-                "plan": plan.encode().decode(),
-                "plan_hash": plan.hash,
-                "plan_summary": Jsonb(summary_of(plan)),
-            }
-            connection.execute(_SQL["put_demo_trader"], parameters)
-            names.append(name)
-        connection.execute(_SQL["start_all_of"], {"user_id": DEMO_USER})
-    return names
+            columns = PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=plan.summary())
+            examples.append((name, source, columns))
+    return examples

@@ -1,0 +1,37 @@
+"""
+The job queue's tables, as far as procrastinate itself does not look after them: ``sql/queries/jobs.sql``.
+"""
+
+from __future__ import annotations
+
+from app.store import queries
+from app.store.pool import Connection
+
+_SQL = queries.load("jobs")
+
+
+async def use_job_schema(connection: Connection, *, for_session: bool = False) -> None:
+    """
+    Let procrastinate find its tables: its statements and triggers name them without a schema.
+
+    For the caller's transaction; or *for_session*, which needs a direct connection.
+    """
+    await connection.execute(_SQL["use_job_schema"], {"for_session": for_session})
+
+
+async def dead_letters(connection: Connection) -> int:
+    """How many jobs failed for good and were not redelivered."""
+    row = await (await connection.execute(_SQL["dead_letters"])).fetchone()
+    return row[0] if row else 0
+
+
+async def redeliver(connection: Connection) -> int:
+    """Retry every dead letter whose queue somebody works on; returns how many. Opens a transaction."""
+    async with connection.transaction():
+        await use_job_schema(connection)
+        return (await connection.execute(_SQL["redeliver"])).rowcount
+
+
+async def cancel_jobs_of_the_dead(connection: Connection) -> None:
+    """Delete the waiting jobs of machines that are gone."""
+    await connection.execute(_SQL["cancel_jobs_of_the_dead"])

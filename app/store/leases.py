@@ -1,0 +1,67 @@
+"""Who screens which trader, now and in the past: ``sql/queries/leases.sql``. Refusals are translated."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from app.domain.coverage import Gap, Pause, Range
+from app.store import queries
+from app.store.pool import Connection
+from app.store.refusals import translated
+from app.store.rows import rows_of
+
+_SQL = queries.load("leases")
+
+
+async def claim(connection: Connection, boot_id: int, n: int) -> int:
+    """
+    Take up to *n* free traders; returns how many.
+
+    Raises:
+        Fenced: the boot is dead.
+    """
+    return await _count(connection, "claim", {"boot_id": boot_id, "n": n})
+
+
+async def release(connection: Connection, boot_id: int, trader_ids: list[UUID]) -> int:
+    """
+    Give these traders back (stopping ones become stopped); the current slot must be finished.
+
+    Raises:
+        Fenced: the boot is dead.
+    """
+    return await _count(connection, "release", {"boot_id": boot_id, "trader_ids": trader_ids})
+
+
+async def _count(connection: Connection, query: str, parameters: dict[str, object]) -> int:
+    with translated():
+        row = await (await connection.execute(_SQL[query], parameters)).fetchone()
+    assert row is not None  # noqa: S101 a function returns a row
+    return int(row[0])
+
+
+async def read_coverage(
+    connection: Connection, trader_id: UUID
+) -> tuple[list[Range], list[Gap], list[Pause]]:
+    """
+    A trader's ranges of complete slots (oldest first), the outage slots inside its leases, and when it was
+    stopped.
+
+    Pauses come without those whose market time is unknown (a database without a market).
+    """
+    parameters = {"trader_id": trader_id}
+    async with connection.cursor(row_factory=rows_of(Range)) as cursor:
+        ranges = await (await cursor.execute(_SQL["covered_spans"], parameters)).fetchall()
+    async with connection.cursor(row_factory=rows_of(Gap)) as gaps:
+        outages = await (await gaps.execute(_SQL["outages_in_leases"], parameters)).fetchall()
+    async with connection.cursor(row_factory=rows_of(Pause)) as stops:
+        pauses = await (await stops.execute(_SQL["pauses"], parameters)).fetchall()
+    return ranges, outages, pauses
+
+
+async def is_covered(connection: Connection, trader_id: UUID, slot: datetime) -> bool:
+    """Whether some machine accounted for this trader's slot."""
+    parameters = {"trader_id": trader_id, "slot": slot}
+    row = await (await connection.execute(_SQL["covering_lease"], parameters)).fetchone()
+    return row is not None and bool(row[0])
