@@ -11,7 +11,7 @@ import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
 from app.errors import Fenced, NotTrusted
-from app.store import candles, jobs, machines, previews, slots
+from app.store import candles, idempotent_answers, jobs, machines, previews, slots
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
 
@@ -93,7 +93,8 @@ async def defer_preview(connection: Connection, preview_id: UUID) -> None:
 @app.periodic(cron="*/10 * * * *")
 @app.task(name="prune_previews", queue=TICK_QUEUE, pass_context=True)
 async def prune_previews(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
-    """Drop previews that are an hour old."""
+    """Drop previews that are an hour old, and answers kept for an Idempotency-Key when they are a day old."""
     pool = cast("Pool", context.additional_context["pool"])
     async with pool.connection() as connection:
         await previews.prune(connection, keep_s=PREVIEWS_KEPT_S)
+        await idempotent_answers.prune(connection)

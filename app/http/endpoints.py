@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.errors import Kind, Refused
-from app.http import problems, shapes
+from app.http import idempotency, problems, shapes
 from app.http.auth import Caller, bearer_token
 from app.http.service import Service
 
@@ -75,6 +75,7 @@ class Endpoint:
         returns: Type of the JSON answer; None: no content, or a media type of its own.
         refusals: Kinds it can answer with, beside those that follow from auth, query and body.
         counts_as_read: Whether the user's read limit counts it.
+        has_secret: Whether the answer holds what is shown only once: no copy of it is kept for an Idempotency-Key.
     """
 
     method: str
@@ -87,6 +88,7 @@ class Endpoint:
     refusals: tuple[Kind, ...] = ()
     needs_user: bool = True
     counts_as_read: bool = False
+    has_secret: bool = False
     media_type: str = "application/json"
     time_limit_s: float | None = REQUEST_S_MAX
 
@@ -136,9 +138,15 @@ def routes(service: Service, endpoints: Iterable[Endpoint]) -> list[Route]:
 
 async def answer(service: Service, endpoint: Endpoint, request: Request) -> Response:
     """The response to a request of this endpoint; every refusal and every bug becomes one too."""
+    return await _as_response(service, endpoint, lambda: _perform(service, endpoint, request))
+
+
+async def _as_response(
+    service: Service, endpoint: Endpoint, work: Callable[[], Awaitable[Response]]
+) -> Response:
     try:
         async with asyncio.timeout(endpoint.time_limit_s):
-            return await _perform(service, endpoint, request)
+            return await work()
     except ClientDisconnect:
         return Response(status_code=499)  # nobody reads it; the log tells it from a success
     except Exception as error:  # noqa: BLE001 the border: what is no refusal is logged with its traceback below
@@ -161,9 +169,25 @@ async def _perform(service: Service, endpoint: Endpoint, request: Request) -> Re
     query = _query(request, endpoint.query or shapes.NoQuery)
     if endpoint.query is not None:
         parameters["query"] = query
+    raw = b""
     if endpoint.body is not None:
-        parameters["body"] = decode_body(await _read_body(request), endpoint.body)
-    result = await endpoint.handler(Call(service, request, caller), **parameters)
+        raw = await _read_body(request)
+        parameters["body"] = decode_body(raw, endpoint.body)
+    call = Call(service, request, caller)
+    if endpoint.method != "POST" or caller is None:
+        return await _respond(endpoint, call, parameters)
+    return await idempotency.once(
+        service.pool,
+        caller.user_id,
+        request,
+        raw,
+        lambda: _as_response(service, endpoint, lambda: _respond(endpoint, call, parameters)),
+        is_kept=not endpoint.has_secret,
+    )
+
+
+async def _respond(endpoint: Endpoint, call: Call, parameters: dict[str, Any]) -> Response:
+    result = await endpoint.handler(call, **parameters)
     if isinstance(result, Response):
         return result
     if not isinstance(result, Answer):
@@ -171,11 +195,10 @@ async def _perform(service: Service, endpoint: Endpoint, request: Request) -> Re
     status = result.status or endpoint.status
     content = _encode(result.body)
     headers = dict(result.headers)
-    if endpoint.counts_as_read and request.method in ("GET", "HEAD") and status == 200:
-        headers["etag"] = (
-            f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'  # weak: the same whether compressed or not
-        )
-        if _is_known(request, headers["etag"]):
+    if endpoint.method == "GET" and endpoint.counts_as_read and status == 200:
+        # weak: the same whether compressed or not
+        headers["etag"] = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
+        if _is_known(call.request, headers["etag"]):
             return Response(status_code=304, headers=headers)
     return Response(content, status, headers, media_type=endpoint.media_type)
 
