@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from uuid import UUID
 
 import structlog
 
 from app.coordination.hints import Hints
 from app.explain import Explaining
+from app.http.api_key_auth import Keys
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
 from app.http.border import Door
@@ -79,7 +81,13 @@ async def make_service(settings: Settings, compiler: FilterCompiler) -> AsyncIte
     await pool.open(wait=False)
     hints = Hints(pool)
     users = KnownUsers(pool)
-    feed = Feed(direct_url, metrics, on_user_changed=users.forget)
+    keys = Keys(pool)
+
+    def forget(user_id: UUID | None) -> None:
+        users.forget(user_id)
+        keys.forget(user_id)
+
+    feed = Feed(direct_url, metrics, on_user_changed=forget)
     each = EachRunner()
     lifecycle = Lifecycle(
         pool,
@@ -93,6 +101,7 @@ async def make_service(settings: Settings, compiler: FilterCompiler) -> AsyncIte
         pool=pool,
         verifier=verifier,
         users=users,
+        keys=keys,
         reads=read_limit(),
         metrics=metrics,
         feed=feed,

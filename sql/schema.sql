@@ -993,6 +993,28 @@ CREATE VIEW public.trader_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.trader_overview IS 'One line per trader.';
 
+CREATE TABLE vyx.api_keys (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    scopes text[] NOT NULL,
+    secret_hash bytea NOT NULL,
+    hint text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT key_name_has_1_to_120_characters CHECK (((length(name) >= 1) AND (length(name) <= 120))),
+    CONSTRAINT scopes_are_known CHECK (((cardinality(scopes) > 0) AND (scopes <@ ARRAY['read'::text, 'trade'::text, 'admin'::text])))
+);
+
+COMMENT ON TABLE vyx.api_keys IS 'API keys of users. Deleting a row revokes the key on every web process at once.';
+
+COMMENT ON COLUMN vyx.api_keys.secret_hash IS 'SHA-256 of the key.';
+
+COMMENT ON COLUMN vyx.api_keys.hint IS 'The beginning of the key, to tell it from others.';
+
+COMMENT ON COLUMN vyx.api_keys.last_used_at IS 'To the minute.';
+
 CREATE TABLE vyx.candle_corrections (
     correction_id bigint NOT NULL,
     symbol_id integer NOT NULL,
@@ -1211,6 +1233,12 @@ ALTER TABLE ONLY public.trader_state
 ALTER TABLE ONLY public.traders
     ADD CONSTRAINT traders_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_secret_hash_key UNIQUE (secret_hash);
+
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_pkey PRIMARY KEY (correction_id);
 
@@ -1283,6 +1311,8 @@ CREATE INDEX trader_state_user_id_idx ON public.trader_state USING btree (user_i
 
 CREATE INDEX traders_user_id_created_at_idx ON public.traders USING btree (user_id, created_at DESC, id);
 
+CREATE INDEX api_keys_user_id_idx ON vyx.api_keys USING btree (user_id, created_at);
+
 CREATE INDEX candle_corrections_symbol_id_idx ON vyx.candle_corrections USING btree (symbol_id);
 
 CREATE INDEX candles_timeframe_open_time_idx ON vyx.candles USING btree (timeframe, open_time);
@@ -1325,6 +1355,8 @@ CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECU
 
 CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.record_trader_events();
 
+CREATE TRIGGER announce_user AFTER DELETE OR UPDATE OF scopes, expires_at, secret_hash ON vyx.api_keys FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
+
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES public.tiers(tier);
 
@@ -1354,6 +1386,9 @@ ALTER TABLE ONLY public.trader_state
 
 ALTER TABLE ONLY public.traders
     ADD CONSTRAINT traders_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
@@ -1396,6 +1431,8 @@ CREATE POLICY trader_state_owner_select ON public.trader_state FOR SELECT TO aut
 ALTER TABLE public.traders ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY traders_owner_select ON public.traders FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE vyx.api_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
 
@@ -1477,6 +1514,8 @@ GRANT ALL ON TABLE public.trader_events TO service_role;
 
 GRANT SELECT ON TABLE public.trader_overview TO service_role;
 
+GRANT ALL ON TABLE vyx.api_keys TO service_role;
+
 GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
 
 GRANT ALL ON TABLE vyx.candles TO service_role;
@@ -1498,3 +1537,260 @@ GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 GRANT ALL ON TABLE vyx.symbols TO service_role;
 
 GRANT ALL ON TABLE vyx.transitions TO service_role;
+t) WHERE (state = 'pending'::public.delivery_state);
+
+CREATE INDEX deliveries_queued_at_idx ON vyx.deliveries USING brin (queued_at);
+
+CREATE INDEX deliveries_tests_idx ON vyx.deliveries USING btree (source_id) WHERE ((state = 'pending'::public.delivery_state) AND (event = 'test'::text));
+
+CREATE INDEX deliveries_untold_idx ON vyx.deliveries USING btree (destination_id) WHERE ((state = 'expired'::public.delivery_state) AND (digest_id IS NULL) AND (event = 'signal'::text));
+
+CREATE INDEX machines_not_dead_idx ON vyx.machines USING btree (boot_id) WHERE (state <> 'dead'::vyx.machine_state);
+
+CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
+
+CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
+
+CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
+
+CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_new_trader_state();
+
+CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_trader_state();
+
+CREATE TRIGGER keep_destination AFTER INSERT OR UPDATE OF enabled ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.keep_destination();
+
+CREATE TRIGGER keep_first_of_bar BEFORE INSERT ON public.signals FOR EACH ROW WHEN (new.forming) EXECUTE FUNCTION vyx.keep_first_of_bar();
+
+CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_state();
+
+CREATE TRIGGER lock_feed BEFORE INSERT ON public.signals FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
+
+CREATE TRIGGER lock_feed BEFORE INSERT ON public.trader_events FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
+
+CREATE TRIGGER note_change BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((new.state IS DISTINCT FROM old.state) OR (new.owner IS DISTINCT FROM old.owner))) EXECUTE FUNCTION vyx.note_change();
+
+CREATE TRIGGER note_revision AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.note_revision();
+
+CREATE TRIGGER queue_trader_notices AFTER INSERT ON public.trader_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.queue_trader_notices();
+
+CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.raise_revision();
+
+CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.record_trader_events();
+
+CREATE TRIGGER touch_destination BEFORE UPDATE ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.touch_destination();
+
+ALTER TABLE ONLY public.accounts
+    ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES public.tiers(tier);
+
+ALTER TABLE ONLY public.accounts
+    ADD CONSTRAINT accounts_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.destinations
+    ADD CONSTRAINT destinations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE public.signals
+    ADD CONSTRAINT signals_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE public.signals
+    ADD CONSTRAINT signals_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.trader_events
+    ADD CONSTRAINT trader_events_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.trader_events
+    ADD CONSTRAINT trader_events_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.trader_state
+    ADD CONSTRAINT trader_state_owner_fkey FOREIGN KEY (owner) REFERENCES vyx.machines(boot_id);
+
+ALTER TABLE ONLY public.trader_state
+    ADD CONSTRAINT trader_state_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.trader_state
+    ADD CONSTRAINT trader_state_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.traders
+    ADD CONSTRAINT traders_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.candle_corrections
+    ADD CONSTRAINT candle_corrections_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
+ALTER TABLE ONLY vyx.candles
+    ADD CONSTRAINT candles_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
+ALTER TABLE ONLY vyx.deliveries
+    ADD CONSTRAINT deliveries_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.destination_queues
+    ADD CONSTRAINT destination_queues_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.destination_secrets
+    ADD CONSTRAINT destination_secrets_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.leases
+    ADD CONSTRAINT leases_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.machine_heartbeats
+    ADD CONSTRAINT machine_heartbeats_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.previews
+    ADD CONSTRAINT previews_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY accounts_owner_select ON public.accounts FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.destinations ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY destinations_owner_select ON public.destinations FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.signals ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY signals_owner_select ON public.signals FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.tiers ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY tiers_are_public ON public.tiers FOR SELECT TO authenticated USING (true);
+
+ALTER TABLE public.trader_events ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY trader_events_owner_select ON public.trader_events FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.trader_state ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY trader_state_owner_select ON public.trader_state FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.traders ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY traders_owner_select ON public.traders FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.candles ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.deliveries ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.destination_queues ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.destination_secrets ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.feed_floors ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.leases ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.machine_heartbeats ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.machines ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.markets ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.previews ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.rate_limits ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.service_paces ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.slots ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.symbols ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.transitions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.troubles ENABLE ROW LEVEL SECURITY;
+
+GRANT USAGE ON SCHEMA public TO anon;
+GRANT USAGE ON SCHEMA public TO authenticated;
+GRANT USAGE ON SCHEMA public TO service_role;
+
+GRANT USAGE ON SCHEMA vyx TO service_role;
+
+REVOKE ALL ON FUNCTION public.drain_machine(machine text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.drain_machine(machine text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.redrive_deliveries(since timestamp with time zone, until timestamp with time zone, destination uuid, signal bigint, expired_too boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.redrive_deliveries(since timestamp with time zone, until timestamp with time zone, destination uuid, signal bigint, expired_too boolean) TO service_role;
+
+GRANT SELECT ON TABLE public.accounts TO authenticated;
+GRANT ALL ON TABLE public.accounts TO service_role;
+
+REVOKE ALL ON FUNCTION public.set_tier("user" uuid, tier text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.set_tier("user" uuid, tier text) TO service_role;
+
+GRANT SELECT ON TABLE public.trader_state TO authenticated;
+GRANT ALL ON TABLE public.trader_state TO service_role;
+
+REVOKE ALL ON FUNCTION public.start_trader(trader uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.start_trader(trader uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.stop_trader(trader uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
+
+GRANT ALL ON TABLE vyx.machines TO service_role;
+
+GRANT SELECT ON TABLE public.dead_letters TO service_role;
+
+GRANT SELECT ON TABLE public.destinations TO authenticated;
+GRANT ALL ON TABLE public.destinations TO service_role;
+
+GRANT SELECT ON TABLE public.traders TO authenticated;
+GRANT ALL ON TABLE public.traders TO service_role;
+
+GRANT ALL ON TABLE vyx.deliveries TO service_role;
+
+GRANT ALL ON TABLE vyx.destination_queues TO service_role;
+
+GRANT SELECT ON TABLE public.delivery_overview TO service_role;
+
+GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
+
+GRANT SELECT ON TABLE public.machine_overview TO service_role;
+
+GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
+
+GRANT SELECT ON TABLE public.signals TO authenticated;
+GRANT ALL ON TABLE public.signals TO service_role;
+
+GRANT SELECT ON TABLE public.signal_feed TO service_role;
+
+GRANT ALL ON TABLE vyx.slots TO service_role;
+
+GRANT SELECT ON TABLE public.slot_overview TO service_role;
+
+GRANT SELECT ON TABLE public.tiers TO authenticated;
+GRANT ALL ON TABLE public.tiers TO service_role;
+
+GRANT SELECT ON TABLE public.trader_events TO authenticated;
+GRANT ALL ON TABLE public.trader_events TO service_role;
+
+GRANT SELECT ON TABLE public.trader_overview TO service_role;
+
+GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
+
+GRANT ALL ON TABLE vyx.candles TO service_role;
+
+GRANT ALL ON TABLE vyx.destination_secrets TO service_role;
+
+GRANT ALL ON TABLE vyx.feed_floors TO service_role;
+
+GRANT ALL ON TABLE vyx.leases TO service_role;
+
+GRANT ALL ON TABLE vyx.markets TO service_role;
+
+GRANT SELECT ON TABLE vyx.market_facts TO service_role;
+
+GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
+
+GRANT ALL ON TABLE vyx.previews TO service_role;
+
+GRANT ALL ON TABLE vyx.rate_limits TO service_role;
+
+GRANT ALL ON TABLE vyx.service_paces TO service_role;
+
+GRANT ALL ON TABLE vyx.symbols TO service_role;
+
+GRANT ALL ON TABLE vyx.transitions TO service_role;
+
+GRANT ALL ON TABLE vyx.troubles TO service_role;

@@ -14,7 +14,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Kind, Refused
-from app.http import health, market, openapi, previews, problems, shapes, signals, traders
+from app.http import api_keys, health, market, openapi, previews, problems, shapes, signals, traders
 from app.http.endpoints import Call, Endpoint, routes
 from app.http.middleware import Envelope, Guard
 from app.http.service import Service
@@ -178,6 +178,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         body=shapes.FilterRun,
         refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
         time_limit_s=PREVIEW_S_MAX,
+        needs=shapes.Scope.READ,
     ),
     Endpoint(
         method="GET",
@@ -201,6 +202,34 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=market.list_tiers,
         returns=shapes.TierList,
         counts_as_read=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/keys",
+        handler=api_keys.list_keys,
+        returns=shapes.KeyList,
+        counts_as_read=True,
+        needs=shapes.Scope.ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/keys",
+        handler=api_keys.create_key,
+        returns=shapes.MadeKey,
+        status=201,
+        body=shapes.NewKey,
+        refusals=(Kind.RATE_LIMITED,),
+        has_secret=True,
+        needs=shapes.Scope.ADMIN,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/v1/keys/{key_id}",
+        handler=api_keys.delete_key,
+        status=204,
+        refusals=(Kind.NOT_FOUND,),
+        counts_as_read=True,
+        needs=shapes.Scope.ADMIN,
     ),
     Endpoint(method="GET", path="/api/v1/me", handler=market.show_me, returns=shapes.Me, counts_as_read=True),
     Endpoint(

@@ -55,10 +55,18 @@ class _Claims(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Caller:
-    """A signed-in user; ``expires_at`` in Unix seconds."""
+    """A signed-in user; ``expires_at`` in Unix seconds. ``scopes`` are an API key's; None of a user's own session: all."""
 
     user_id: UUID
     expires_at: float
+    scopes: frozenset[str] | None = None
+
+    @property
+    def is_by_key(self) -> bool:
+        return self.scopes is not None
+
+    def may(self, scope: str) -> bool:
+        return self.scopes is None or scope in self.scopes
 
 
 class Verifier:

@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import Kind, Refused
 from app.http import idempotency, problems, shapes
+from app.http.api_key_auth import KEY_PREFIX
 from app.http.auth import Caller, bearer_token
 from app.http.service import Service
 
@@ -75,6 +76,7 @@ class Endpoint:
         returns: Type of the JSON answer; None: no content, or a media type of its own.
         refusals: Kinds it can answer with, beside those that follow from auth, query and body.
         counts_as_read: Whether the user's read limit counts it.
+        needs: The scope that an API key needs; None: ``read`` for GET, ``trade`` for what changes something.
         has_secret: Whether the answer holds what is shown only once: no copy of it is kept for an Idempotency-Key.
     """
 
@@ -89,8 +91,13 @@ class Endpoint:
     needs_user: bool = True
     counts_as_read: bool = False
     has_secret: bool = False
+    needs: shapes.Scope | None = None
     media_type: str = "application/json"
     time_limit_s: float | None = REQUEST_S_MAX
+
+    @property
+    def scope(self) -> shapes.Scope:
+        return self.needs or (shapes.Scope.READ if self.method == "GET" else shapes.Scope.TRADE)
 
     @property
     def path_parameters(self) -> list[str]:
@@ -210,9 +217,17 @@ def _is_known(request: Request, etag: str) -> bool:
 
 
 async def _caller(service: Service, endpoint: Endpoint, request: Request) -> Caller:
-    caller = await service.verifier.verify(bearer_token(request.headers))
+    token = bearer_token(request.headers)
+    if token.startswith(KEY_PREFIX):
+        caller = await service.keys.verify(token)
+    else:
+        caller = await service.verifier.verify(token)
     structlog.contextvars.bind_contextvars(user_id=str(caller.user_id))
     await service.users.check(caller.user_id)
+    if not caller.may(endpoint.scope):
+        raise Refused(
+            Kind.FORBIDDEN, f"This needs a key with the scope {endpoint.scope}, which this one does not have."
+        )
     if endpoint.counts_as_read:
         service.reads.count(caller.user_id)
     return caller

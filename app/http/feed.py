@@ -85,8 +85,9 @@ class Watermark:
 class Subscription:
     """One listener of one user's events: a bounded queue of encoded events, and why it ended, once it has."""
 
-    def __init__(self, user_id: UUID) -> None:
+    def __init__(self, user_id: UUID, *, is_by_key: bool = False) -> None:
         self.user_id = user_id
+        self.is_by_key = is_by_key
         self.ended: str | None = None
         self._pending: deque[tuple[int, bytes]] = deque()
         self._wake = asyncio.Event()
@@ -162,9 +163,13 @@ class Feed:
         self.previews = Announcements()
         self.polled_at: float | None = None
 
-    def attach(self, user_id: UUID) -> Subscription:
-        """A subscription to everything after ``horizon``; detach it when done. Ended from the start on a closed feed."""
-        subscription = Subscription(user_id)
+    def attach(self, user_id: UUID, *, is_by_key: bool = False) -> Subscription:
+        """
+        A subscription to everything after ``horizon``; detach it when done. Ended from the start on a closed feed.
+
+        One *is_by_key* ends when its user's API keys change: the client reconnects with a key that is valid, or does not.
+        """
+        subscription = Subscription(user_id, is_by_key=is_by_key)
         if self._closed is not None:
             subscription.end(self._closed)
         elif user_id in self._deleted:
@@ -230,6 +235,9 @@ class Feed:
         """These users' accounts or keys have changed: forget what is remembered of them, and end the streams of who is gone."""
         for user_id in user_ids:
             self._on_user_changed(user_id)
+            for subscription in self._subscriptions.get(user_id, ()):
+                if subscription.is_by_key:
+                    subscription.end("keys_changed")
         await self._end_deleted(connection, user_ids)
 
     async def _end_deleted(self, connection: Connection, user_ids: Collection[UUID]) -> None:

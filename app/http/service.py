@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.explain import Explaining
+from app.http.api_key_auth import Keys
 from app.http.auth import KnownUsers, Verifier
 from app.http.feed import Feed
 from app.http.limits import CallLimit
@@ -26,6 +27,7 @@ class Service:
     pool: Pool
     verifier: Verifier
     users: KnownUsers
+    keys: Keys
     reads: CallLimit
     metrics: Metrics
     feed: Feed

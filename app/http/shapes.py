@@ -7,6 +7,7 @@ Requests refuse unknown fields. NUL is refused wherever text reaches Postgres, w
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -213,6 +214,42 @@ class Me(Struct, kw_only=True):
     max_stored: int | None
     max_streams: int
     rate: Rate
+
+
+class Scope(StrEnum):
+    """What a key may do: read; read and change; all of it, keys and the account included."""
+
+    READ = "read"
+    TRADE = "trade"
+    ADMIN = "admin"
+
+
+class NewKey(Struct, forbid_unknown_fields=True):
+    name: Name
+    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=3)]
+    expires_at: Instant | None = None
+
+
+class Key(Struct, kw_only=True):
+    """An API key as it is listed; ``last_used_at`` to the minute."""
+
+    id: UUID
+    name: str
+    scopes: list[Scope]
+    hint: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+class MadeKey(Key, kw_only=True):
+    """A new key with its secret, which no other answer holds."""
+
+    key: str
+
+
+class KeyList(Struct):
+    items: list[Key]
 
 
 class Pair(Struct):

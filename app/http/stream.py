@@ -41,6 +41,7 @@ _BYE = {
     "shutdown": "the server is shutting down; reconnect",
     "token_expired": "the token has expired; reconnect with a new one",
     "user_deleted": "the user does not exist any more",
+    "keys_changed": "the API keys have changed; reconnect with one that is valid",
     "too_slow": "events were not taken fast enough; reconnect and resume",
 }
 _RESET = {
@@ -185,7 +186,7 @@ class EventStream(Response):
         while True:
             through = self._feed.horizon or 0
             if self._cursor >= through or gone.done():
-                return self._feed.attach(self._caller.user_id)
+                return self._feed.attach(self._caller.user_id, is_by_key=self._caller.is_by_key)
             async with self._streams.pool.connection() as connection:
                 rows = await store.read_feed(
                     connection,
