@@ -23,7 +23,7 @@ from rich.table import Table
 from app import operations
 from app.errors import CommandFailed, Refused
 from app.logging import configure
-from app.settings import Settings, read_settings
+from app.settings import Settings, embedded_key, read_settings
 from app.store import embedded
 
 if TYPE_CHECKING:
@@ -299,7 +299,8 @@ def _with_database(settings: Settings) -> Settings:
     if settings.database_url is not None:
         return settings
     url = _database_url(settings)
-    return replace(settings, database_url=url, direct_database_url=url)
+    keys = settings.secret_keys or (embedded_key(settings.data_dir),)
+    return replace(settings, database_url=url, direct_database_url=url, secret_keys=keys)
 
 
 def _show_status(report: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 STATES = ("starting", "running", "stopping", "error")
@@ -54,13 +56,42 @@ class WorkerMetrics:
             "vyx_beat_failures", "Heartbeats that could not be renewed.", registry=registry
         )
         self.dead_letters = Gauge(
-            "vyx_dead_letters", "Jobs that failed for good and wait for vyx redeliver.", registry=registry
+            "vyx_dead_letters",
+            "Signals and jobs that failed for good and wait for vyx redeliver.",
+            registry=registry,
         )
         self.job_bypasses = Counter(
             "vyx_job_bypasses",
             "Slots screened by the keeper because no job did within 15 s.",
             registry=registry,
         )
+        self.slot_retries = Counter(
+            "vyx_slot_retries", "Slots tried again at once after an error that passes.", registry=registry
+        )
+        self.matches_unjoined = Counter(
+            "vyx_matches_unjoined",
+            "Matches whose lease had changed; their slot was screened again.",
+            registry=registry,
+        )
+        self.signals_refused = Counter(
+            "vyx_signals_refused",
+            "Signals that the database refused and that were set aside.",
+            registry=registry,
+        )
+        self.audited = Counter(
+            "vyx_audited",
+            "Traders and slots that were computed again from the candles and compared with what was committed.",
+            registry=registry,
+        )
+        self.audit_mismatches = Counter(
+            "vyx_audit_mismatches", "Of these, those that differed.", registry=registry
+        )
+        self.incremental = Gauge(
+            "vyx_incremental",
+            "1 while values are carried on from slot to slot, 0 once an audit found a difference.",
+            registry=registry,
+        )
+        self.incremental.set(1)
         for state in STATES:
             self.traders_active.labels(state)
         for reason in ("plan refused", "filter refused", "evaluation failed"):
@@ -78,3 +109,22 @@ class WorkerMetrics:
         self.trader_signals.inc(signals)
         self.trader_errors.labels("evaluation failed").inc(failures)
         self.slots_screened.labels("skipped" if skipped else "screened").inc()
+
+
+DELIVERY_OUTCOMES = ("sent", "retried", "failed", "expired", "digested", "refused")
+
+
+class DeliveryMetrics:
+    """What a sender counts. ``refused``: receipts whose lease had passed to another sender."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.deliveries = Counter(
+            "vyx_deliveries", "Deliveries by what came of an attempt.", ["outcome"], registry=registry
+        )
+        for outcome in DELIVERY_OUTCOMES:
+            self.deliveries.labels(outcome)
+
+    def record(self, states: Iterable[str], *, refused: int) -> None:
+        for state in states:
+            self.deliveries.labels("retried" if state == "pending" else state).inc()
+        self.deliveries.labels("refused").inc(refused)

@@ -7,6 +7,7 @@ A wrong or contradictory value stops the start with one sentence naming the vari
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import socket
@@ -24,6 +25,7 @@ from app.errors import SettingInvalid
 
 BINANCE_REST_URL = "https://data-api.binance.vision"  # market data only: no key, no trading
 BINANCE_STREAM_URL = "wss://data-stream.binance.vision"
+KEY_CHARACTERS_MIN = 32
 SECRET_BYTES_MIN = 32  # HS256 wants a key as long as its digest; PyJWT only warns
 
 
@@ -76,6 +78,11 @@ class Settings:
     cors_origins: tuple[str, ...]
     log_format: str
     history_bars: int
+    secret_keys: tuple[str, ...]
+    hook_allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    public_url: str | None
+    universe_refresh_s: float
+    is_embedded: bool = False  # the database is the embedded one, of this data directory
 
     def addresses(self) -> tuple[str, str]:
         """
@@ -219,6 +226,10 @@ def read_settings(
         ),
         log_format=_log_format(read),
         history_bars=read.whole("VYX_HISTORY_BARS", 1000, low=100, high=3000),
+        secret_keys=_secret_keys(read),
+        hook_allow=_hook_allow(read),
+        public_url=read.url("VYX_PUBLIC_URL", None, ("http", "https")),
+        universe_refresh_s=read.number("VYX_UNIVERSE_REFRESH_S", 600, low=1, high=86_400),
     )
     _check_relations(settings, read)
     return settings
@@ -259,6 +270,28 @@ def _instant(read: _Reader, variable: str, flag: str) -> datetime | None:
             f"{variable} must be an instant such as 2021-04-24T12:00:00Z, got {raw!r}."
         ) from None
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def _secret_keys(read: _Reader) -> tuple[str, ...]:
+    keys = _words(read.text("VYX_SECRET_KEY"))
+    if any(len(key) < KEY_CHARACTERS_MIN for key in keys):
+        raise SettingInvalid(
+            f"VYX_SECRET_KEY must have at least {KEY_CHARACTERS_MIN} characters, each of two while rotating (new,old); `openssl rand -hex 32` makes one."
+        )
+    return keys
+
+
+def _hook_allow(read: _Reader) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(word) for word in _words(read.text("VYX_HOOK_ALLOW")))
+    except ValueError as error:
+        raise SettingInvalid(
+            f"VYX_HOOK_ALLOW must be address ranges such as 127.0.0.0/8,10.1.0.0/16: {error}."
+        ) from None
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
 def _log_format(read: _Reader) -> str:
@@ -320,7 +353,16 @@ def development_secret(data_dir: Path) -> str:
 
     Every process of the same data directory gets the same one; two that race settle on the first file.
     """
-    path = data_dir / "development-secret"
+    return _made_once(data_dir / "development-secret")
+
+
+def embedded_key(data_dir: Path) -> str:
+    """The VYX_SECRET_KEY of an embedded installation that configured none, made and kept the same way."""
+    return _made_once(data_dir / "secret-key")
+
+
+def _made_once(path: Path) -> str:
+    data_dir = path.parent
     data_dir.mkdir(parents=True, exist_ok=True)
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -32,7 +32,7 @@ from app import dev_data
 from app.backoff import Backoff
 from app.errors import CommandFailed
 from app.market import venue
-from app.settings import Settings
+from app.settings import Settings, embedded_key
 from app.store import embedded, markets, migrations
 from app.store.markets import Market
 from app.store.pool import connect_direct
@@ -62,7 +62,10 @@ def run(settings: Settings) -> None:
         environment = os.environ | {
             "DATABASE_URL": settings.database_url or url,
             "VYX_DIRECT_DATABASE_URL": settings.direct_database_url or url,
+            "VYX_PUBLIC_URL": settings.public_url or f"http://{_reachable(settings.host)}:{port}",
         }
+        if settings.database_url is None and not settings.secret_keys:
+            environment["VYX_SECRET_KEY"] = embedded_key(settings.data_dir)
         children = [_web(settings, port, environment), _worker(settings, environment)]
         _serve(settings, children, url, f"http://{_reachable(settings.host)}:{port}")
 

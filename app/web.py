@@ -15,6 +15,8 @@ from uuid import UUID
 import structlog
 
 from app.coordination.hints import Hints
+from app.delivery.destinations import Destinations
+from app.delivery.sealing import Sealer
 from app.explain import Explaining
 from app.http.api_key_auth import Keys
 from app.http.application import make_application
@@ -111,6 +113,12 @@ async def make_service(settings: Settings, compiler: FilterCompiler) -> AsyncIte
             pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming
         ),
         explaining=Explaining(pool, lifecycle.compile, each),
+        destinations=Destinations(
+            pool=pool,
+            sealer=Sealer(settings.secret_keys) if settings.secret_keys else None,
+            allowed=settings.hook_allow,
+            public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+        ),
     )
     reading = asyncio.create_task(feed.run())
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 import procrastinate
+import psycopg
 import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
@@ -57,7 +58,7 @@ async def screen(context: procrastinate.JobContext) -> None:
     """
     try:
         await cast("Screener", context.additional_context["screener"]).screen()
-    except (Fenced, NotTrusted) as reason:
+    except (Fenced, NotTrusted, psycopg.OperationalError) as reason:
         log.info("slot left for later", reason=str(reason))
 
 

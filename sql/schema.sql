@@ -7,6 +7,14 @@ CREATE SCHEMA vyx;
 
 COMMENT ON SCHEMA vyx IS 'Machinery of the screener: machines, leases, market data. Not exposed by any API; people read the views in public.';
 
+CREATE TYPE public.delivery_state AS ENUM (
+    'pending',
+    'sent',
+    'failed',
+    'expired',
+    'digested'
+);
+
 CREATE TYPE public.trader_lifecycle AS ENUM (
     'stopped',
     'starting',
@@ -65,6 +73,16 @@ begin
 end $$;
 
 COMMENT ON FUNCTION public.drain_machine(machine text) IS 'Take a machine out: it finishes the slot in hand, gives its traders back and claims no more.';
+
+CREATE FUNCTION public.redrive_deliveries(since timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, destination uuid DEFAULT NULL::uuid, signal bigint DEFAULT NULL::bigint, expired_too boolean DEFAULT false) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$
+  select vyx.redrive_deliveries_v1(null, signal, destination, since, until,
+    case when expired_too then array['failed', 'expired'] else array['failed'] end::public.delivery_state[])
+$$;
+
+COMMENT ON FUNCTION public.redrive_deliveries(since timestamp with time zone, until timestamp with time zone, destination uuid, signal bigint, expired_too boolean) IS 'Send again what failed: select redrive_deliveries(''2026-11-28 03:00Z'', ''2026-11-28 04:00Z''). Expired ones only when asked.';
 
 CREATE TABLE public.accounts (
     user_id uuid NOT NULL,
@@ -357,6 +375,19 @@ begin
   return new;
 end $$;
 
+CREATE FUNCTION vyx.guard_screened_through() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if exists (select from vyx.slots s where s.slot > old.screened_through and s.slot < new.screened_through)
+     or not exists (select from vyx.slots s where s.slot = new.screened_through and s.state <> 'open') then
+    raise exception 'a machine goes on by one closed slot at a time, not from % to %', old.screened_through, new.screened_through
+      using errcode = 'VX422';
+  end if;
+  return new;
+end $$;
+
 CREATE FUNCTION vyx.guard_trader_state() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -392,6 +423,16 @@ begin
   elsif new.version is distinct from old.version then
     raise exception 'the version of a trader changes only with its state' using errcode = 'VX409', detail = old.state;
   end if;
+  if new.owner is not distinct from old.owner then                -- what a lease says changes only with its owner
+    if new.epoch is distinct from old.epoch or new.lease_after is distinct from old.lease_after then
+      raise exception 'the epoch and the start of a lease change only with its owner' using errcode = 'VX409', detail = old.state;
+    elsif old.in_step and not new.in_step then
+      raise exception 'a trader falls out of step only when its lease ends' using errcode = 'VX409', detail = old.state;
+    elsif new.in_step and new.owner is not null and (not old.in_step or new.resume_after is distinct from old.resume_after)
+      and new.resume_after is distinct from (select m.screened_through from vyx.machines m where m.boot_id = new.owner) then
+      raise exception 'a trader is in step only where its machine stands' using errcode = 'VX409', detail = old.state;
+    end if;
+  end if;
   if new.owner is distinct from old.owner then
     new.epoch := old.epoch + 1;
     if old.owner is not null then
@@ -407,6 +448,37 @@ begin
     new.lease_after := case when new.owner is not null then new.resume_after end;
   end if;
   return new;
+end $$;
+
+CREATE FUNCTION vyx.halt_pair() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if new.trading then
+    new.halted_at := null;
+    new.reason := null;
+  else
+    new.halted_at := coalesce(new.halted_at, clock_timestamp());
+    new.reason := coalesce(new.reason, 'taken out by hand');
+    new.screened := false;
+    new.waits_for := null;
+    new.retry_at := null;
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION vyx.keep_destination() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if tg_op = 'INSERT' then
+    insert into vyx.destination_queues (destination_id, user_id) values (new.id, new.user_id);
+  elsif new.enabled and not old.enabled then
+    update vyx.destination_queues q set failures = 0, failing_since = null, held_until = 'epoch', hold_reason = null where q.destination_id = new.id;
+  end if;
+  return null;
 end $$;
 
 CREATE FUNCTION vyx.keep_first_of_bar() RETURNS trigger
@@ -444,12 +516,33 @@ begin
   return true;
 end $$;
 
+CREATE FUNCTION vyx.keep_slots() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if old.slot > vyx.newest_slot() - interval '1 day' then
+    raise exception 'the slot % is too young to be deleted: machines count on every slot of the last day', old.slot using errcode = 'VX422';
+  end if;
+  return old;
+end $$;
+
 CREATE FUNCTION vyx.keep_trader_state() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 begin
   insert into public.trader_state (trader_id, user_id) values (new.id, new.user_id);
+  return null;
+end $$;
+
+CREATE FUNCTION vyx.keep_trader_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  insert into public.trader_versions (trader_id, number, user_id, filter, symbols, frequency, plan, plan_hash)
+  values (new.id, new.revision, new.user_id, new.filter, new.symbols, new.frequency, new.plan, new.plan_hash);
   return null;
 end $$;
 
@@ -564,6 +657,45 @@ begin
   return null;
 end $$;
 
+CREATE FUNCTION vyx.queue_notice("user" uuid, event text, notice jsonb, trader uuid DEFAULT NULL::uuid, source bigint DEFAULT NULL::bigint, apart_from uuid DEFAULT NULL::uuid) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$
+  with source_of as (select coalesce(source, nextval('vyx.notice_id')) as id),
+  queued as (
+    insert into vyx.deliveries (source_id, destination_id, event, user_id, trader_id, notice, expires_at)
+    select s.id, d.id, queue_notice.event, d.user_id, trader, queue_notice.notice, clock_timestamp() + interval '1 day'
+      from source_of s, public.destinations d
+     where d.user_id = "user" and d.enabled and queue_notice.event = any (d.events) and d.id is distinct from apart_from
+       and (trader is null or d.trader_ids is null or trader = any (d.trader_ids))
+    on conflict do nothing
+    returning 1)
+  select count(*) from queued
+$$;
+
+COMMENT ON FUNCTION vyx.queue_notice("user" uuid, event text, notice jsonb, trader uuid, source bigint, apart_from uuid) IS 'Tell a user''s destinations of something that is not a signal; returns to how many.';
+
+CREATE FUNCTION vyx.queue_trader_notices() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  insert into vyx.deliveries (source_id, destination_id, event, user_id, trader_id, notice, expires_at)
+  select e.id, d.id, e.event, d.user_id, e.trader_id,
+         jsonb_build_object('trader_id', e.trader_id, 'trader_name', e.name, 'from', e.from_state, 'state', e.to_state, 'reason', e.why, 'at', e.at),
+         clock_timestamp() + interval '1 day'
+    from (select c.*, t.name, coalesce(case when c.to_state = 'error' then s.last_error end, c.reason) as why,
+                 case when c.to_state = 'error' then 'error'
+                      when c.to_state = 'running' and s.error_count > 0 then 'recovered'
+                      when c.to_state in ('stopped', 'stopping') and c.reason like '%quota%' then 'quota' end as event
+            from changed c join public.traders t on t.id = c.trader_id join public.trader_state s on s.trader_id = c.trader_id) e
+    join public.destinations d on d.user_id = e.user_id and d.enabled and e.event = any (d.events)
+     and (d.trader_ids is null or e.trader_id = any (d.trader_ids))
+   order by e.id, d.id
+  on conflict do nothing;
+  return null;
+end $$;
+
 CREATE FUNCTION vyx.raise_revision() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -573,7 +705,7 @@ begin
   if new.user_id is distinct from old.user_id then
     raise exception 'a trader does not change hands' using errcode = 'VX422';
   end if;
-  if (new.plan, new.filter, new.symbols, new.frequency) is distinct from (old.plan, old.filter, old.symbols, old.frequency) then
+  if (new.plan, new.plan_hash, new.filter, new.symbols, new.frequency) is distinct from (old.plan, old.plan_hash, old.filter, old.symbols, old.frequency) then
     new.revision := old.revision + 1;
   end if;
   return new;
@@ -618,6 +750,25 @@ begin
   end if;
   return null;
 end $$;
+
+CREATE FUNCTION vyx.redrive_deliveries_v1("user" uuid, signal bigint, destination uuid, since timestamp with time zone, until timestamp with time zone, states public.delivery_state[]) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$
+  with again as (
+    update vyx.deliveries d
+       set state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), changed_at = clock_timestamp(), digest_id = null,
+           expires_at = greatest(d.expires_at, clock_timestamp() + interval '1 hour')
+     where d.state = any (states) and d.state in ('failed', 'expired')
+       and ("user" is null or d.user_id = "user") and (signal is null or d.source_id = signal)
+       and (destination is null or d.destination_id = destination)
+       and (since is null or d.queued_at >= since) and (redrive_deliveries_v1.until is null or d.queued_at < redrive_deliveries_v1.until)
+    returning d.destination_id),
+  unheld as (
+    update vyx.destination_queues q set held_until = 'epoch', hold_reason = null
+     where q.destination_id in (select a.destination_id from again a) and q.hold_reason = 'failing')
+  select count(*) from again
+$$;
 
 CREATE TABLE vyx.machines (
     boot_id bigint NOT NULL,
@@ -780,19 +931,315 @@ begin
   end loop;
 end $$;
 
+CREATE FUNCTION vyx.touch_destination() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if new.user_id is distinct from old.user_id then
+    raise exception 'a destination keeps its owner' using errcode = 'VX422';
+  end if;
+  new.updated_at := clock_timestamp();
+  if new.enabled then
+    new.disabled_reason := null;
+    new.disabled_at := null;
+  elsif old.enabled then
+    new.disabled_at := clock_timestamp();
+    new.disabled_reason := coalesce(new.disabled_reason, 'disabled by hand');
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION vyx.wall_lateness(slot timestamp with time zone) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select coalesce((select greatest(vyx.market_time() - slot, interval '0') / m.speed from vyx.markets m), interval '0')
+$$;
+
+CREATE TABLE public.signals_failed (
+    failed_id bigint NOT NULL,
+    trader_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    symbol text NOT NULL,
+    timeframe text NOT NULL,
+    triggered_at timestamp with time zone NOT NULL,
+    price double precision NOT NULL,
+    shown text NOT NULL,
+    plan_hash text NOT NULL,
+    epoch bigint NOT NULL,
+    forming boolean NOT NULL,
+    cooldown_s double precision,
+    reason text NOT NULL,
+    failed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE public.signals_failed IS 'Signals that a constraint or a type refused, set aside so that the rest of their slot is kept. `vyx redeliver` tries them again.';
+
+COMMENT ON COLUMN public.signals_failed.shown IS 'JSON text as it was offered; not jsonb, since that may be what was refused.';
+
+COMMENT ON COLUMN public.signals_failed.reason IS 'What the database said.';
+
 CREATE VIEW public.dead_letters WITH (security_invoker='true') AS
- SELECT id,
-    task_name AS task,
-    queue_name AS queue,
-    args,
-    attempts,
+ SELECT 'signal'::text AS kind,
+    f.failed_id AS id,
+    f.trader_id,
+    ((f.symbol || ' at '::text) || f.triggered_at) AS about,
+    f.reason,
+    f.failed_at
+   FROM public.signals_failed f
+UNION ALL
+ SELECT 'job'::text AS kind,
+    j.id,
+    NULL::uuid AS trader_id,
+    (((((j.task_name)::text || ' on '::text) || (j.queue_name)::text) || ' '::text) || j.args) AS about,
+    (('failed after '::text || j.attempts) || ' attempts'::text) AS reason,
     ( SELECT max(e.at) AS max
            FROM procrastinate.procrastinate_events e
           WHERE (e.job_id = j.id)) AS failed_at
    FROM procrastinate.procrastinate_jobs j
-  WHERE (status = ANY (ARRAY['failed'::procrastinate.procrastinate_job_status, 'aborted'::procrastinate.procrastinate_job_status]));
+  WHERE (j.status = ANY (ARRAY['failed'::procrastinate.procrastinate_job_status, 'aborted'::procrastinate.procrastinate_job_status]));
 
-COMMENT ON VIEW public.dead_letters IS 'Jobs that failed for good. Screening is not among them: the ledger screens a slot whatever becomes of its job.';
+COMMENT ON VIEW public.dead_letters IS 'What failed for good and waits for `vyx redeliver`: signals that the database refused, and jobs. A slot is screened whatever becomes of its job.';
+
+CREATE TABLE public.destinations (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    hint text NOT NULL,
+    events text[] DEFAULT '{signal}'::text[] NOT NULL,
+    trader_ids uuid[],
+    preset text,
+    template text,
+    quiet_hours jsonb,
+    digest jsonb,
+    rate jsonb,
+    expires_after_s integer,
+    enabled boolean DEFAULT true NOT NULL,
+    disabled_reason text,
+    disabled_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT destination_events_are_known CHECK (((cardinality(events) > 0) AND (events <@ ARRAY['signal'::text, 'error'::text, 'recovered'::text, 'lagging'::text, 'outage'::text, 'quota'::text, 'destination_disabled'::text]))),
+    CONSTRAINT destination_kind_is_known CHECK ((kind = ANY (ARRAY['webhook'::text, 'telegram'::text, 'discord'::text, 'slack'::text, 'email'::text, 'ntfy'::text, 'pushover'::text, 'apprise'::text]))),
+    CONSTRAINT destination_name_has_1_to_120_characters CHECK (((length(name) >= 1) AND (length(name) <= 120))),
+    CONSTRAINT destination_template_has_at_most_8_kib CHECK ((octet_length(template) <= 8192)),
+    CONSTRAINT digest_has_one_rule CHECK (((digest IS NULL) OR (digest = '{"per": "bar_close"}'::jsonb) OR (((digest - 'every_s'::text) = '{}'::jsonb) AND ((((digest ->> 'every_s'::text))::integer >= 60) AND (((digest ->> 'every_s'::text))::integer <= 86400))))),
+    CONSTRAINT disabled_destination_has_a_reason CHECK ((enabled OR (disabled_reason IS NOT NULL))),
+    CONSTRAINT expires_after_is_5_s_to_7_days CHECK (((expires_after_s >= 5) AND (expires_after_s <= 604800)))
+);
+
+COMMENT ON TABLE public.destinations IS 'Where each user''s signals and news are sent. Addresses and secrets are apart, encrypted, in vyx.destination_secrets.';
+
+COMMENT ON COLUMN public.destinations.hint IS 'Enough of the address to recognise it, nothing that would let anyone use it.';
+
+COMMENT ON COLUMN public.destinations.trader_ids IS 'Only these traders; null: all of the user''s.';
+
+COMMENT ON COLUMN public.destinations.preset IS 'Name of a ready-made body for a trading bot; null: the body of the kind.';
+
+COMMENT ON COLUMN public.destinations.quiet_hours IS 'Null, or {"from": "22:00", "until": "07:00", "zone": "Europe/Berlin"}: nothing is sent in between.';
+
+COMMENT ON COLUMN public.destinations.digest IS 'Null, {"every_s": 900} or {"per": "bar_close"}: signals are gathered into one message.';
+
+COMMENT ON COLUMN public.destinations.rate IS 'Null, or {"messages": 10, "per_s": 60}: at most so many.';
+
+COMMENT ON COLUMN public.destinations.expires_after_s IS 'Seconds after the bar''s close beyond which a signal is not sent any more; null: one bar of its timeframe.';
+
+CREATE TABLE public.traders (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    filter text NOT NULL,
+    symbols text[],
+    frequency jsonb DEFAULT '"every_bar"'::jsonb NOT NULL,
+    plan jsonb NOT NULL,
+    plan_hash text NOT NULL,
+    plan_summary jsonb DEFAULT '{}'::jsonb NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT description_has_at_most_2000_characters CHECK ((length(description) <= 2000)),
+    CONSTRAINT filter_has_at_most_64_kib CHECK ((octet_length(filter) <= 65536)),
+    CONSTRAINT frequency_is_known CHECK (((frequency = ANY (ARRAY['"every_bar"'::jsonb, '"on_enter"'::jsonb])) OR ((jsonb_typeof((frequency -> 'cooldown_s'::text)) = 'number'::text) AND (((frequency ->> 'cooldown_s'::text))::numeric > (0)::numeric)))),
+    CONSTRAINT name_has_1_to_120_characters CHECK (((length(name) >= 1) AND (length(name) <= 120))),
+    CONSTRAINT symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
+);
+
+COMMENT ON TABLE public.traders IS 'What each user wants screened. One row per trader; its run state is in trader_state.';
+
+COMMENT ON COLUMN public.traders.filter IS 'The user''s source text. It runs only inside the interpreter sandbox, once, when it is saved.';
+
+COMMENT ON COLUMN public.traders.symbols IS 'Null: every pair of the market.';
+
+COMMENT ON COLUMN public.traders.plan IS 'The compiled filter. Validated again by every machine that loads it.';
+
+COMMENT ON COLUMN public.traders.plan_summary IS 'What follows from the plan, for people: trigger, timeframes, forming, due_every, operators, lookback_bars, cost, calls_each. Nothing computes from it.';
+
+COMMENT ON COLUMN public.traders.revision IS 'Rises with every change of filter, symbols or frequency; a running machine loads the new one before its next slot.';
+
+CREATE TABLE vyx.deliveries (
+    source_id bigint NOT NULL,
+    destination_id uuid NOT NULL,
+    state public.delivery_state DEFAULT 'pending'::public.delivery_state NOT NULL,
+    event text DEFAULT 'signal'::text NOT NULL,
+    user_id uuid NOT NULL,
+    trader_id uuid,
+    symbol text,
+    triggered_at timestamp with time zone,
+    notice jsonb,
+    attempts smallint DEFAULT 0 NOT NULL,
+    next_attempt_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    queued_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    sent_at timestamp with time zone,
+    answered_at timestamp with time zone,
+    changed_at timestamp with time zone,
+    status integer,
+    answer text,
+    digest_id bigint,
+    lease_token uuid,
+    CONSTRAINT only_a_pending_delivery_is_leased CHECK (((lease_token IS NULL) OR (state = 'pending'::public.delivery_state))),
+    CONSTRAINT sent_delivery_was_answered CHECK (((state <> 'sent'::public.delivery_state) OR (answered_at IS NOT NULL)))
+)
+WITH (autovacuum_vacuum_scale_factor='0.02');
+
+COMMENT ON TABLE vyx.deliveries IS 'The outbox: one row per signal (or notice) and destination, with the receipt of its last attempt.';
+
+COMMENT ON COLUMN vyx.deliveries.source_id IS 'Id of the signal; of the trader event; negative: a test, a digest or another notice. The webhook id is msg_<source>_<destination> in every attempt.';
+
+COMMENT ON COLUMN vyx.deliveries.notice IS 'What it says when it is not about a signal; null for a signal, whose row says it.';
+
+COMMENT ON COLUMN vyx.deliveries.attempts IS 'Attempts begun. One without an answer was begun by a sender that died.';
+
+COMMENT ON COLUMN vyx.deliveries.next_attempt_at IS 'Due then. While it is being sent: when the lease of its sender ends.';
+
+COMMENT ON COLUMN vyx.deliveries.changed_at IS 'Of the last receipt or end; null until there is one.';
+
+COMMENT ON COLUMN vyx.deliveries.answer IS 'The first 200 bytes of the answer, or why there was none.';
+
+COMMENT ON COLUMN vyx.deliveries.digest_id IS 'The digest that tells of it.';
+
+COMMENT ON COLUMN vyx.deliveries.lease_token IS 'Of the attempt under way; a receipt with another token is refused.';
+
+CREATE TABLE vyx.destination_queues (
+    destination_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    service_key text,
+    held_until timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    hold_reason text,
+    paced_until timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    last_digest_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    CONSTRAINT failing_has_failures CHECK (((failing_since IS NOT NULL) = (failures > 0)))
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
+
+COMMENT ON TABLE vyx.destination_queues IS 'How each destination stands. Its row is locked by whoever takes deliveries for it.';
+
+COMMENT ON COLUMN vyx.destination_queues.service_key IS 'Destinations with the same one share a limit of the service, such as one Telegram bot.';
+
+COMMENT ON COLUMN vyx.destination_queues.held_until IS 'Nothing is sent before: quiet hours, a digest that is gathering, Retry-After, or repeated failures.';
+
+COMMENT ON COLUMN vyx.destination_queues.paced_until IS 'When the sends so far would have ended at the allowed rate (a generic cell rate).';
+
+CREATE VIEW public.delivery_overview WITH (security_invoker='true') AS
+ SELECT d.source_id,
+        CASE
+            WHEN (d.event = 'signal'::text) THEN d.source_id
+            ELSE NULL::bigint
+        END AS signal_id,
+    t.name AS trader,
+    d.symbol,
+    d.triggered_at,
+    n.name AS destination,
+    n.kind,
+    d.event,
+    d.state,
+    d.attempts,
+    d.status,
+    d.answer,
+    d.queued_at,
+    d.sent_at,
+    d.answered_at,
+        CASE
+            WHEN (d.state = 'pending'::public.delivery_state) THEN GREATEST(d.next_attempt_at, q.held_until)
+            ELSE NULL::timestamp with time zone
+        END AS next_attempt_at,
+    q.hold_reason,
+    d.expires_at,
+    round((EXTRACT(epoch FROM (d.answered_at - d.queued_at)) * (1000)::numeric)) AS queued_to_answered_ms,
+    d.destination_id,
+    d.trader_id,
+    d.user_id
+   FROM (((vyx.deliveries d
+     JOIN public.destinations n ON ((n.id = d.destination_id)))
+     JOIN vyx.destination_queues q ON ((q.destination_id = d.destination_id)))
+     LEFT JOIN public.traders t ON ((t.id = d.trader_id)));
+
+COMMENT ON VIEW public.delivery_overview IS 'One line per delivery with its receipt; order by queued_at desc for the newest.';
+
+CREATE TABLE vyx.candle_ranges (
+    symbol_id integer NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    known tstzmultirange DEFAULT '{}'::tstzmultirange NOT NULL,
+    absent tstzmultirange DEFAULT '{}'::tstzmultirange NOT NULL,
+    CONSTRAINT absent_bars_are_known CHECK ((known @> absent))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE vyx.candle_ranges IS 'Of which bars the exchange has been asked. Every bar in known is a row of candles, except those in absent; what lies between two pieces of known is a gap and gets filled.';
+
+COMMENT ON COLUMN vyx.candle_ranges.known IS 'Spans of open times, upper end exclusive.';
+
+COMMENT ON COLUMN vyx.candle_ranges.absent IS 'Bars that the exchange does not have (outage, not listed yet, halted), or that were refused: candle_refusals says why.';
+
+CREATE TABLE vyx.symbols (
+    symbol_id integer NOT NULL,
+    symbol text NOT NULL,
+    base text NOT NULL,
+    quote text NOT NULL,
+    trading boolean DEFAULT true NOT NULL,
+    listed_at timestamp with time zone DEFAULT now() NOT NULL,
+    halted_at timestamp with time zone,
+    reason text,
+    screened boolean DEFAULT false NOT NULL,
+    waits_for text,
+    retry_at timestamp with time zone,
+    join_count integer DEFAULT 0 NOT NULL,
+    CONSTRAINT only_a_halted_pair_has_a_reason CHECK (((trading = (halted_at IS NULL)) AND (trading = (reason IS NULL)))),
+    CONSTRAINT only_a_trading_pair_is_screened CHECK ((trading OR (NOT screened))),
+    CONSTRAINT only_an_unscreened_pair_waits CHECK (((NOT screened) OR ((waits_for IS NULL) AND (retry_at IS NULL)))),
+    CONSTRAINT symbol_is_not_empty CHECK ((symbol <> ''::text))
+);
+
+COMMENT ON TABLE vyx.symbols IS 'Pairs ever screened. trading says whether the exchange lists the pair as TRADING now.';
+
+COMMENT ON COLUMN vyx.symbols.listed_at IS 'When the pair was first seen listed; of a pair that was there at the first start, when that was.';
+
+COMMENT ON COLUMN vyx.symbols.reason IS 'Why the pair is not screened now: its status on the exchange, or a limit of the universe.';
+
+COMMENT ON COLUMN vyx.symbols.screened IS 'Its history is whole, and slots wait for its candle. False: it waits for its history, or does not trade.';
+
+COMMENT ON COLUMN vyx.symbols.waits_for IS 'What a trading pair without whole history waits for; its own backoff ends at retry_at.';
+
+COMMENT ON COLUMN vyx.symbols.join_count IS 'How often its history became whole. A change tells panels to read their frames again.';
+
+CREATE VIEW public.history_overview WITH (security_invoker='true') AS
+ SELECT s.symbol,
+    r.timeframe,
+    lower(r.known) AS from_open,
+    upper(r.known) AS through_close,
+    (tstzmultirange(range_merge(r.known)) - r.known) AS gaps,
+    r.absent,
+    s.screened,
+    s.waits_for
+   FROM (vyx.candle_ranges r
+     JOIN vyx.symbols s USING (symbol_id));
+
+COMMENT ON VIEW public.history_overview IS 'How far the history of each pair and timeframe reaches, and which bars are not known yet.';
 
 CREATE TABLE vyx.machine_heartbeats (
     boot_id bigint NOT NULL,
@@ -856,39 +1303,6 @@ COMMENT ON COLUMN public.signals.shown IS 'The values the filter asked to show, 
 
 COMMENT ON COLUMN public.signals.forming IS 'The filter reads bars in progress: what matched at triggered_at may not hold any more when the bar closes.';
 
-CREATE TABLE public.traders (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    user_id uuid NOT NULL,
-    name text NOT NULL,
-    description text DEFAULT ''::text NOT NULL,
-    filter text NOT NULL,
-    symbols text[],
-    frequency jsonb DEFAULT '"every_bar"'::jsonb NOT NULL,
-    plan jsonb NOT NULL,
-    plan_hash text NOT NULL,
-    plan_summary jsonb DEFAULT '{}'::jsonb NOT NULL,
-    revision bigint DEFAULT 1 NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT description_has_at_most_2000_characters CHECK ((length(description) <= 2000)),
-    CONSTRAINT filter_has_at_most_64_kib CHECK ((octet_length(filter) <= 65536)),
-    CONSTRAINT frequency_is_known CHECK (((frequency = ANY (ARRAY['"every_bar"'::jsonb, '"on_enter"'::jsonb])) OR ((jsonb_typeof((frequency -> 'cooldown_s'::text)) = 'number'::text) AND (((frequency ->> 'cooldown_s'::text))::numeric > (0)::numeric)))),
-    CONSTRAINT name_has_1_to_120_characters CHECK (((length(name) >= 1) AND (length(name) <= 120))),
-    CONSTRAINT symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
-);
-
-COMMENT ON TABLE public.traders IS 'What each user wants screened. One row per trader; its run state is in trader_state.';
-
-COMMENT ON COLUMN public.traders.filter IS 'The user''s source text. It runs only inside the interpreter sandbox, once, when it is saved.';
-
-COMMENT ON COLUMN public.traders.symbols IS 'Null: every pair of the market.';
-
-COMMENT ON COLUMN public.traders.plan IS 'The compiled filter. Validated again by every machine that loads it.';
-
-COMMENT ON COLUMN public.traders.plan_summary IS 'What follows from the plan, for people: trigger, timeframes, forming, due_every, operators, lookback_bars, cost, calls_each. Nothing computes from it.';
-
-COMMENT ON COLUMN public.traders.revision IS 'Rises with every change of filter, symbols or frequency; a running machine loads the new one before its next slot.';
-
 CREATE VIEW public.signal_feed WITH (security_invoker='true') AS
  SELECT s.id,
     t.name AS trader,
@@ -907,12 +1321,22 @@ CREATE VIEW public.signal_feed WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.signal_feed IS 'Signals with the name of their trader; order by id desc for the newest.';
 
+ALTER TABLE public.signals_failed ALTER COLUMN failed_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.signals_failed_failed_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE vyx.slots (
     slot timestamp with time zone NOT NULL,
     state vyx.slot_state DEFAULT 'open'::vyx.slot_state NOT NULL,
     symbols_expected integer DEFAULT 0 NOT NULL,
     symbols_missing integer DEFAULT 0 NOT NULL,
     missing text[] DEFAULT '{}'::text[] NOT NULL,
+    missing_reasons jsonb DEFAULT '{}'::jsonb NOT NULL,
     reason text,
     opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     closed_at timestamp with time zone,
@@ -924,6 +1348,8 @@ CREATE TABLE vyx.slots (
 COMMENT ON TABLE vyx.slots IS 'The ledger: every minute boundary at which bars close. open: waiting for candles; complete: candles are rows, screen it; outage: the exchange had no candle, skipped with a reason.';
 
 COMMENT ON COLUMN vyx.slots.missing IS 'Symbols without a candle in this slot, at most 20 names; symbols_missing is the number.';
+
+COMMENT ON COLUMN vyx.slots.missing_reasons IS 'Why each symbol named in missing has no candle.';
 
 CREATE VIEW public.slot_overview WITH (security_invoker='true') AS
  SELECT slot,
@@ -993,6 +1419,23 @@ CREATE VIEW public.trader_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.trader_overview IS 'One line per trader.';
 
+CREATE TABLE public.trader_versions (
+    trader_id uuid NOT NULL,
+    number bigint NOT NULL,
+    user_id uuid NOT NULL,
+    filter text NOT NULL,
+    symbols text[],
+    frequency jsonb NOT NULL,
+    plan jsonb NOT NULL,
+    plan_hash text NOT NULL,
+    saved_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    screened_after timestamp with time zone
+);
+
+COMMENT ON TABLE public.trader_versions IS 'Every saved version of filter, symbols and frequency; number is the trader''s revision. Written by a trigger on traders.';
+
+COMMENT ON COLUMN public.trader_versions.screened_after IS 'The version screens the slots after this one, until a later version does; null: no machine has loaded it.';
+
 CREATE TABLE vyx.api_keys (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     user_id uuid NOT NULL,
@@ -1037,6 +1480,34 @@ ALTER TABLE vyx.candle_corrections ALTER COLUMN correction_id ADD GENERATED ALWA
     CACHE 1
 );
 
+CREATE TABLE vyx.candle_refusals (
+    refusal_id bigint NOT NULL,
+    symbol_id integer NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    open_time timestamp with time zone NOT NULL,
+    source text NOT NULL,
+    what text NOT NULL,
+    raw text NOT NULL,
+    refused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT raw_text_is_bounded CHECK ((octet_length(raw) <= 1000)),
+    CONSTRAINT source_is_known CHECK ((source = ANY (ARRAY['stream'::text, 'rest'::text, 'file'::text])))
+);
+
+COMMENT ON TABLE vyx.candle_refusals IS 'Candles set aside because no candle can be like that. Each was asked again by REST once; a bar refused by both sources stays absent.';
+
+COMMENT ON COLUMN vyx.candle_refusals.open_time IS 'The bar it stands for: an open time off the grid is moved to the nearest bar, the text says what it was.';
+
+COMMENT ON COLUMN vyx.candle_refusals.raw IS 'What the exchange sent, its first 1,000 bytes.';
+
+ALTER TABLE vyx.candle_refusals ALTER COLUMN refusal_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.candle_refusals_refusal_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE vyx.candles (
     symbol_id integer NOT NULL,
     timeframe vyx.timeframe NOT NULL,
@@ -1047,7 +1518,7 @@ CREATE TABLE vyx.candles (
     close double precision NOT NULL,
     volume double precision NOT NULL,
     quote_volume double precision DEFAULT 0 NOT NULL,
-    trade_count integer DEFAULT 0 NOT NULL,
+    trade_count bigint DEFAULT 0 NOT NULL,
     CONSTRAINT high_is_highest CHECK (((high >= open) AND (high >= close) AND (high >= low))),
     CONSTRAINT low_is_lowest CHECK (((low <= open) AND (low <= close))),
     CONSTRAINT prices_are_positive CHECK ((low > (0)::double precision)),
@@ -1058,6 +1529,37 @@ COMMENT ON TABLE vyx.candles IS 'Closed candles only; a row never changes except
 
 COMMENT ON COLUMN vyx.candles.open_time IS 'Start of the bar; it closes at open_time + timeframe, exclusive.';
 
+CREATE TABLE vyx.destination_secrets (
+    destination_id uuid NOT NULL,
+    key_id text NOT NULL,
+    sealed bytea NOT NULL
+);
+
+COMMENT ON TABLE vyx.destination_secrets IS 'Address, tokens and signing secrets of a destination: AES-256-GCM under a key made from VYX_SECRET_KEY.';
+
+COMMENT ON COLUMN vyx.destination_secrets.key_id IS 'Which key of VYX_SECRET_KEY sealed it; rows of an older key are sealed again by a job.';
+
+CREATE TABLE vyx.exchange_holds (
+    host text NOT NULL,
+    address text NOT NULL,
+    held_until timestamp with time zone,
+    held_s double precision DEFAULT 0 NOT NULL,
+    status integer,
+    reason text,
+    weight_minute timestamp with time zone,
+    weight_used integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT a_hold_has_a_reason CHECK (((held_until IS NULL) OR (reason IS NOT NULL)))
+);
+
+COMMENT ON TABLE vyx.exchange_holds IS 'Until when an exchange must not be asked from an address, and the weight that address has used. Whoever feeds obeys it, after any restart.';
+
+COMMENT ON COLUMN vyx.exchange_holds.address IS 'The address a machine reaches the exchange from, as far as it knows: behind a gateway, its own.';
+
+COMMENT ON COLUMN vyx.exchange_holds.held_until IS 'Stays after its time: one probe is allowed then. An answer clears it, another refusal doubles held_s.';
+
+COMMENT ON COLUMN vyx.exchange_holds.status IS 'HTTP status that said so; null: the breaker opened after failures in a row.';
+
 CREATE TABLE vyx.feed_floors (
     only_one boolean DEFAULT true NOT NULL,
     id bigint DEFAULT 0 NOT NULL,
@@ -1065,6 +1567,25 @@ CREATE TABLE vyx.feed_floors (
 );
 
 COMMENT ON TABLE vyx.feed_floors IS 'Up to this id the feed has been pruned.';
+
+CREATE TABLE vyx.history_checks (
+    check_id bigint NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ranges integer NOT NULL,
+    bars bigint NOT NULL,
+    wrong jsonb DEFAULT '[]'::jsonb NOT NULL
+);
+
+COMMENT ON TABLE vyx.history_checks IS 'What comparing the rows of candles with candle_ranges found; a wrong range is forgotten and fetched again.';
+
+ALTER TABLE vyx.history_checks ALTER COLUMN check_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.history_checks_check_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE vyx.idempotent_answers (
     user_id uuid NOT NULL,
@@ -1085,6 +1606,32 @@ COMMENT ON COLUMN vyx.idempotent_answers.fingerprint IS 'Hash of method, path an
 
 COMMENT ON COLUMN vyx.idempotent_answers.claim IS 'Of the request that answers; one that was overtaken after a minute of silence stores nothing.';
 
+CREATE TABLE vyx.incidents (
+    incident_id bigint NOT NULL,
+    kind text NOT NULL,
+    boot_id bigint NOT NULL,
+    trader_id uuid,
+    slot timestamp with time zone,
+    message text NOT NULL,
+    found_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['audit mismatch'::text, 'position moved'::text, 'matches without a lease'::text])))
+);
+
+COMMENT ON TABLE vyx.incidents IS 'Differences that a machine found between its own state, the rows and a recomputation. Empty in a healthy service.';
+
+COMMENT ON COLUMN vyx.incidents.kind IS 'audit mismatch: a committed slot differs from its recomputation, and the machine carries nothing from slot to slot any more. position moved: somebody else changed screened_through, and it was put right. matches without a lease: matches were offered whose lease had changed; the slot was screened again.';
+
+COMMENT ON COLUMN vyx.incidents.message IS 'A sentence for whoever runs the service.';
+
+ALTER TABLE vyx.incidents ALTER COLUMN incident_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.incidents_incident_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE vyx.leases (
     trader_id uuid NOT NULL,
     epoch bigint NOT NULL,
@@ -1098,6 +1645,13 @@ CREATE TABLE vyx.leases (
 
 COMMENT ON TABLE vyx.leases IS 'Ended leases: the machine accounted for every slot in (after, through]. Their union with the live leases is a trader''s coverage; a hole is a gap.';
 
+CREATE TABLE vyx.machine_addresses (
+    boot_id bigint NOT NULL,
+    address text NOT NULL
+);
+
+COMMENT ON TABLE vyx.machine_addresses IS 'From which address a machine reaches the exchange, as far as it knows: a machine that is held lets one at another address feed.';
+
 ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.machines_boot_id_seq
     START WITH 1
@@ -1110,6 +1664,7 @@ ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
 CREATE TABLE vyx.markets (
     only_one boolean DEFAULT true NOT NULL,
     source text NOT NULL,
+    chosen_by_auto boolean DEFAULT false NOT NULL,
     speed double precision DEFAULT 1 NOT NULL,
     anchor_market_at timestamp with time zone NOT NULL,
     anchor_wall_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -1121,6 +1676,8 @@ CREATE TABLE vyx.markets (
 COMMENT ON TABLE vyx.markets IS 'The market this database holds, and how its time follows the wall clock: market = anchor_market_at + (wall - anchor_wall_at) * speed, never past ends_at. Binance has speed 1 and both anchors equal.';
 
 COMMENT ON COLUMN vyx.markets.source IS 'binance, simulated or the file market''s fingerprint; a process with another market refuses to start here.';
+
+COMMENT ON COLUMN vyx.markets.chosen_by_auto IS 'Nobody named this market: a simulated one gives way to Binance as long as only the demo user lives here.';
 
 COMMENT ON COLUMN vyx.markets.ends_at IS 'A file market stands still here; null for an endless one.';
 
@@ -1145,6 +1702,26 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
          LIMIT 1) closed ON (true));
 
 COMMENT ON VIEW vyx.market_facts IS 'What the health of a trader is derived from, beside its own row.';
+
+CREATE TABLE vyx.market_progress (
+    only_one boolean DEFAULT true NOT NULL,
+    stage text NOT NULL,
+    reason text,
+    history_done integer DEFAULT 0 NOT NULL,
+    history_total integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT one_progress_per_database CHECK (only_one),
+    CONSTRAINT stage_is_known CHECK ((stage = ANY (ARRAY['starting'::text, 'held'::text, 'history'::text, 'live'::text])))
+);
+
+COMMENT ON TABLE vyx.market_progress IS 'What whoever feeds the market is doing, for status and health.';
+
+CREATE SEQUENCE vyx.notice_id
+    START WITH -1
+    INCREMENT BY -1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TABLE vyx.previews (
     preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -1186,17 +1763,24 @@ WITH (fillfactor='50');
 
 COMMENT ON TABLE vyx.rate_limits IS 'Instants of each user''s last calls of a kind, newest last.';
 
-CREATE TABLE vyx.symbols (
-    symbol_id integer NOT NULL,
-    symbol text NOT NULL,
-    base text NOT NULL,
-    quote text NOT NULL,
-    trading boolean DEFAULT true NOT NULL,
-    listed_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT symbol_is_not_empty CHECK ((symbol <> ''::text))
+CREATE VIEW vyx.recomputing_machines WITH (security_invoker='true') AS
+ SELECT m.boot_id,
+    m.machine_id,
+    count(*) AS mismatches,
+    min(i.found_at) AS since
+   FROM (vyx.incidents i
+     JOIN vyx.machines m USING (boot_id))
+  WHERE ((i.kind = 'audit mismatch'::text) AND (m.state <> 'dead'::vyx.machine_state))
+  GROUP BY m.boot_id, m.machine_id;
+
+COMMENT ON VIEW vyx.recomputing_machines IS 'Machines on which an audit found a difference; restart them once the cause is known.';
+
+CREATE TABLE vyx.service_paces (
+    service_key text NOT NULL,
+    paced_until timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL
 );
 
-COMMENT ON TABLE vyx.symbols IS 'Pairs ever screened. trading says whether the exchange lists the pair as TRADING now.';
+COMMENT ON TABLE vyx.service_paces IS 'The same for destinations that share a limit of their service.';
 
 ALTER TABLE vyx.symbols ALTER COLUMN symbol_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.symbols_symbol_id_seq
@@ -1218,8 +1802,20 @@ COMMENT ON TABLE vyx.transitions IS 'The lifecycle as a table; app/domain/lifecy
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (user_id);
 
+ALTER TABLE ONLY public.destinations
+    ADD CONSTRAINT destinations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT one_failure_per_trader_symbol_and_bar UNIQUE (trader_id, symbol, triggered_at);
+
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT one_row_per_version PRIMARY KEY (trader_id, number);
+
 ALTER TABLE ONLY public.signals
     ADD CONSTRAINT one_signal_per_trader_symbol_and_bar PRIMARY KEY (trader_id, symbol, triggered_at);
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_pkey PRIMARY KEY (failed_id);
 
 ALTER TABLE ONLY public.tiers
     ADD CONSTRAINT tiers_pkey PRIMARY KEY (tier);
@@ -1242,17 +1838,41 @@ ALTER TABLE ONLY vyx.api_keys
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_pkey PRIMARY KEY (correction_id);
 
+ALTER TABLE ONLY vyx.candle_ranges
+    ADD CONSTRAINT candle_ranges_pkey PRIMARY KEY (symbol_id, timeframe);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT candle_refusals_pkey PRIMARY KEY (refusal_id);
+
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_pkey PRIMARY KEY (timeframe, symbol_id, open_time);
+
+ALTER TABLE ONLY vyx.destination_queues
+    ADD CONSTRAINT destination_queues_pkey PRIMARY KEY (destination_id);
+
+ALTER TABLE ONLY vyx.destination_secrets
+    ADD CONSTRAINT destination_secrets_pkey PRIMARY KEY (destination_id);
+
+ALTER TABLE ONLY vyx.exchange_holds
+    ADD CONSTRAINT exchange_holds_pkey PRIMARY KEY (host, address);
 
 ALTER TABLE ONLY vyx.feed_floors
     ADD CONSTRAINT feed_floors_pkey PRIMARY KEY (only_one);
 
+ALTER TABLE ONLY vyx.history_checks
+    ADD CONSTRAINT history_checks_pkey PRIMARY KEY (check_id);
+
 ALTER TABLE ONLY vyx.idempotent_answers
     ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (user_id, key);
 
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_pkey PRIMARY KEY (incident_id);
+
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (trader_id, epoch);
+
+ALTER TABLE ONLY vyx.machine_addresses
+    ADD CONSTRAINT machine_addresses_pkey PRIMARY KEY (boot_id);
 
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_pkey PRIMARY KEY (boot_id);
@@ -1260,14 +1880,26 @@ ALTER TABLE ONLY vyx.machine_heartbeats
 ALTER TABLE ONLY vyx.machines
     ADD CONSTRAINT machines_pkey PRIMARY KEY (boot_id);
 
+ALTER TABLE ONLY vyx.market_progress
+    ADD CONSTRAINT market_progress_pkey PRIMARY KEY (only_one);
+
 ALTER TABLE ONLY vyx.markets
     ADD CONSTRAINT markets_pkey PRIMARY KEY (only_one);
+
+ALTER TABLE ONLY vyx.deliveries
+    ADD CONSTRAINT one_delivery_per_signal_and_destination PRIMARY KEY (destination_id, source_id);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT one_refusal_per_bar_and_source UNIQUE (symbol_id, timeframe, open_time, source);
 
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_pkey PRIMARY KEY (preview_id);
 
 ALTER TABLE ONLY vyx.rate_limits
     ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (user_id, kind);
+
+ALTER TABLE ONLY vyx.service_paces
+    ADD CONSTRAINT service_paces_pkey PRIMARY KEY (service_key);
 
 ALTER TABLE ONLY vyx.slots
     ADD CONSTRAINT slots_pkey PRIMARY KEY (slot);
@@ -1284,6 +1916,10 @@ ALTER TABLE ONLY vyx.transitions
 CREATE INDEX accounts_is_over_idx ON public.accounts USING btree (user_id) WHERE is_over;
 
 CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
+
+CREATE INDEX destinations_user_id_idx ON public.destinations USING btree (user_id, created_at DESC, id);
+
+CREATE INDEX signals_failed_user_id_idx ON public.signals_failed USING btree (user_id);
 
 CREATE INDEX signals_id_idx ON ONLY public.signals USING btree (id);
 
@@ -1309,6 +1945,8 @@ CREATE INDEX trader_state_retry_at_idx ON public.trader_state USING btree (retry
 
 CREATE INDEX trader_state_user_id_idx ON public.trader_state USING btree (user_id);
 
+CREATE INDEX trader_versions_user_id_idx ON public.trader_versions USING btree (user_id);
+
 CREATE INDEX traders_user_id_created_at_idx ON public.traders USING btree (user_id, created_at DESC, id);
 
 CREATE INDEX api_keys_user_id_idx ON vyx.api_keys USING btree (user_id, created_at);
@@ -1317,9 +1955,29 @@ CREATE INDEX candle_corrections_symbol_id_idx ON vyx.candle_corrections USING bt
 
 CREATE INDEX candles_timeframe_open_time_idx ON vyx.candles USING btree (timeframe, open_time);
 
+CREATE INDEX deliveries_changed_idx ON vyx.deliveries USING btree (user_id, changed_at) WHERE (changed_at IS NOT NULL);
+
+CREATE INDEX deliveries_digest_idx ON vyx.deliveries USING btree (digest_id) WHERE (digest_id IS NOT NULL);
+
+CREATE INDEX deliveries_ended_idx ON vyx.deliveries USING btree (destination_id, queued_at) WHERE (state <> 'pending'::public.delivery_state);
+
+CREATE INDEX deliveries_expiring_idx ON vyx.deliveries USING btree (expires_at) WHERE (state = 'pending'::public.delivery_state);
+
+CREATE INDEX deliveries_pending_idx ON vyx.deliveries USING btree (destination_id, next_attempt_at) WHERE (state = 'pending'::public.delivery_state);
+
+CREATE INDEX deliveries_queued_at_idx ON vyx.deliveries USING brin (queued_at);
+
+CREATE INDEX deliveries_tests_idx ON vyx.deliveries USING btree (source_id) WHERE ((state = 'pending'::public.delivery_state) AND (event = 'test'::text));
+
+CREATE INDEX deliveries_untold_idx ON vyx.deliveries USING btree (destination_id) WHERE ((state = 'expired'::public.delivery_state) AND (digest_id IS NULL) AND (event = 'signal'::text));
+
 CREATE INDEX idempotent_answers_claimed_at_idx ON vyx.idempotent_answers USING btree (claimed_at);
 
 CREATE INDEX idempotent_answers_user_id_claimed_at_idx ON vyx.idempotent_answers USING btree (user_id, claimed_at DESC);
+
+CREATE INDEX incidents_boot_id_idx ON vyx.incidents USING btree (boot_id);
+
+CREATE INDEX incidents_trader_id_idx ON vyx.incidents USING btree (trader_id);
 
 CREATE INDEX machines_not_dead_idx ON vyx.machines USING btree (boot_id) WHERE (state <> 'dead'::vyx.machine_state);
 
@@ -1335,7 +1993,13 @@ CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR E
 
 CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_trader_state();
 
+CREATE TRIGGER keep_destination AFTER INSERT OR UPDATE OF enabled ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.keep_destination();
+
 CREATE TRIGGER keep_first_of_bar BEFORE INSERT ON public.signals FOR EACH ROW WHEN (new.forming) EXECUTE FUNCTION vyx.keep_first_of_bar();
+
+CREATE TRIGGER keep_first_version AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_version();
+
+CREATE TRIGGER keep_next_version AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.keep_trader_version();
 
 CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_state();
 
@@ -1351,226 +2015,6 @@ CREATE TRIGGER note_change BEFORE UPDATE ON public.trader_state FOR EACH ROW WHE
 
 CREATE TRIGGER note_revision AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.note_revision();
 
-CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.raise_revision();
-
-CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.record_trader_events();
-
-CREATE TRIGGER announce_user AFTER DELETE OR UPDATE OF scopes, expires_at, secret_hash ON vyx.api_keys FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
-
-ALTER TABLE ONLY public.accounts
-    ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES public.tiers(tier);
-
-ALTER TABLE ONLY public.accounts
-    ADD CONSTRAINT accounts_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE public.signals
-    ADD CONSTRAINT signals_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
-
-ALTER TABLE public.signals
-    ADD CONSTRAINT signals_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY public.trader_events
-    ADD CONSTRAINT trader_events_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY public.trader_events
-    ADD CONSTRAINT trader_events_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY public.trader_state
-    ADD CONSTRAINT trader_state_owner_fkey FOREIGN KEY (owner) REFERENCES vyx.machines(boot_id);
-
-ALTER TABLE ONLY public.trader_state
-    ADD CONSTRAINT trader_state_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY public.trader_state
-    ADD CONSTRAINT trader_state_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY public.traders
-    ADD CONSTRAINT traders_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY vyx.api_keys
-    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY vyx.candle_corrections
-    ADD CONSTRAINT candle_corrections_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
-
-ALTER TABLE ONLY vyx.candles
-    ADD CONSTRAINT candles_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
-
-ALTER TABLE ONLY vyx.idempotent_answers
-    ADD CONSTRAINT idempotent_answers_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY vyx.leases
-    ADD CONSTRAINT leases_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY vyx.machine_heartbeats
-    ADD CONSTRAINT machine_heartbeats_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY vyx.previews
-    ADD CONSTRAINT previews_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY accounts_owner_select ON public.accounts FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
-
-ALTER TABLE public.signals ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY signals_owner_select ON public.signals FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
-
-ALTER TABLE public.tiers ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY tiers_are_public ON public.tiers FOR SELECT TO authenticated USING (true);
-
-ALTER TABLE public.trader_events ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY trader_events_owner_select ON public.trader_events FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
-
-ALTER TABLE public.trader_state ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY trader_state_owner_select ON public.trader_state FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
-
-ALTER TABLE public.traders ENABLE ROW LEVEL SECURITY;
-
-CREATE POLICY traders_owner_select ON public.traders FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
-
-ALTER TABLE vyx.api_keys ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.candles ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.feed_floors ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.idempotent_answers ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.leases ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.machine_heartbeats ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.machines ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.markets ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.previews ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.rate_limits ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.slots ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.symbols ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.transitions ENABLE ROW LEVEL SECURITY;
-
-GRANT USAGE ON SCHEMA public TO anon;
-GRANT USAGE ON SCHEMA public TO authenticated;
-GRANT USAGE ON SCHEMA public TO service_role;
-
-GRANT USAGE ON SCHEMA vyx TO service_role;
-
-REVOKE ALL ON FUNCTION public.drain_machine(machine text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.drain_machine(machine text) TO service_role;
-
-GRANT SELECT ON TABLE public.accounts TO authenticated;
-GRANT ALL ON TABLE public.accounts TO service_role;
-
-REVOKE ALL ON FUNCTION public.set_tier("user" uuid, tier text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.set_tier("user" uuid, tier text) TO service_role;
-
-GRANT SELECT ON TABLE public.trader_state TO authenticated;
-GRANT ALL ON TABLE public.trader_state TO service_role;
-
-REVOKE ALL ON FUNCTION public.start_trader(trader uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.start_trader(trader uuid) TO service_role;
-
-REVOKE ALL ON FUNCTION public.stop_trader(trader uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
-
-GRANT ALL ON TABLE vyx.machines TO service_role;
-
-GRANT SELECT ON TABLE public.dead_letters TO service_role;
-
-GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
-
-GRANT SELECT ON TABLE public.machine_overview TO service_role;
-
-GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
-
-GRANT SELECT ON TABLE public.signals TO authenticated;
-GRANT ALL ON TABLE public.signals TO service_role;
-
-GRANT SELECT ON TABLE public.traders TO authenticated;
-GRANT ALL ON TABLE public.traders TO service_role;
-
-GRANT SELECT ON TABLE public.signal_feed TO service_role;
-
-GRANT ALL ON TABLE vyx.slots TO service_role;
-
-GRANT SELECT ON TABLE public.slot_overview TO service_role;
-
-GRANT SELECT ON TABLE public.tiers TO authenticated;
-GRANT ALL ON TABLE public.tiers TO service_role;
-
-GRANT SELECT ON TABLE public.trader_events TO authenticated;
-GRANT ALL ON TABLE public.trader_events TO service_role;
-
-GRANT SELECT ON TABLE public.trader_overview TO service_role;
-
-GRANT ALL ON TABLE vyx.api_keys TO service_role;
-
-GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
-
-GRANT ALL ON TABLE vyx.candles TO service_role;
-
-GRANT ALL ON TABLE vyx.feed_floors TO service_role;
-
-GRANT ALL ON TABLE vyx.idempotent_answers TO service_role;
-
-GRANT ALL ON TABLE vyx.leases TO service_role;
-
-GRANT ALL ON TABLE vyx.markets TO service_role;
-
-GRANT SELECT ON TABLE vyx.market_facts TO service_role;
-
-GRANT ALL ON TABLE vyx.previews TO service_role;
-
-GRANT ALL ON TABLE vyx.rate_limits TO service_role;
-
-GRANT ALL ON TABLE vyx.symbols TO service_role;
-
-GRANT ALL ON TABLE vyx.transitions TO service_role;
-t) WHERE (state = 'pending'::public.delivery_state);
-
-CREATE INDEX deliveries_queued_at_idx ON vyx.deliveries USING brin (queued_at);
-
-CREATE INDEX deliveries_tests_idx ON vyx.deliveries USING btree (source_id) WHERE ((state = 'pending'::public.delivery_state) AND (event = 'test'::text));
-
-CREATE INDEX deliveries_untold_idx ON vyx.deliveries USING btree (destination_id) WHERE ((state = 'expired'::public.delivery_state) AND (digest_id IS NULL) AND (event = 'signal'::text));
-
-CREATE INDEX machines_not_dead_idx ON vyx.machines USING btree (boot_id) WHERE (state <> 'dead'::vyx.machine_state);
-
-CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
-
-CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
-
-CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
-
-CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_new_trader_state();
-
-CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_trader_state();
-
-CREATE TRIGGER keep_destination AFTER INSERT OR UPDATE OF enabled ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.keep_destination();
-
-CREATE TRIGGER keep_first_of_bar BEFORE INSERT ON public.signals FOR EACH ROW WHEN (new.forming) EXECUTE FUNCTION vyx.keep_first_of_bar();
-
-CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_state();
-
-CREATE TRIGGER lock_feed BEFORE INSERT ON public.signals FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
-
-CREATE TRIGGER lock_feed BEFORE INSERT ON public.trader_events FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
-
-CREATE TRIGGER note_change BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((new.state IS DISTINCT FROM old.state) OR (new.owner IS DISTINCT FROM old.owner))) EXECUTE FUNCTION vyx.note_change();
-
-CREATE TRIGGER note_revision AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.note_revision();
-
 CREATE TRIGGER queue_trader_notices AFTER INSERT ON public.trader_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.queue_trader_notices();
 
 CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.raise_revision();
@@ -1578,6 +2022,14 @@ CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECU
 CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.record_trader_events();
 
 CREATE TRIGGER touch_destination BEFORE UPDATE ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.touch_destination();
+
+CREATE TRIGGER announce_user AFTER DELETE OR UPDATE OF scopes, expires_at, secret_hash ON vyx.api_keys FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
+
+CREATE TRIGGER guard_screened_through BEFORE UPDATE ON vyx.machines FOR EACH ROW WHEN ((new.screened_through > old.screened_through)) EXECUTE FUNCTION vyx.guard_screened_through();
+
+CREATE TRIGGER halt_pair BEFORE UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
+
+CREATE TRIGGER keep_slots BEFORE DELETE ON vyx.slots FOR EACH ROW EXECUTE FUNCTION vyx.keep_slots();
 
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES public.tiers(tier);
@@ -1588,6 +2040,12 @@ ALTER TABLE ONLY public.accounts
 ALTER TABLE ONLY public.destinations
     ADD CONSTRAINT destinations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE public.signals
     ADD CONSTRAINT signals_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
 
@@ -1609,11 +2067,26 @@ ALTER TABLE ONLY public.trader_state
 ALTER TABLE ONLY public.trader_state
     ADD CONSTRAINT trader_state_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT trader_versions_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT trader_versions_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.traders
     ADD CONSTRAINT traders_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
+ALTER TABLE ONLY vyx.candle_ranges
+    ADD CONSTRAINT candle_ranges_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT candle_refusals_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
 
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
@@ -1627,17 +2100,26 @@ ALTER TABLE ONLY vyx.destination_queues
 ALTER TABLE ONLY vyx.destination_secrets
     ADD CONSTRAINT destination_secrets_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY vyx.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id);
+
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.machine_addresses
+    ADD CONSTRAINT machine_addresses_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY vyx.troubles
-    ADD CONSTRAINT troubles_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
 
@@ -1648,6 +2130,10 @@ ALTER TABLE public.destinations ENABLE ROW LEVEL SECURITY;
 CREATE POLICY destinations_owner_select ON public.destinations FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
 ALTER TABLE public.signals ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.signals_failed ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY signals_failed_owner_select ON public.signals_failed FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
 CREATE POLICY signals_owner_select ON public.signals FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
@@ -1663,11 +2149,21 @@ ALTER TABLE public.trader_state ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY trader_state_owner_select ON public.trader_state FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
+ALTER TABLE public.trader_versions ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY trader_versions_owner_select ON public.trader_versions FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
 ALTER TABLE public.traders ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY traders_owner_select ON public.traders FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
+ALTER TABLE vyx.api_keys ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.candle_ranges ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.candle_refusals ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.candles ENABLE ROW LEVEL SECURITY;
 
@@ -1677,13 +2173,25 @@ ALTER TABLE vyx.destination_queues ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.destination_secrets ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.exchange_holds ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.feed_floors ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.history_checks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.idempotent_answers ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.incidents ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.leases ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.machine_addresses ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.machine_heartbeats ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.machines ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.market_progress ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.markets ENABLE ROW LEVEL SECURITY;
 
@@ -1698,8 +2206,6 @@ ALTER TABLE vyx.slots ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vyx.symbols ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.transitions ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE vyx.troubles ENABLE ROW LEVEL SECURITY;
 
 GRANT USAGE ON SCHEMA public TO anon;
 GRANT USAGE ON SCHEMA public TO authenticated;
@@ -1730,6 +2236,9 @@ GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
 
 GRANT ALL ON TABLE vyx.machines TO service_role;
 
+GRANT SELECT ON TABLE public.signals_failed TO authenticated;
+GRANT ALL ON TABLE public.signals_failed TO service_role;
+
 GRANT SELECT ON TABLE public.dead_letters TO service_role;
 
 GRANT SELECT ON TABLE public.destinations TO authenticated;
@@ -1743,6 +2252,12 @@ GRANT ALL ON TABLE vyx.deliveries TO service_role;
 GRANT ALL ON TABLE vyx.destination_queues TO service_role;
 
 GRANT SELECT ON TABLE public.delivery_overview TO service_role;
+
+GRANT ALL ON TABLE vyx.candle_ranges TO service_role;
+
+GRANT ALL ON TABLE vyx.symbols TO service_role;
+
+GRANT SELECT ON TABLE public.history_overview TO service_role;
 
 GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
 
@@ -1767,19 +2282,38 @@ GRANT ALL ON TABLE public.trader_events TO service_role;
 
 GRANT SELECT ON TABLE public.trader_overview TO service_role;
 
+GRANT SELECT ON TABLE public.trader_versions TO authenticated;
+GRANT ALL ON TABLE public.trader_versions TO service_role;
+
+GRANT ALL ON TABLE vyx.api_keys TO service_role;
+
 GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
+
+GRANT ALL ON TABLE vyx.candle_refusals TO service_role;
 
 GRANT ALL ON TABLE vyx.candles TO service_role;
 
 GRANT ALL ON TABLE vyx.destination_secrets TO service_role;
 
+GRANT ALL ON TABLE vyx.exchange_holds TO service_role;
+
 GRANT ALL ON TABLE vyx.feed_floors TO service_role;
 
+GRANT ALL ON TABLE vyx.history_checks TO service_role;
+
+GRANT ALL ON TABLE vyx.idempotent_answers TO service_role;
+
+GRANT ALL ON TABLE vyx.incidents TO service_role;
+
 GRANT ALL ON TABLE vyx.leases TO service_role;
+
+GRANT ALL ON TABLE vyx.machine_addresses TO service_role;
 
 GRANT ALL ON TABLE vyx.markets TO service_role;
 
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
+
+GRANT ALL ON TABLE vyx.market_progress TO service_role;
 
 GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
 
@@ -1787,10 +2321,8 @@ GRANT ALL ON TABLE vyx.previews TO service_role;
 
 GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 
+GRANT SELECT ON TABLE vyx.recomputing_machines TO service_role;
+
 GRANT ALL ON TABLE vyx.service_paces TO service_role;
 
-GRANT ALL ON TABLE vyx.symbols TO service_role;
-
 GRANT ALL ON TABLE vyx.transitions TO service_role;
-
-GRANT ALL ON TABLE vyx.troubles TO service_role;

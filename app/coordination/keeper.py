@@ -30,6 +30,7 @@ from app.store.pool import Connection, connect_direct
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
+FEED_AGAIN_S = 60.0
 GRACE_S = 2.5  # lock gone and no heartbeat for this long: dead
 TRUST_MARGIN_S = 0.5
 CYCLE_TIMEOUT_S = 3.0  # a cycle that takes longer is a broken connection
@@ -51,7 +52,7 @@ class Holder(Protocol):
     def owned(self) -> int:
         """How many traders are loaded."""
 
-    async def adopt(self, boot_id: int, screened_through: datetime) -> None:
+    async def begin_boot(self, boot_id: int, screened_through: datetime) -> None:
         """Start over under a new identity."""
 
     async def sync(self) -> None:
@@ -101,6 +102,7 @@ class Keeper:
         self._unscreened_since: float | None = None
         self._stood_at: datetime | None = None
         self._counted_at = -math.inf
+        self._feeds_from = -math.inf
         self._stopping = asyncio.Event()
         self.boot_id: int | None = None
         self.holder = holder_of(self.trusted)
@@ -163,7 +165,7 @@ class Keeper:
 
     async def _register(self, connection: Connection) -> None:
         self.boot_id, screened_through = await machines.register(connection, self._machine_id)
-        await self.holder.adopt(self.boot_id, screened_through)
+        await self.holder.begin_boot(self.boot_id, screened_through)
         self._on_registered(self.boot_id)
         log.info(
             "registered",
@@ -286,13 +288,19 @@ class Keeper:
         log.info("released", traders=released)
 
     async def _feed_market(self, connection: Connection) -> None:
-        if (
-            "ingest" not in self._tasks
-            and self.boot_id is not None
-            and await machines.try_ingest_lock(connection)
-        ):
+        if "ingest" in self._tasks or self.boot_id is None:
+            return
+        if time.monotonic() < self._feeds_from:
+            await machines.give_ingest_lock_back(connection)
+        elif await machines.try_ingest_lock(connection):
             boot_id = self.boot_id
             self._spawn("ingest", lambda: self._on_ingest(boot_id))
+
+    def feed_no_more(self) -> None:
+        """Let another machine feed the market; this one tries again after ``FEED_AGAIN_S``."""
+        self._feeds_from = time.monotonic() + FEED_AGAIN_S
+        if (task := self._tasks.pop("ingest", None)) is not None:
+            task.cancel()
 
     def _watch(self, beat: Beat) -> None:
         """The backstop: jobs wake the screening, but a slot that waits for 15 s is screened without them."""

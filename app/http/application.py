@@ -14,7 +14,20 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Kind, Refused
-from app.http import api_keys, health, market, openapi, previews, problems, shapes, signals, traders
+from app.http import (
+    api_keys,
+    deliveries,
+    delivery_shapes,
+    destinations,
+    health,
+    market,
+    openapi,
+    previews,
+    problems,
+    shapes,
+    signals,
+    traders,
+)
 from app.http.endpoints import Call, Endpoint, routes
 from app.http.middleware import Envelope, Guard
 from app.http.service import Service
@@ -38,6 +51,7 @@ ALLOWED_HEADERS = (
     "x-client-info",
     "x-supabase-api-version",
 )
+DELIVERY_TEST_S_MAX = 20.0  # an attempt takes at most 10 s, its sender looks 4 times a second
 _OF_TRADER = (Kind.FORBIDDEN, Kind.NOT_FOUND)
 
 _PAGE = """<!doctype html>
@@ -230,6 +244,71 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         refusals=(Kind.NOT_FOUND,),
         counts_as_read=True,
         needs=shapes.Scope.ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/destinations",
+        handler=destinations.create_destination,
+        returns=delivery_shapes.MadeDestination,
+        status=201,
+        body=delivery_shapes.NewDestination,
+        refusals=(Kind.QUOTA_EXCEEDED, Kind.RATE_LIMITED, Kind.UNAVAILABLE),
+        has_secret=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/destinations",
+        handler=destinations.list_destinations,
+        returns=delivery_shapes.DestinationList,
+        query=shapes.PageQuery,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/destinations/{destination_id}",
+        handler=destinations.show_destination,
+        returns=delivery_shapes.DestinationDetails,
+        refusals=_OF_TRADER,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="PATCH",
+        path="/api/v1/destinations/{destination_id}",
+        handler=destinations.change_destination,
+        returns=delivery_shapes.MadeDestination,
+        body=delivery_shapes.DestinationChange,
+        refusals=(*_OF_TRADER, Kind.RATE_LIMITED, Kind.UNAVAILABLE),
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/v1/destinations/{destination_id}",
+        handler=destinations.delete_destination,
+        status=204,
+        refusals=_OF_TRADER,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/destinations/{destination_id}/test",
+        handler=destinations.check_destination,
+        returns=delivery_shapes.Delivery,
+        refusals=(*_OF_TRADER, Kind.RATE_LIMITED),
+        time_limit_s=DELIVERY_TEST_S_MAX,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/deliveries",
+        handler=deliveries.list_deliveries,
+        returns=delivery_shapes.DeliveryList,
+        query=delivery_shapes.DeliveryQuery,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/deliveries/redrive",
+        handler=deliveries.redrive_deliveries,
+        returns=delivery_shapes.Redriven,
+        body=delivery_shapes.Redrive,
+        refusals=(Kind.RATE_LIMITED,),
     ),
     Endpoint(method="GET", path="/api/v1/me", handler=market.show_me, returns=shapes.Me, counts_as_read=True),
     Endpoint(

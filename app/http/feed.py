@@ -31,6 +31,7 @@ from app.backoff import Backoff
 from app.coordination.hints import Channel, listen
 from app.domain.lifecycle import TraderState
 from app.http import shapes
+from app.http.delivery_events import DeliveryEvents
 from app.http.metrics import Metrics
 from app.store import accounts
 from app.store import feed as store
@@ -89,10 +90,11 @@ class Subscription:
         self.user_id = user_id
         self.is_by_key = is_by_key
         self.ended: str | None = None
-        self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending: deque[tuple[int | None, bytes]] = deque()
         self._wake = asyncio.Event()
 
-    def offer(self, event_id: int, chunk: bytes) -> None:
+    def offer(self, event_id: int | None, chunk: bytes) -> None:
+        """An event; one without an id is told live only and moves no cursor."""
         if len(self._pending) >= PENDING_MAX:
             self.end("too_slow")
         else:
@@ -112,7 +114,7 @@ class Subscription:
         except TimeoutError:
             return False
 
-    def take(self) -> list[tuple[int, bytes]]:
+    def take(self) -> list[tuple[int | None, bytes]]:
         """Everything pending, oldest first."""
         taken = list(self._pending)
         self._pending.clear()
@@ -158,6 +160,7 @@ class Feed:
         self._subscriptions: dict[UUID, set[Subscription]] = {}
         self._deleted: deque[UUID] = deque(maxlen=DELETED_MAX)
         self._closed: str | None = None
+        self._deliveries = DeliveryEvents()
         self.horizon: int | None = None
         self.has_horizon = asyncio.Event()
         self.previews = Announcements()
@@ -260,6 +263,9 @@ class Feed:
                 self.has_horizon.set()
         elif through is not None and through > self.horizon:
             await self._publish_through(connection, through)
+        for user_id, chunk in await self._deliveries.look(connection, self._subscriptions):
+            for subscription in self._subscriptions.get(user_id, ()):
+                subscription.offer(None, chunk)
         self._metrics.feed_polls.inc()
         self._metrics.feed_horizon.set(self.horizon or 0)
         self.polled_at = time.monotonic()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from app.errors import STATUS, Kind
-from app.http import shapes
+from app.http import delivery_shapes, shapes
 from app.http.endpoints import Endpoint
 
 TITLE = "Vyx"
@@ -23,7 +23,7 @@ DESCRIPTION = (
 
 def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     """The document as plain JSON values."""
-    types: list[Any] = [shapes.Problem, shapes.TraderEvent]
+    types: list[Any] = [shapes.Problem, shapes.TraderEvent, delivery_shapes.Delivery]
     types += [t for e in endpoints for t in (e.body, e.returns, e.query) if t is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(map(id, types), schemas, strict=True))

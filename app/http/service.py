@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.delivery.destinations import Destinations
 from app.explain import Explaining
 from app.http.api_key_auth import Keys
 from app.http.auth import KnownUsers, Verifier
@@ -35,6 +36,7 @@ class Service:
     lifecycle: Lifecycle
     previews: PreviewRequest
     explaining: Explaining
+    destinations: Destinations
     is_draining: bool = False
 
     def drain(self) -> None:

@@ -33,7 +33,7 @@ async def stream(call: Call, query: shapes.StreamQuery) -> Response:
     """
     Your signals and your traders' changes of state as they happen, as server-sent events.
 
-    Events: `signal`, `trader`, `reset` (the cursor could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or
+    Events: `signal`, `trader`, `delivery` (a receipt; without an id, told live only), `reset` (the cursor could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or
     `cursor`, resumes after that event on any replica.
     """
     assert call.caller is not None  # noqa: S101 the endpoint needs a user

@@ -211,10 +211,10 @@ class EventStream(Response):
                 continue
             if subscription.ended is not None and subscription.ended != "shutdown":
                 return subscription.ended
-            events = [(i, chunk) for i, chunk in subscription.take() if i > self._cursor]
+            events = [(i, chunk) for i, chunk in subscription.take() if i is None or i > self._cursor]
             if events:
                 await _write(send, b"".join(chunk for _, chunk in events))
-                self._cursor = events[-1][0]
+                self._cursor = max([self._cursor, *(i for i, _ in events if i is not None)])
             if subscription.ended is not None:
                 return subscription.ended
 

@@ -34,13 +34,14 @@ class PanelLoader:
     Attributes:
         panel: What the evaluator sees.
         through: The newest slot whose bars are in every loaded frame; None before the first load.
+        corrections: The newest correction of a candle that the panel may hold.
     """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._row_of = np.zeros(0, dtype=np.int64)  # symbol_id → row; -1: not known
         self._loaded: set[str] = set()
-        self._corrections = 0
+        self.corrections = 0
         self._complete: set[str] = set()  # frames that hold every bar there is, however short
         self.panel = Panel([])
         self.through: datetime | None = None
@@ -55,7 +56,7 @@ class PanelLoader:
         if self.through is None:
             self.through = through
         for timeframe, bars in needed.items():
-            if not self._is_deep_enough(timeframe, bars, slot):
+            if not self.is_deep_enough(timeframe, bars, slot):
                 await self._load(timeframe, bars, slot)
 
     async def extend(self, slot: datetime) -> None:
@@ -69,15 +70,17 @@ class PanelLoader:
         async with self._pool.connection() as connection:
             corrections = await candles.newest_correction(connection)
             # rare: what is held may differ from the rows now, so it is read again
-            if corrections != self._corrections:
-                self._corrections = corrections
+            if corrections != self.corrections:
+                self.corrections = corrections
                 self.forget()
                 closing = []
+            bars: dict[str, Rows] = {}
             for timeframe in closing:
                 open_time = slot - timedelta(seconds=TIMEFRAMES[timeframe])
-                rows = await candles.read(connection, timeframe, open_time, open_time)
-                await self._know(rows)
-                self._append(timeframe, rows)
+                bars[timeframe] = await candles.read(connection, timeframe, open_time, open_time)
+                await self._know(bars[timeframe])
+        for timeframe, rows in bars.items():  # only now: a slot that an error interrupts is appended once
+            self._append(timeframe, rows)
         self.through = slot
 
     def trim(self, needed: Mapping[str, int]) -> None:
@@ -101,7 +104,8 @@ class PanelLoader:
         self._loaded.discard(timeframe)
         self._complete.discard(timeframe)
 
-    def _is_deep_enough(self, timeframe: str, bars: int, slot: datetime) -> bool:
+    def is_deep_enough(self, timeframe: str, bars: int, slot: datetime) -> bool:
+        """Whether so many bars that close by *slot* are held, or all there are."""
         if timeframe not in self._loaded:
             return False
         return (
@@ -122,7 +126,7 @@ class PanelLoader:
             await self._know(rows)
             self.panel.load(timeframe, self._row_of[rows["symbol_id"]], rows["open_time"], *_prices(rows))
             self._loaded.add(timeframe)
-            if self._is_deep_enough(timeframe, bars, slot):
+            if self.is_deep_enough(timeframe, bars, slot):
                 return
             # an outage makes the axis shorter than the time it spans: reach back further, until there is no
             # more

@@ -1,45 +1,46 @@
 """
-One machine's screening: every slot of the ledger after the last accounted one, each in one fenced transaction.
+One machine's queue of slots: every slot of the ledger after the last accounted one, in order, each exactly once.
 
-Decided here: the order of slots, which traders see which, what a transaction holds. Jobs and notifications only wake this up; the
-ledger (``vyx.slots`` against ``vyx.machines.screened_through``) says what is due, so that a wake-up that is lost, late or doubled
-changes nothing but latency.
+Decided here: the order of slots, which traders see which, when a slot is tried again. What one slot's transaction holds is
+`slot_commit`. Jobs and notifications only wake this up; the ledger (``vyx.slots`` against ``vyx.machines.screened_through``)
+says what is due, so that a wake-up that is lost, late or doubled changes nothing but latency.
 
-A trader is *in step* when it has been screened through the slot at which the machine stands. One that was just claimed may be behind
-(its last owner died some slots ago): it catches up first, slot by slot, with the same evaluator over the same rows.
+A trader has *caught up* when it has been screened through the slot at which the machine stands. One that was just claimed may
+be behind: its last owner died at 10:03, the machine stands at 10:05. It is screened at 10:04 and 10:05 first, by the same
+evaluator over the same rows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from itertools import groupby
-from uuid import UUID
 
-import msgspec
+import psycopg
+import stamina
 import structlog
 
 from app.coordination.hints import Channel, Hints
 from app.errors import Fenced, NotTrusted
 from app.metrics import WorkerMetrics
-from app.screening.bars_in_progress import FirstOfBar
-from app.screening.panel_loader import PanelLoader
-from app.screening.roster import Held, Roster
-from app.store import leases, machines, signals, slots, trader_state
+from app.screening.first_of_bar import FirstOfBar
+from app.screening.loaded_traders import LoadedTrader, LoadedTraders
+from app.screening.slot_commit import Outcome, commit
+from app.screening.slot_evaluation import Evaluated, SlotEvaluation
+from app.store import incidents, leases, machines, slots, trader_state
 from app.store.pool import Pool
-from app.store.signals import Match
-from sandbox.engine.screen import Evaluator, Hits, Slot
+from app.store.signals import Unjoined
 from sandbox.interpreter.functions import EachRunner
 from sandbox.language.compiler import Compiled
 
 log = structlog.get_logger(__name__)
 SLOTS_AT_ONCE = 100  # read ahead from the ledger
-TRIM_EVERY_SLOTS = 60
 TRUST_POLL_S = 0.05
 TRUST_POLLS = 100
+ATTEMPTS_MAX = 8  # of one slot: the waits between them grow from 20 ms to half a second
+RETRY_S_MAX = 10.0  # afterwards the slot is left to the next wake-up
 
 
 class Screener:
@@ -50,6 +51,7 @@ class Screener:
         trusted: Whether this machine may still believe in its leases (the keeper's monotonic clock).
         compile_filter: Compiles a source, in a thread: for plans of an older version.
         each: Runs the functions of filters that use `each`, in a thread.
+        on_screened: Called with each slot that this machine has committed for all its traders.
     """
 
     def __init__(  # noqa: PLR0917 - what it is composed of, given once, by the composition
@@ -60,59 +62,64 @@ class Screener:
         trusted: Callable[[], bool],
         compile_filter: Callable[[str], Compiled],
         each: EachRunner,
+        on_screened: Callable[[int, datetime], None] = lambda _boot_id, _slot: None,
     ) -> None:
         self._pool = pool
         self._hints = hints
         self._metrics = metrics
         self._trusted = trusted
-        self._panel = PanelLoader(pool)
-        self.evaluator = Evaluator(self._panel.panel, each)
-        self.roster = Roster(pool, self.evaluator, compile_filter, metrics)
+        self._on_screened = on_screened
+        self.evaluation = SlotEvaluation(pool, each)
+        self.traders = LoadedTraders(pool, self.evaluation.evaluator, compile_filter, metrics)
         self._first_of_bar = FirstOfBar()
-        self._hand = asyncio.Lock()  # whoever holds it has the slot in hand
+        self.slot_lock = (
+            asyncio.Lock()
+        )  # held while a slot is screened, and while what slots depend on changes
         self._is_awaited = False
-        self._slots_since_trim = 0
         self._draining = False
+        self._in_doubt: datetime | None = None  # a slot whose commit was not answered
         self.boot_id: int | None = None
         self.screened_through: datetime | None = None
         self.busy_since: float | None = None
 
     @property
     def owned(self) -> int:
-        return len(self.roster.held)
+        return len(self.traders.by_id)
 
-    async def adopt(self, boot_id: int, screened_through: datetime) -> None:
+    async def begin_boot(self, boot_id: int, screened_through: datetime) -> None:
         """
         A new identity: nothing of an earlier one is held any more.
 
-        A slot in hand for the old one is given up where it waits for trust: the new boot does not beat before this returns, so the
-        wait would last its full time, and others would reap the new boot meanwhile.
+        A slot that the old one is screening is given up where it waits for trust: the new boot does not beat before this
+        returns, so the wait would last its full time, and others would reap the new boot meanwhile.
         """
         self.boot_id = None
-        async with self._hand:
-            self.roster.clear()
+        async with self.slot_lock:
+            self.traders.clear()
             self._first_of_bar.clear()
-            self._panel.forget()
+            self.evaluation.forget()
+            self._metrics.incremental.set(1)
             self.boot_id = boot_id
             self.screened_through = screened_through
+            self._in_doubt = None
             self._draining = False
 
     async def drain(self) -> None:
-        """Finish the slot in hand and start no other."""
+        """Finish the current slot and start no other."""
         self._draining = True
-        async with self._hand:
-            self.roster.clear()
+        async with self.slot_lock:
+            self.traders.clear()
 
     async def release_surplus(self, surplus: int) -> int:
         """Give *surplus* traders back, between two slots; returns how many."""
-        async with self._hand:
-            ids, boot_id = list(self.roster.held)[:surplus], self.boot_id
+        async with self.slot_lock:
+            ids, boot_id = list(self.traders.by_id)[:surplus], self.boot_id
             if not ids or boot_id is None:
                 return 0
             async with machines.fenced(self._pool, boot_id) as connection:
                 released = await leases.release(connection, boot_id, ids)
             for trader_id in ids:
-                self.roster.drop(trader_id)
+                self.traders.drop(trader_id)
             return released
 
     async def sync(self) -> None:
@@ -126,191 +133,209 @@ class Screener:
         """
         await self._take_over()
         boot_id = self.boot_id
-        if boot_id is not None and not self._draining and await self.roster.recompile(boot_id):
+        if boot_id is not None and not self._draining and await self.traders.recompile(boot_id):
             await self._take_over()
 
     async def screen(self) -> int:
         """
         Account for every closed slot that this machine has not accounted for; returns how many there were.
 
-        Safe to call at any time and from several tasks: one more waits for the hand and takes what came meanwhile, any further one
-        would find nothing and returns at once (waiting, they held every place of the job worker and no tick ran during a catch-up).
-        An interrupted slot is simply still due.
+        Safe to call at any time and from several tasks: one concurrent caller waits, others return 0 at once (when all
+        waited they filled the job worker and no tick ran during a catch-up). An interrupted slot is simply still due.
 
         Raises:
-            Fenced: this boot is dead. NotTrusted: the heartbeat is late. psycopg.Error: the database is out of reach.
+            Fenced: this boot is dead. NotTrusted: the heartbeat is late. psycopg.Error: the database stayed out of reach
+                for ``RETRY_S_MAX``.
         """
         if self._is_awaited:
             return 0
         self._is_awaited = True
         try:
-            await self._hand.acquire()
+            await self.slot_lock.acquire()
         finally:
             self._is_awaited = False
         try:
             boot_id = self.boot_id
             if boot_id is None or self._draining:
                 return 0
-            await self._find_position(boot_id)
             return await self._screen(boot_id)
         finally:
             self.busy_since = None
-            self._hand.release()
+            self.slot_lock.release()
 
     async def _screen(self, boot_id: int) -> int:
         done = 0
+        await self._find_position(boot_id)
         while True:
-            self.busy_since = time.monotonic()
+            self._step()
             async with self._pool.connection() as connection:
-                due = await slots.next_closed(connection, self._standing(), SLOTS_AT_ONCE)
+                due = await slots.next_closed(connection, self._position(), SLOTS_AT_ONCE)
             if not due:
                 await self._catch_up(boot_id)
                 return done
             for slot, state in due:
-                self.busy_since = time.monotonic()
                 await self._account_for(boot_id, slot, state)
                 done += 1
                 if self._draining:
                     return done
 
+    async def _account_for(self, boot_id: int, slot: datetime, state: str) -> None:
+        """Screen the machine's next slot; an error that passes (a deadlock, a lost connection) costs one more attempt."""
+        async for attempt in stamina.retry_context(
+            on=_passes,
+            attempts=ATTEMPTS_MAX,
+            timeout=RETRY_S_MAX,
+            wait_initial=0.02,
+            wait_max=0.5,
+            wait_jitter=0.05,
+        ):
+            with attempt:
+                self._step()
+                if attempt.num > 1:
+                    self._metrics.slot_retries.inc()
+                    await self._find_position(boot_id)
+                    if self._position() >= slot:
+                        return
+                await self._attempt(boot_id, slot, state)
+
+    async def _attempt(self, boot_id: int, slot: datetime, state: str) -> None:
+        try:
+            await self._sync(boot_id)
+            await self._catch_up(boot_id)
+            position = self._position()
+            # one that is behind waits for a slot that is still open; one that starts later has its first slot now
+            due = [t for t in self.traders.by_id.values() if t.caught_up or position <= t.resume_after < slot]
+            await self._screen_for(boot_id, slot, state, due, is_next=True)
+        except Unjoined as error:
+            self._metrics.matches_unjoined.inc(error.count)
+            self.traders.read_again()
+            log.warning("leases changed, screening again", slot=slot.isoformat(), reason=str(error))
+            async with machines.fenced(self._pool, boot_id) as connection:
+                await incidents.insert(connection, "matches without a lease", boot_id, str(error), slot=slot)
+            raise
+
     async def _find_position(self, boot_id: int) -> None:
         """
-        A connection that broke during a commit leaves open whether the slot was accounted for; only the row knows. What memory believes
-        of traders may then be a slot behind: they are screened again there, which inserts nothing.
+        Read where this machine stands: a connection that broke during a commit leaves that open, and only the row knows.
+
+        What memory believes of traders may then be a slot behind: they are screened again there, which inserts nothing.
+        A row that somebody else moved forward is moved back: the slots between were not screened.
         """
+        known, in_doubt = self.screened_through, self._in_doubt
         async with self._pool.connection() as connection:
-            self.screened_through = await machines.position(connection, boot_id)
+            stands = await machines.position(connection, boot_id)
+        if stands is None:
+            raise Fenced(f"boot {boot_id} has no row")
+        if known is not None and stands > known and stands != in_doubt:
+            async with machines.fenced(self._pool, boot_id) as connection:
+                await machines.move_back(connection, boot_id, known)
+                message = f"screened_through was moved from {known} to {stands}, and was moved back"
+                await incidents.insert(connection, "position moved", boot_id, message, slot=stands)
+            log.warning("position moved by somebody else, moved back", stood_at=str(stands), known=str(known))
+            stands = known
+        self.screened_through, self._in_doubt = stands, None
 
     # -- between slots ------------------------------------------------------------------------------------------------
 
     async def _take_over(self) -> None:
-        async with self._hand:
+        async with self.slot_lock:
             boot_id = self.boot_id
             if boot_id is None or self._draining:
                 return
-            await self._sync(boot_id)
-            if all(held.in_step for held in self.roster.held.values()):
-                return
             try:
-                await self._find_position(boot_id)
-                await self._catch_up(boot_id)
+                self._step()
+                await self._sync(boot_id)
+                if not all(trader.caught_up for trader in self.traders.by_id.values()):
+                    await self._find_position(boot_id)
+                    await self._catch_up(boot_id)
             finally:
                 self.busy_since = None
 
     async def _sync(self, boot_id: int) -> None:
-        change = await self.roster.sync(boot_id)
+        change = await self.traders.sync(boot_id)
         if change is None:
             return
         self._hints.send(Channel.FEED)
-        log.debug("roster changed", loaded=change.loaded, dropped=change.dropped, failed=change.failed)
+        log.debug("traders changed", loaded=change.loaded, dropped=change.dropped, failed=change.failed)
 
     async def _catch_up(self, boot_id: int) -> None:
         """Screen traders that are behind the machine, oldest first, until they stand where it stands."""
-        standing = self._standing()
+        position = self._position()
         behind = sorted(
-            (h for h in self.roster.held.values() if not h.in_step and h.resume_after <= standing),
-            key=lambda h: h.resume_after,
+            (t for t in self.traders.by_id.values() if not t.caught_up and t.resume_after <= position),
+            key=lambda t: t.resume_after,
         )
-        for resume_after, group in groupby(behind, key=lambda h: h.resume_after):
+        for resume_after, group in groupby(behind, key=lambda t: t.resume_after):
             late = list(group)
             async with self._pool.connection() as connection:
-                missed = [
-                    s
-                    for s in await slots.next_closed(connection, resume_after, 1_000_000)
-                    if s[0] <= standing
-                ]
+                missed = await slots.next_closed(connection, resume_after, 1_000_000)
+                still_open = await slots.oldest_open(connection, resume_after, position)
             for slot, state in missed:
-                self.busy_since = time.monotonic()
-                await self._screen_for(
-                    boot_id,
-                    slot,
-                    state,
-                    [h for h in late if h.trader_id in self.roster.held],
-                    machine_too=False,
-                )
+                if slot > position:
+                    break
+                self._step()
+                here = [t for t in late if t.trader_id in self.traders.by_id]
+                await self._screen_for(boot_id, slot, state, here, is_next=False)
+            if still_open is not None:
+                continue  # the machine joined behind a slot that is still open: they wait for it
             async with machines.fenced(self._pool, boot_id) as connection:
-                await trader_state.put_in_step(connection, boot_id, standing, [h.lease for h in late])
-            for held in late:
-                held.in_step, held.resume_after = True, standing
+                await trader_state.put_in_step(connection, boot_id, position, [t.lease for t in late])
+            for trader in late:
+                trader.caught_up, trader.resume_after = True, position
 
     # -- one slot -----------------------------------------------------------------------------------------------------
 
-    async def _account_for(self, boot_id: int, slot: datetime, state: str) -> None:
-        await self._sync(boot_id)
-        await self._catch_up(boot_id)
-        due = [h for h in self.roster.held.values() if h.in_step or h.resume_after < slot]
-        await self._screen_for(boot_id, slot, state, due, machine_too=True)
-        self._slots_since_trim += 1
-        if self._slots_since_trim >= TRIM_EVERY_SLOTS:
-            self._slots_since_trim = 0
-            self._panel.trim(self.evaluator.needed())
-
     async def _screen_for(
-        self, boot_id: int, slot: datetime, state: str, traders: Sequence[Held], *, machine_too: bool
+        self, boot_id: int, slot: datetime, state: str, traders: Sequence[LoadedTrader], *, is_next: bool
     ) -> None:
-        """Evaluate *traders* at *slot* and commit the outcome; with *machine_too* the machine advances, else only these traders do."""
+        """Evaluate *traders* at *slot* and commit the outcome; the machine advances when the slot *is_next* in its queue."""
         await self._until_trusted(boot_id)
         started = time.perf_counter()
-        result: Slot | None = None
-        if machine_too:
-            await self._panel.extend(slot)
+        position = self._position()
+        if is_next:
+            await self.evaluation.extend(slot)
+        found = Evaluated([], [], 0)
         if state == "complete" and traders:
-            await self._panel.ensure(self.evaluator.needed(), slot, through=max(slot, self._standing()))
-            slot_ms = int(slot.timestamp() * 1000)
-            # None, not every name: only a slot of all traders carries values on from the slot before
-            everybody = machine_too and len(traders) == len(self.roster.held)
-            keys = None if everybody else [h.trader_id for h in traders]
-            result = await asyncio.to_thread(self.evaluator.evaluate, slot_ms, keys)
-        outcome = _Outcome(
-            slot,
-            datetime.now(UTC),
-            traders,
-            self._first_of_bar.news(slot, _matches(result, self.roster.held)),
-            _failures(result, self.roster.held),
-        )
+            found = await self.evaluation.evaluate(
+                slot, traders, self.traders.by_id, through=max(slot, position), is_next=is_next
+            )
+        news = self._first_of_bar.news(slot, found.matches)
+        outcome = Outcome(slot, traders, news, found.failures, position if is_next else None)
         await self._until_trusted(boot_id)
-        inserted = await self._commit(boot_id, outcome, machine_too=machine_too)
-        if inserted or outcome.failures:
-            self._hints.send(Channel.FEED)
+        inserted = await self._commit(boot_id, outcome)
         self._metrics.record_slot(
             seconds=time.perf_counter() - started,
-            evaluated=result.evaluated if result else 0,
+            evaluated=found.traders_due,
             signals=inserted,
-            failures=len(outcome.failures),
+            failures=len(found.failures),
             skipped=state == "outage",
         )
+        if is_next and state == "complete":
+            self._on_screened(boot_id, slot)
 
-    async def _commit(self, boot_id: int, outcome: _Outcome, *, machine_too: bool) -> int:
-        """One fenced transaction; memory follows only after it. Returns the number of new signals."""
-        slot, failures = outcome.slot, outcome.failures
-        failed = {f.trader_id for f in failures}
-        moved = [h for h in outcome.traders if h.trader_id not in failed and not h.in_step]
-        leases = [h.lease for h in moved]
-        inserted = 0
-        async with machines.fenced(self._pool, boot_id) as connection:
-            if outcome.matches:
-                inserted = await signals.insert_signals(
-                    connection, boot_id, slot, outcome.screened_at, outcome.matches
-                )
-            if failures:  # before the machine advances: the trigger that ends their leases reads how far they were screened
-                await trader_state.fail(connection, boot_id, failures)
-            if machine_too and not await machines.advance_machine(
-                connection, boot_id, slot, self._standing()
-            ):
-                raise Fenced(f"boot {boot_id} no longer stands at {self._standing()}")
-            if moved and machine_too:
-                await trader_state.put_in_step(connection, boot_id, slot, leases)
-            elif moved:
-                await trader_state.advance_traders(connection, boot_id, slot, leases)
+    async def _commit(self, boot_id: int, outcome: Outcome) -> int:
+        """Commit; memory follows only afterwards. Returns the number of new signals."""
+        slot, is_next = outcome.slot, outcome.advances_from is not None
+        moved = outcome.moved
+        self._in_doubt = slot if is_next else self._in_doubt
+        committed = await commit(self._pool, boot_id, outcome)
         self._first_of_bar.remember(slot, outcome.matches)
-        for held in moved:
-            held.resume_after, held.in_step = slot, machine_too
-        if machine_too:
-            self.screened_through = slot
-        for failure in failures:
-            self.roster.drop(failure.trader_id)
+        for trader in moved:
+            trader.resume_after, trader.caught_up = slot, is_next
+        if is_next:
+            self.screened_through, self._in_doubt = slot, None
+        for failure in outcome.failures:
+            self.traders.drop(failure.trader_id)
             log.warning("trader failed", trader_id=str(failure.trader_id), reason=failure.message)
-        return inserted
+        for refused in committed.refused:
+            trader_id = str(refused.match.trader_id)
+            log.error(
+                "signal refused", trader_id=trader_id, symbol=refused.match.symbol, reason=refused.reason
+            )
+        self._metrics.signals_refused.inc(len(committed.refused))
+        if committed.inserted or outcome.failures or committed.refused:
+            self._hints.send(Channel.FEED)
+        return committed.inserted
 
     async def _until_trusted(self, boot_id: int) -> None:
         """A late heartbeat only pauses the work; one that stays away, or another identity, ends it."""
@@ -322,49 +347,19 @@ class Screener:
             await asyncio.sleep(TRUST_POLL_S)
         raise NotTrusted(f"no heartbeat could be renewed for {TRUST_POLLS * TRUST_POLL_S:g} s")
 
-    def _standing(self) -> datetime:
+    def _position(self) -> datetime:
         if self.screened_through is None:
             raise RuntimeError("a machine without an identity does not screen")
         return self.screened_through
 
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What came of a slot for some traders, before it is committed."""
-
-    slot: datetime
-    screened_at: datetime
-    traders: Sequence[Held]
-    matches: list[Match]
-    failures: list[trader_state.Failure]
+    def _step(self) -> None:
+        """Report progress."""
+        self.busy_since = time.monotonic()
 
 
-def _matches(result: Slot | None, held: dict[UUID, Held]) -> list[Match]:
-    """One match per symbol that hit, with its shown values as JSON text."""
-    if result is None:
-        return []
-    return [match for hits in result.hits for match in _matches_of(hits, held[hits.key])]
-
-
-def _matches_of(hits: Hits, trader: Held) -> Iterable[Match]:
-    for i, symbol in enumerate(hits.symbols):
-        yield Match(
-            trader_id=trader.trader_id,
-            epoch=trader.epoch,
-            symbol=symbol,
-            timeframe=hits.timeframe,
-            price=float(hits.prices[i]),
-            shown=msgspec.json.encode({name: values[i] for name, values in hits.values.items()}).decode(),
-            plan_hash=trader.plan_hash,
-            forming=hits.forming,
-            cooldown_s=trader.cooldown_s,
-        )
-
-
-def _failures(result: Slot | None, held: dict[UUID, Held]) -> list[trader_state.Failure]:
-    if result is None:
-        return []
-    return [
-        trader_state.Failure(trader_id, held[trader_id].epoch, "evaluation failed", message)
-        for trader_id, message in result.failed.items()
-    ]
+def _passes(error: Exception) -> bool:
+    """
+    Whether the same slot may succeed at once: a deadlock, a serialization failure, a cancelled statement, a backend that
+    was terminated, a connection that was lost (40001, 40P01, 57014, 57P01, class 08 …), or leases that are read again.
+    """
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError | Unjoined)

@@ -82,6 +82,11 @@ async def try_ingest_lock(connection: Connection) -> bool:
     return bool((await _row(connection, "try_ingest_lock"))[0])
 
 
+async def give_ingest_lock_back(connection: Connection) -> None:
+    """Stop being the feeder; harmless for who is none."""
+    await _row(connection, "give_ingest_lock_back")
+
+
 async def live_boots(connection: Connection) -> list[int]:
     return [row[0] for row in await (await connection.execute(_SQL["live_boots"])).fetchall()]
 
@@ -116,6 +121,11 @@ async def advance_machine(connection: Connection, boot_id: int, slot: datetime, 
         _SQL["advance_machine"], {"boot_id": boot_id, "slot": slot, "previous": previous}
     )
     return await cursor.fetchone() is not None
+
+
+async def move_back(connection: Connection, boot_id: int, slot: datetime) -> None:
+    """Let this boot stand no further than *slot*, whatever its row says. Expects its fenced transaction."""
+    await connection.execute(_SQL["move_back"], {"boot_id": boot_id, "slot": slot})
 
 
 async def drain(connection: Connection, machine_id: str) -> None:

@@ -30,6 +30,7 @@ class Market:
     market_time: datetime
     newest_slot: datetime | None
     wall_time: datetime
+    chosen_by_auto: bool
 
 
 async def find(connection: Connection) -> Market | None:
@@ -45,12 +46,14 @@ async def put(
     anchor_market_at: datetime,
     anchor_wall_at: datetime,
     ends_at: datetime | None,
+    chosen_by_auto: bool = False,
 ) -> None:
     """Name the market of a database that has none; an existing one stays."""
     await connection.execute(
         _SQL["put_market"],
         {
             "source": source,
+            "chosen_by_auto": chosen_by_auto,
             "speed": speed,
             "anchor_market_at": anchor_market_at,
             "anchor_wall_at": anchor_wall_at,

@@ -5,11 +5,13 @@ owners read them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+import psycopg
 
 from app.store import queries
 from app.store.pool import Connection
@@ -17,6 +19,9 @@ from app.store.rows import PAGE_BYTES_MAX, Page, page_of, rows_of, with_next
 
 _SQL = queries.load("signals")
 BATCH_ROWS_MAX = 1000  # one unnest: 95k rows/s; larger batches only lengthen the transaction
+REFUSED_TRIES_MAX = (
+    200  # pieces refused while halving: 15 single rows among 40,000, or all rows of a few hundred
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,38 +99,112 @@ class Match:
     cooldown_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedMatch:
+    """A match that cannot become a signal, and what the database said."""
+
+    match: Match
+    reason: str
+
+
+class Unjoined(Exception):
+    """Some matches' leases are not as the machine believes: what it knows of its traders is out of date."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} matches have no lease of this machine")
+        self.count = count
+
+
 async def keep_signal_partition(connection: Connection, slot: datetime) -> None:
     await connection.execute(_SQL["keep_signal_partition"], {"slot": slot})
 
 
 async def insert_signals(
-    connection: Connection, boot_id: int, slot: datetime, screened_at: datetime, matches: Sequence[Match]
+    connection: Connection, boot_id: int, slot: datetime, matches: Sequence[Match]
 ) -> int:
     """
-    Insert what is new among *matches*, in batches; returns how many signals there are now that were not there
-    before.
+    Insert what is new among *matches*, in batches of ``BATCH_ROWS_MAX``; returns how many signals are new.
+
+    Expects the fenced transaction of *boot_id*.
+
+    Raises:
+        Unjoined: a match's lease is not as its machine believes; nothing may be committed.
+        psycopg.DataError, psycopg.IntegrityError: a row is refused; see :func:`is_row_refused`.
     """
-    ordered = sorted(matches, key=lambda match: (match.trader_id, match.symbol))
-    inserted = 0
-    for start in range(0, len(ordered), BATCH_ROWS_MAX):
-        batch = ordered[start : start + BATCH_ROWS_MAX]
-        parameters: dict[str, Any] = {
-            "boot_id": boot_id,
-            "slot": slot,
-            "screened_at": screened_at,
-            "trader_ids": [m.trader_id for m in batch],
-            "epochs": [m.epoch for m in batch],
-            "symbols": [m.symbol for m in batch],
-            "timeframes": [m.timeframe for m in batch],
-            "prices": [m.price for m in batch],
-            "shown": [m.shown for m in batch],
-            "plan_hashes": [m.plan_hash for m in batch],
-            "forming": [m.forming for m in batch],
-            "cooldowns_s": [m.cooldown_s for m in batch],
-        }
-        counts = await (await connection.execute(_SQL["insert_signals"], parameters)).fetchall()
-        inserted += sum(row[0] for row in counts)
-    return inserted
+    ordered = in_key_order(matches)
+    return sum(
+        [
+            await _insert_batch(connection, boot_id, slot, ordered[start : start + BATCH_ROWS_MAX])
+            for start in range(0, len(ordered), BATCH_ROWS_MAX)
+        ]
+    )
+
+
+async def insert_signals_bisecting(
+    connection: Connection, boot_id: int, slot: datetime, matches: Sequence[Match]
+) -> tuple[int, list[RefusedMatch]]:
+    """
+    As :func:`insert_signals`, but rows that the database refuses are found by halving and returned.
+
+    Each try has a savepoint. After ``REFUSED_TRIES_MAX`` refused tries what is left of a refused piece is returned whole.
+    """
+    pieces, inserted, refused, tries = [in_key_order(matches)], 0, list[RefusedMatch](), 0
+    while pieces:
+        piece = pieces.pop()
+        if len(piece) > BATCH_ROWS_MAX:
+            pieces += [piece[BATCH_ROWS_MAX:], piece[:BATCH_ROWS_MAX]]
+            continue
+        try:
+            async with connection.transaction():
+                inserted += await _insert_batch(connection, boot_id, slot, piece)
+        except psycopg.Error as error:
+            if not is_row_refused(error):
+                raise
+            tries += 1
+            if len(piece) == 1 or tries > REFUSED_TRIES_MAX:
+                refused += [RefusedMatch(match, _reason(error)) for match in piece]
+            else:
+                half = len(piece) // 2
+                pieces += [piece[half:], piece[:half]]
+    return inserted, refused
+
+
+async def _insert_batch(connection: Connection, boot_id: int, slot: datetime, batch: Sequence[Match]) -> int:
+    parameters: dict[str, Any] = {
+        "boot_id": boot_id,
+        "slot": slot,
+        "trader_ids": [m.trader_id for m in batch],
+        "epochs": [m.epoch for m in batch],
+        "symbols": [m.symbol for m in batch],
+        "timeframes": [m.timeframe for m in batch],
+        "prices": [m.price for m in batch],
+        "shown": [m.shown for m in batch],
+        "plan_hashes": [m.plan_hash for m in batch],
+        "forming": [m.forming for m in batch],
+        "cooldowns_s": [m.cooldown_s for m in batch],
+    }
+    row = await (await connection.execute(_SQL["insert_signals"], parameters)).fetchone()
+    assert row is not None  # noqa: S101 one row of counts
+    joined, inserted = row
+    if joined != len(batch):
+        raise Unjoined(len(batch) - joined)
+    return int(inserted)
+
+
+def in_key_order(matches: Sequence[Match]) -> list[Match]:
+    """Sorted by the table's key within a slot, or two writers could deadlock."""
+    return sorted(matches, key=lambda match: (match.trader_id, match.symbol))
+
+
+def is_row_refused(error: psycopg.Error) -> bool:
+    """Whether the content of a row is to blame: a type, a constraint or a trigger (classes 22, 23, P0)."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.DataError)  # refused before it was sent, such as a NUL in a text
+    return error.sqlstate[:2] in ("22", "23", "P0")
+
+
+def _reason(error: psycopg.Error) -> str:
+    return (error.diag.message_primary or str(error))[:500]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,4 +222,37 @@ async def list_around(
     parameters = {"trader_id": trader_id, "symbol": symbol, "slot": slot, "reach_s": reach_s}
     async with connection.cursor(row_factory=rows_of(StoredSignal)) as cursor:
         await cursor.execute(_SQL["signals_around"], parameters)
+        return await cursor.fetchall()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommittedSignal:
+    """A signal as it was committed, for a recomputation."""
+
+    trader_id: UUID
+    symbol: str
+    timeframe: str
+    triggered_at: datetime
+    price: float
+    shown: dict[str, float | bool | None]
+    plan_hash: str
+
+
+async def list_at(
+    connection: Connection, slot: datetime, reaches_s: Mapping[UUID, float]
+) -> list[CommittedSignal]:
+    """The signals of each trader of *reaches_s* at the slot and within its reach before it, oldest first."""
+    parameters = {"slot": slot, "trader_ids": list(reaches_s), "reaches_s": list(reaches_s.values())}
+    async with connection.cursor(row_factory=rows_of(CommittedSignal)) as cursor:
+        await cursor.execute(_SQL["signals_at"], parameters)
+        return await cursor.fetchall()
+
+
+async def list_between(
+    connection: Connection, trader_id: UUID, after: datetime, through: datetime
+) -> list[CommittedSignal]:
+    """A trader's signals with *after* < triggered_at ≤ *through*, oldest first."""
+    parameters = {"trader_id": trader_id, "after": after, "through": through}
+    async with connection.cursor(row_factory=rows_of(CommittedSignal)) as cursor:
+        await cursor.execute(_SQL["signals_between"], parameters)
         return await cursor.fetchall()

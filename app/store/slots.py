@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -17,12 +18,12 @@ MISSING_NAMES_MAX = 20  # enough for a person to see a pattern; the number says 
 
 @dataclass(frozen=True, slots=True)
 class ClosedSlot:
-    """How a slot ended. ``state`` is complete or outage; ``missing`` the symbols without a candle."""
+    """How a slot ended. ``state`` is complete or outage; ``missing`` the symbols without a candle, each with its reason."""
 
     slot: datetime
     state: str
     expected: int
-    missing: Sequence[str] = field(default=())
+    missing: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
 
 
@@ -37,6 +38,13 @@ async def next_closed(connection: Connection, after: datetime, limit: int) -> li
             await connection.execute(_SQL["next_closed_slots"], {"after": after, "limit": limit})
         ).fetchall()
     ]
+
+
+async def oldest_open(connection: Connection, after: datetime, through: datetime) -> datetime | None:
+    """The first slot after *after* and through *through* that is still open."""
+    parameters = {"after": after, "through": through}
+    row = await (await connection.execute(_SQL["oldest_open_slot"], parameters)).fetchone()
+    return row[0] if row else None
 
 
 async def newest_closed(connection: Connection) -> datetime | None:
@@ -56,7 +64,10 @@ async def close(connection: Connection, closed: Sequence[ClosedSlot]) -> int:
         "states": [s.state for s in closed],
         "expected": [s.expected for s in closed],
         "missing_counts": [len(s.missing) for s in closed],
-        "missing": [",".join(sorted(s.missing)[:MISSING_NAMES_MAX]) for s in closed],
+        "missing": [
+            json.dumps({name: s.missing[name] for name in sorted(s.missing)[:MISSING_NAMES_MAX]})
+            for s in closed
+        ],
         "reasons": [s.reason for s in closed],
     }
     return (await connection.execute(_SQL["close_slots"], parameters)).rowcount

@@ -247,9 +247,14 @@ async def fail(connection: Connection, boot_id: int, failures: Sequence[Failure]
         "trader_ids": [f.trader_id for f in failures],
         "epochs": [f.epoch for f in failures],
         "reasons": [f.reason for f in failures],
-        "messages": [f.message[:2000] for f in failures],
+        "messages": [_storable(f.message[:2000]) for f in failures],
     }
     return (await connection.execute(_SQL["fail_traders"], parameters)).rowcount
+
+
+def _storable(text: str) -> str:
+    """Text that Postgres takes: a filter's own error may hold a NUL or half a surrogate pair."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 async def put_in_step(connection: Connection, boot_id: int, slot: datetime, leases: Sequence[Lease]) -> None:

@@ -194,8 +194,9 @@ async def find_explained(connection: Connection, trader_id: UUID) -> ExplainedTr
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
     """
-    What to screen. ``plan`` is JSON text as stored: untrusted, validate it and hold its content against
-    ``plan_hash``.
+    What to screen. ``plan`` is JSON text as stored: untrusted, validate it and hold its content against ``plan_hash``.
+
+    ``is_new``: no machine has screened this revision yet.
     """
 
     trader_id: UUID
@@ -205,6 +206,8 @@ class StoredPlan:
     symbols: list[str] | None
     frequency: Literal["every_bar", "on_enter"] | dict[str, float]
     filter: str
+    revision: int
+    is_new: bool
 
 
 async def plans(connection: Connection, trader_ids: Sequence[UUID]) -> list[StoredPlan]:

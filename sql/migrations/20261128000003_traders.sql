@@ -156,6 +156,16 @@ begin
   elsif new.version is distinct from old.version then
     raise exception 'the version of a trader changes only with its state' using errcode = 'VX409', detail = old.state;
   end if;
+  if new.owner is not distinct from old.owner then                -- what a lease says changes only with its owner
+    if new.epoch is distinct from old.epoch or new.lease_after is distinct from old.lease_after then
+      raise exception 'the epoch and the start of a lease change only with its owner' using errcode = 'VX409', detail = old.state;
+    elsif old.in_step and not new.in_step then
+      raise exception 'a trader falls out of step only when its lease ends' using errcode = 'VX409', detail = old.state;
+    elsif new.in_step and new.owner is not null and (not old.in_step or new.resume_after is distinct from old.resume_after)
+      and new.resume_after is distinct from (select m.screened_through from vyx.machines m where m.boot_id = new.owner) then
+      raise exception 'a trader is in step only where its machine stands' using errcode = 'VX409', detail = old.state;
+    end if;
+  end if;
   if new.owner is distinct from old.owner then
     new.epoch := old.epoch + 1;
     if old.owner is not null then
@@ -207,7 +217,7 @@ begin
   if new.user_id is distinct from old.user_id then
     raise exception 'a trader does not change hands' using errcode = 'VX422';
   end if;
-  if (new.plan, new.filter, new.symbols, new.frequency) is distinct from (old.plan, old.filter, old.symbols, old.frequency) then
+  if (new.plan, new.plan_hash, new.filter, new.symbols, new.frequency) is distinct from (old.plan, old.plan_hash, old.filter, old.symbols, old.frequency) then
     new.revision := old.revision + 1;
   end if;
   return new;
@@ -223,15 +233,59 @@ end $$;
 create trigger note_revision after update on public.traders for each row
   when (new.revision is distinct from old.revision) execute function vyx.note_revision();
 
+-- trader_versions: what a trader screened, version after version, for audits and for going back.
+create table public.trader_versions (
+  trader_id      uuid not null references public.traders (id) on delete cascade,
+  number         bigint not null,
+  user_id        uuid not null references auth.users (id) on delete cascade,
+  filter         text not null,
+  symbols        text[],
+  frequency      jsonb not null,
+  plan           jsonb not null,
+  plan_hash      text not null,
+  saved_at       timestamptz not null default clock_timestamp(),
+  screened_after timestamptz,
+  constraint one_row_per_version primary key (trader_id, number)
+);
+create index trader_versions_user_id_idx on public.trader_versions (user_id);
+comment on table public.trader_versions is 'Every saved version of filter, symbols and frequency; number is the trader''s revision. Written by a trigger on traders.';
+comment on column public.trader_versions.screened_after is 'The version screens the slots after this one, until a later version does; null: no machine has loaded it.';
+
+-- keep_trader_version: whoever changes a trader, Studio included.
+create function vyx.keep_trader_version() returns trigger language plpgsql set search_path = '' as $$
+begin
+  insert into public.trader_versions (trader_id, number, user_id, filter, symbols, frequency, plan, plan_hash)
+  values (new.id, new.revision, new.user_id, new.filter, new.symbols, new.frequency, new.plan, new.plan_hash);
+  return null;
+end $$;
+create trigger keep_first_version after insert on public.traders for each row execute function vyx.keep_trader_version();
+create trigger keep_next_version after update on public.traders for each row
+  when (new.revision is distinct from old.revision) execute function vyx.keep_trader_version();
+
+-- guard_screened_through: a machine accounts for one closed slot after the other; going back is harmless, a leap forward is not.
+create function vyx.guard_screened_through() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if exists (select from vyx.slots s where s.slot > old.screened_through and s.slot < new.screened_through)
+     or not exists (select from vyx.slots s where s.slot = new.screened_through and s.state <> 'open') then
+    raise exception 'a machine goes on by one closed slot at a time, not from % to %', old.screened_through, new.screened_through
+      using errcode = 'VX422';
+  end if;
+  return new;
+end $$;
+create trigger guard_screened_through before update on vyx.machines for each row
+  when (new.screened_through > old.screened_through) execute function vyx.guard_screened_through();
+
 alter table public.traders      enable row level security;
 alter table public.trader_state enable row level security;
+alter table public.trader_versions enable row level security;
 alter table vyx.transitions enable row level security;
 alter table vyx.machines enable row level security;
 alter table vyx.machine_heartbeats enable row level security;
 alter table vyx.leases enable row level security;
 create policy traders_owner_select      on public.traders      for select to authenticated using ((select auth.uid()) = user_id);
 create policy trader_state_owner_select on public.trader_state for select to authenticated using ((select auth.uid()) = user_id);
-revoke all on public.traders, public.trader_state from anon, authenticated;
-grant select on public.traders, public.trader_state to authenticated;
-grant all on public.traders, public.trader_state to service_role;
+create policy trader_versions_owner_select on public.trader_versions for select to authenticated using ((select auth.uid()) = user_id);
+revoke all on public.traders, public.trader_state, public.trader_versions from anon, authenticated;
+grant select on public.traders, public.trader_state, public.trader_versions to authenticated;
+grant all on public.traders, public.trader_state, public.trader_versions to service_role;
 grant all on vyx.transitions, vyx.machines, vyx.machine_heartbeats, vyx.leases to service_role;

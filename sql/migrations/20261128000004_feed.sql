@@ -108,13 +108,38 @@ create table vyx.feed_floors (
 insert into vyx.feed_floors default values;
 comment on table vyx.feed_floors is 'Up to this id the feed has been pruned.';
 
+-- signals_failed: signals that the database refused, one row each; `vyx redeliver` inserts them once what refused them is mended.
+create table public.signals_failed (
+  failed_id    bigint generated always as identity primary key,
+  trader_id    uuid not null references public.traders (id) on delete cascade,
+  user_id      uuid not null references auth.users (id) on delete cascade,
+  symbol       text not null,
+  timeframe    text not null,
+  triggered_at timestamptz not null,
+  price        double precision not null,
+  shown        text not null,
+  plan_hash    text not null,
+  epoch        bigint not null,
+  forming      boolean not null,
+  cooldown_s   double precision,
+  reason       text not null,
+  failed_at    timestamptz not null default clock_timestamp(),
+  constraint one_failure_per_trader_symbol_and_bar unique (trader_id, symbol, triggered_at)
+);
+create index signals_failed_user_id_idx on public.signals_failed (user_id);
+comment on table public.signals_failed is 'Signals that a constraint or a type refused, set aside so that the rest of their slot is kept. `vyx redeliver` tries them again.';
+comment on column public.signals_failed.shown is 'JSON text as it was offered; not jsonb, since that may be what was refused.';
+comment on column public.signals_failed.reason is 'What the database said.';
+
 alter table public.trader_events enable row level security;
 alter table public.signals       enable row level security;
+alter table public.signals_failed enable row level security;
 alter table vyx.feed_floors      enable row level security;
 create policy trader_events_owner_select on public.trader_events for select to authenticated using ((select auth.uid()) = user_id);
 create policy signals_owner_select       on public.signals       for select to authenticated using ((select auth.uid()) = user_id);
-revoke all on public.trader_events, public.signals from anon, authenticated;
-grant select on public.trader_events, public.signals to authenticated;
-grant all on public.trader_events, public.signals to service_role;
+create policy signals_failed_owner_select on public.signals_failed for select to authenticated using ((select auth.uid()) = user_id);
+revoke all on public.trader_events, public.signals, public.signals_failed from anon, authenticated;
+grant select on public.trader_events, public.signals, public.signals_failed to authenticated;
+grant all on public.trader_events, public.signals, public.signals_failed to service_role;
 grant all on vyx.feed_floors to service_role;
 grant usage on sequence vyx.feed_id to service_role;

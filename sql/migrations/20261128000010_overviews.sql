@@ -49,9 +49,12 @@ revoke all on public.trader_overview, public.machine_overview, public.slot_overv
 grant select on public.trader_overview, public.machine_overview, public.slot_overview, public.signal_feed to service_role;
 
 create view public.dead_letters with (security_invoker = true) as
-  select j.id, j.task_name as task, j.queue_name as queue, j.args, j.attempts,
-         (select max(e.at) from procrastinate.procrastinate_events e where e.job_id = j.id) as failed_at
+  select 'signal' as kind, f.failed_id as id, f.trader_id, f.symbol || ' at ' || f.triggered_at as about, f.reason, f.failed_at
+    from public.signals_failed f
+  union all
+  select 'job', j.id, null, j.task_name || ' on ' || j.queue_name || ' ' || j.args, 'failed after ' || j.attempts || ' attempts',
+         (select max(e.at) from procrastinate.procrastinate_events e where e.job_id = j.id)
     from procrastinate.procrastinate_jobs j where j.status in ('failed', 'aborted');
-comment on view public.dead_letters is 'Jobs that failed for good. Screening is not among them: the ledger screens a slot whatever becomes of its job.';
+comment on view public.dead_letters is 'What failed for good and waits for `vyx redeliver`: signals that the database refused, and jobs. A slot is screened whatever becomes of its job.';
 revoke all on public.dead_letters from anon, authenticated;
 grant select on public.dead_letters to service_role;

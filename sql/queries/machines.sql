@@ -27,6 +27,12 @@ select vyx.leave_v1(%(boot_id)s);
 -- The one machine in the cluster that feeds the market data holds this session lock.
 select pg_try_advisory_lock(7101, 1);
 
+-- give_ingest_lock_back --
+-- Let another machine feed the market data. Unlocking what is not held would only warn.
+select pg_advisory_unlock(7101, 1) from pg_locks
+ where locktype = 'advisory' and classid = 7101 and objid = 1 and pid = pg_backend_pid()
+union all select false limit 1;
+
 -- live_boots --
 -- Machines that should screen.
 select boot_id from vyx.machines where state <> 'dead' order by boot_id;
@@ -42,6 +48,10 @@ select vyx.fence_v1(%(boot_id)s);
 -- position --
 -- How far this boot has accounted for the ledger.
 select screened_through from vyx.machines where boot_id = %(boot_id)s;
+
+-- move_back --
+-- A boot stands no further than this slot.
+update vyx.machines set screened_through = %(slot)s where boot_id = %(boot_id)s and screened_through > %(slot)s;
 
 -- advance_machine --
 -- This machine has accounted for everything up to the slot; no row means another transaction of this boot was here.

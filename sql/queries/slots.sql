@@ -15,13 +15,14 @@ on conflict do nothing;
 
 -- close_slots --
 -- Close slots: complete, or outage with its reason. A closed slot never opens again.
-insert into vyx.slots (slot, state, symbols_expected, symbols_missing, missing, reason, closed_at)
-select closed.slot, closed.state::vyx.slot_state, closed.expected, closed.missing_count, string_to_array(closed.missing, ','), closed.reason, clock_timestamp()
-  from unnest(%(slots)s::timestamptz[], %(states)s::text[], %(expected)s::int[], %(missing_counts)s::int[], %(missing)s::text[], %(reasons)s::text[])
+insert into vyx.slots (slot, state, symbols_expected, symbols_missing, missing, missing_reasons, reason, closed_at)
+select closed.slot, closed.state::vyx.slot_state, closed.expected, closed.missing_count, array(select jsonb_object_keys(closed.missing) order by 1),
+       closed.missing, closed.reason, clock_timestamp()
+  from unnest(%(slots)s::timestamptz[], %(states)s::text[], %(expected)s::int[], %(missing_counts)s::int[], %(missing)s::jsonb[], %(reasons)s::text[])
        as closed (slot, state, expected, missing_count, missing, reason)
 on conflict (slot) do update
    set state = excluded.state, symbols_expected = excluded.symbols_expected, symbols_missing = excluded.symbols_missing,
-       missing = excluded.missing, reason = excluded.reason, closed_at = excluded.closed_at
+       missing = excluded.missing, missing_reasons = excluded.missing_reasons, reason = excluded.reason, closed_at = excluded.closed_at
  where slots.state = 'open';
 
 -- slot_counts --
@@ -48,3 +49,7 @@ select null as symbol, o.slot from vyx.slots o where o.state = 'outage' and o.sl
 union all
 select s.symbol, k.open_time + interval '1 min' from vyx.candle_corrections k join vyx.symbols s using (symbol_id)
  where k.timeframe = '1m' and k.was is null and k.open_time between %(first)s::timestamptz - interval '1 min' and %(last)s::timestamptz - interval '1 min';
+
+-- oldest_open_slot --
+-- The first slot of a span that waits for candles.
+select min(slot) from vyx.slots where state = 'open' and slot > %(after)s and slot <= %(through)s;

@@ -57,7 +57,8 @@ select p.id, p.user_id, p.name, p.description, p.filter, p.symbols, p.frequency,
 
 -- plans --
 -- What to screen for these traders.
-select t.id, t.user_id, t.plan::text, t.plan_hash, t.symbols, t.frequency, t.filter
+select t.id, t.user_id, t.plan::text, t.plan_hash, t.symbols, t.frequency, t.filter, t.revision,
+       exists (select from public.trader_versions v where v.trader_id = t.id and v.number = t.revision and v.screened_after is null) as is_new
   from public.traders t where t.id = any (%(trader_ids)s::uuid[]);
 
 -- store_recompiled --

@@ -34,7 +34,7 @@ class Holder:
     def owned(self):
         return len(world.leases(self._connection, self.identities[-1])) if self.identities else 0
 
-    async def adopt(self, boot_id, screened_through):
+    async def begin_boot(self, boot_id, screened_through):
         self.identities.append(boot_id)
         self.screened_through = screened_through
 

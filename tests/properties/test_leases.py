@@ -239,7 +239,6 @@ class Leases(RuleBasedStateMachine):
         traders = sorted(traders)
         n = len(traders)
         parameters = self.of(machine, slot, traders) | {
-            "screened_at": self.clock,
             "symbols": ["BTCUSDT"] * n,
             "timeframes": ["1m"] * n,
             "prices": [1.0] * n,

@@ -35,7 +35,7 @@ async def machine(pool, connection):
         through = world.call(
             connection, "select screened_through from vyx.machines where boot_id = %(b)s", b=boot
         )[0]
-        await screener.adopt(boot, through)
+        await screener.begin_boot(boot, through)
         return screener
 
     yield make

@@ -7,7 +7,7 @@ import json
 import psycopg
 import pytest
 
-from app.screening import roster as roster_module
+from app.screening import loaded_traders as loaded_module
 from sandbox.language.compiler import Compiled, FilterCompiler
 from sandbox.plan.document import PLAN_VERSION, load_plan
 from sandbox.plan.text.diagnostics import Diagnostic
@@ -201,7 +201,7 @@ async def test_while_old_plans_are_compiled_slots_are_screened(
     connection, machine, market, user, monkeypatch
 ):
     """A thousand old plans are compiled in stretches, beside the slot in hand."""
-    monkeypatch.setattr(roster_module, "RECOMPILE_S", 0.0)
+    monkeypatch.setattr(loaded_module, "RECOMPILE_S", 0.0)
     old, well = world.add_trader(connection, user), world.add_trader(connection, user, world.above(100))
     age(connection, old)
     a = await machine()
@@ -215,7 +215,9 @@ async def test_while_old_plans_are_compiled_slots_are_screened(
     assert world.states(connection)[old] == "starting"
 
 
-async def test_a_trader_in_step_whose_new_plan_is_outdated_misses_no_slot(connection, machine, market, user):
+async def test_a_trader_caught_up_whose_new_plan_is_outdated_misses_no_slot(
+    connection, machine, market, user
+):
     """During a rolling deploy an older web process may save for a newer machine: until it is compiled anew the filter before counts."""
     trader = world.add_trader(connection, user, world.above(100))
     compiled = []

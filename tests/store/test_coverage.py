@@ -114,7 +114,8 @@ async def test_the_live_lease_counts_as_far_as_its_machine_has_screened(connecti
         "insert into vyx.slots (slot, state, closed_at) select %s + n * interval '1 min', 'complete', now() from generate_series(3, 8) n",
         (NOON,),
     )
-    connection.execute("update vyx.machines set screened_through = %s", (at(7),))
+    for minute in range(3, 8):
+        connection.execute("update vyx.machines set screened_through = %s", (at(minute),))
 
     assert (await read())[0] == [(3, 7, "m2", 1)]
 

@@ -152,7 +152,6 @@ def insert_signals(connection, boot, held, slot, *, symbol="BTCUSDT", cooldown_s
     parameters = {
         "boot_id": boot,
         "slot": slot,
-        "screened_at": slot,
         "trader_ids": list(held),
         "epochs": list(held.values()),
         "symbols": [symbol] * n,
@@ -163,7 +162,7 @@ def insert_signals(connection, boot, held, slot, *, symbol="BTCUSDT", cooldown_s
         "forming": [False] * n,
         "cooldowns_s": [cooldown_s] * n,
     }
-    return sum(row[0] for row in connection.execute(world.SIGNALS["insert_signals"], parameters))
+    return world.call(connection, world.SIGNALS["insert_signals"], **parameters)[1]
 
 
 # -- signals --------------------------------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ def _answer(answer: Callable[[rest.Parameters], bytes], query: rest.Parameters) 
     try:
         return web.Response(body=answer(query), content_type="application/json")
     except rest.Refusal as refusal:
-        return _error(400, refusal.code, refusal.msg)
+        return _error(refusal.status, refusal.code, refusal.msg)
 
 
 def _json(body: Any) -> web.Response:

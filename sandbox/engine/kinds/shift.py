@@ -64,6 +64,9 @@ class PreviousConditions(Shifts):
         """Nothing."""
 
     def load(self, call: Call, event: Event) -> None:  # noqa: ARG002 - nothing is loaded
+        """Clear the row: what it holds from before (a correction, another trader's row) would hide a match."""
+        for row in self._chains[call][1:]:
+            self.state.rows.write(row, values=False, is_bool=True)
         self.state.unknown.add(call)
 
     def release(self, call: Call) -> None:

@@ -24,7 +24,7 @@ def other(dsn):
 
 
 def held(machine):
-    return set(machine.roster.held)
+    return set(machine.traders.by_id)
 
 
 async def test_a_change_that_commits_after_a_later_one_is_not_missed(connection, other, machine, user):
@@ -55,12 +55,12 @@ async def test_what_is_screened_is_learnt_when_its_transaction_ends(connection, 
     world.change_plan(other, trader, world.above(200))
     for _ in range(2):
         await a.sync()
-        assert a.roster.held[trader].plan_hash == world.above(100).hash
+        assert a.traders.by_id[trader].plan_hash == world.above(100).hash
 
     other.commit()
     await a.sync()
 
-    assert a.roster.held[trader].plan_hash == world.above(200).hash
+    assert a.traders.by_id[trader].plan_hash == world.above(200).hash
 
 
 async def test_a_deleted_trader_is_let_go(connection, machine, user):
@@ -73,7 +73,7 @@ async def test_a_deleted_trader_is_let_go(connection, machine, user):
     await a.sync()
 
     assert held(a) == {stays}
-    assert len(a.evaluator) == 1
+    assert len(a.evaluation.evaluator) == 1
 
 
 async def test_only_what_changed_is_read(connection, pool, machine, user, monkeypatch):

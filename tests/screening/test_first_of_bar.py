@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.screening.bars_in_progress import FirstOfBar
+from app.screening.first_of_bar import FirstOfBar
 from app.store.signals import Match
 from tests import world
 

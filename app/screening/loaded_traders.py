@@ -3,8 +3,8 @@ The traders this machine holds, in memory, kept equal to the database's view of 
 
 Decided here: loading and validating plans, dropping what was lost, failing what cannot be loaded. Not decided here: who owns what.
 A plan comes out of a table that people can edit, so it is validated again before it is evaluated, and refused when it is not the one
-that was saved (its hash tells). One of an older version of the format is compiled anew from its source: :meth:`Roster.recompile`, apart
-from :meth:`Roster.sync`, so that no slot waits for a compiler.
+that was saved (its hash tells). One of an older version of the format is compiled anew from its source: :meth:`LoadedTraders.recompile`, apart
+from :meth:`LoadedTraders.sync`, so that no slot waits for a compiler.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from app.metrics import WorkerMetrics
-from app.store import leases, trader_state, traders
+from app.store import leases, trader_state, trader_versions, traders
 from app.store.machines import fenced
 from app.store.pool import Pool
 from app.store.trader_state import Failure, OwnedChanges, OwnedTrader
@@ -37,16 +37,22 @@ RECOMPILE_S = 1.0  # compiling at a stretch; then what is ready is loaded
 
 
 @dataclass(slots=True)
-class Held:
-    """A trader on this machine. ``resume_after`` counts only while it is not in step with the machine."""
+class LoadedTrader:
+    """
+    A trader on this machine. ``resume_after`` counts only until it has caught up with the machine.
+
+    ``due_every`` and ``bar`` are timeframes: how often it is screened, and the bar on which it signals.
+    """
 
     trader_id: UUID
     epoch: int
     revision: int
     plan_hash: str
     cooldown_s: float | None
+    due_every: str
+    bar: str
     resume_after: datetime
-    in_step: bool
+    caught_up: bool
 
     @property
     def lease(self) -> tuple[UUID, int]:
@@ -79,7 +85,7 @@ class Change:
     failed: int
 
 
-class Roster:
+class LoadedTraders:
     """
     Args:
         pool: Connections for short transactions.
@@ -103,22 +109,30 @@ class Roster:
             UUID, OwnedTrader
         ] = {}  # this machine's leases, as they were when they changed last
         self._horizon: str | None = None
-        self.held: dict[UUID, Held] = {}
+        self._begun: dict[
+            UUID, int
+        ] = {}  # versions loaded that no machine has screened, until that is on record
+        self.by_id: dict[UUID, LoadedTrader] = {}
 
     def clear(self) -> None:
-        """Forget everything: this boot was buried, or has left."""
-        for trader_id in self.held:
+        """Forget everything: this boot is dead, or has left."""
+        for trader_id in self.by_id:
             self._evaluator.drop(trader_id)
-        self.held.clear()
+        self.by_id.clear()
         self._outdated.clear()
         self._entries.clear()
+        self._begun.clear()
+        self._horizon = None
+
+    def read_again(self) -> None:
+        """Let the next :meth:`sync` read every lease: one has changed without a trace in ``changed_in``."""
         self._horizon = None
 
     async def sync(self, boot_id: int) -> Change | None:
         """
         Make memory equal to the leases in the database; None when nothing had changed.
 
-        The caller makes sure that no slot is in hand. Stopping traders are let go (and thereby stopped), starting ones become running.
+        The caller makes sure that no slot is being screened. Stopping traders are let go (and thereby stopped), starting ones become running.
 
         Raises:
             Fenced: this boot is dead.
@@ -138,9 +152,9 @@ class Roster:
         starting = [
             (e.trader_id, e.epoch)
             for e in ours
-            if e.state == "starting" and e.trader_id not in failed_ids and e.trader_id in self.held
+            if e.state == "starting" and e.trader_id not in failed_ids and e.trader_id in self.by_id
         ]
-        if stopping or failures or starting:
+        if stopping or failures or starting or self._begun:
             await self._settle(boot_id, stopping, failures, starting)
         self._horizon = changes.horizon  # only now: what an error interrupted is told again
         return Change(len(ours), dropped, len(failures)) if touched else None
@@ -156,7 +170,7 @@ class Roster:
 
     def _replace(self, entries: Sequence[OwnedTrader]) -> set[UUID]:
         self._entries = {e.trader_id: e for e in entries}
-        return self._entries.keys() | self.held.keys() | self._outdated.keys()
+        return self._entries.keys() | self.by_id.keys() | self._outdated.keys()
 
     def _is_held(self, entry: OwnedTrader) -> bool:
         return entry.state == "running" and not self._is_stale(entry)
@@ -206,12 +220,12 @@ class Roster:
         outdated = self._outdated.get(entry.trader_id)
         if outdated is not None and outdated.entry.revision == entry.revision:
             return outdated.entry.epoch != entry.epoch
-        held = self.held.get(entry.trader_id)
+        held = self.by_id.get(entry.trader_id)
         return held is None or (held.epoch, held.revision) != (entry.epoch, entry.revision)
 
     def _let_go(self, trader_ids: Sequence[UUID]) -> int:
         """Hold these no longer; returns how many were held."""
-        lost = [trader_id for trader_id in trader_ids if trader_id in self.held]
+        lost = [trader_id for trader_id in trader_ids if trader_id in self.by_id]
         for trader_id in lost:
             self.drop(trader_id)
         for trader_id in trader_ids:
@@ -219,7 +233,7 @@ class Roster:
         return len(lost)
 
     def drop(self, trader_id: UUID) -> None:
-        if self.held.pop(trader_id, None) is not None:
+        if self.by_id.pop(trader_id, None) is not None:
             self._evaluator.drop(trader_id)
 
     async def _load(self, entries: Sequence[OwnedTrader]) -> list[Failure]:
@@ -250,7 +264,7 @@ class Roster:
         """
         self._outdated.pop(entry.trader_id, None)
         if _is_outdated(stored.plan):
-            held = self.held.get(entry.trader_id)
+            held = self.by_id.get(entry.trader_id)
             if held is not None and held.epoch != entry.epoch:
                 self.drop(
                     entry.trader_id
@@ -272,16 +286,20 @@ class Roster:
             "every_bar" if isinstance(stored.frequency, dict) else stored.frequency,
             stored.user_id,
         )
-        before = self.held.get(entry.trader_id)
+        if stored.is_new:
+            self._begun[entry.trader_id] = stored.revision
+        before = self.by_id.get(entry.trader_id)
         same_lease = before is not None and before.epoch == entry.epoch
-        self.held[entry.trader_id] = Held(
+        self.by_id[entry.trader_id] = LoadedTrader(
             trader_id=entry.trader_id,
             epoch=entry.epoch,
-            revision=entry.revision,
+            revision=stored.revision,
             plan_hash=stored.plan_hash,
             cooldown_s=cooldown_s,
+            due_every=plan.due_every,
+            bar=plan.trigger,
             resume_after=before.resume_after if before and same_lease else entry.resume_after,
-            in_step=before.in_step if before and same_lease else entry.in_step,
+            caught_up=before.caught_up if before and same_lease else entry.in_step,
         )
 
     async def _settle(
@@ -294,6 +312,9 @@ class Roster:
                 await trader_state.fail(connection, boot_id, failures)
             if starting:
                 await trader_state.mark_running(connection, boot_id, starting)
+            if self._begun:
+                await trader_versions.begin(connection, list(self._begun.items()))
+        self._begun.clear()
         for failure in failures:
             self._metrics.trader_errors.labels(failure.reason).inc()
             log.warning("trader failed to load", trader_id=str(failure.trader_id), reason=failure.message)
