@@ -18,7 +18,7 @@ from app.access import admit, count_call, find_own, find_own_status, known_symbo
 from app.coordination.hints import Channel, Hints
 from app.domain.lifecycle import ACTIVE, TraderState
 from app.errors import Kind, Refused
-from app.store import accounts, trader_state, traders
+from app.store import accounts, signals, trader_state, traders
 from app.store.pool import Connection, Pool
 from app.store.rate_limits import LIFECYCLE, SAVE
 from app.store.refusals import still_stopping
@@ -30,6 +30,7 @@ from sandbox.plan.text.diagnostics import Diagnostic
 
 COMPILES_MAX = 2  # at a time and process: each holds a thread and a sandbox worker
 COMPILE_WAIT_S = 10.0
+DELETED_AT_ONCE = 5000  # signals, in some 100 ms
 FILTER_BYTES_MAX = 64 * 1024
 
 
@@ -167,6 +168,20 @@ class Lifecycle:
         async with self._pool.connection() as connection:
             await admit(connection, user_id, SAVE, trader_id)
             await traders.delete_trader(connection, user_id, trader_id)
+        self._hints.send(Channel.TRADER)
+
+    async def delete_user(self, user_id: UUID) -> None:
+        """
+        Remove the user and everything of theirs. Signals go first, in pieces: a cascade over millions would be one long transaction.
+
+        Raises:
+            Refused: RATE_LIMITED.
+        """
+        async with self._pool.connection() as connection:
+            await count_call(connection, user_id, SAVE)
+            while await signals.delete_signals(connection, user_id, limit=DELETED_AT_ONCE):
+                pass
+            await accounts.delete_user(connection, user_id)
         self._hints.send(Channel.TRADER)
 
     async def start(self, user_id: UUID, trader_id: UUID) -> TraderStatus:

@@ -23,7 +23,7 @@ from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
 from app.http.border import Door
 from app.http.feed import Feed
-from app.http.limits import opening_limit, read_limit
+from app.http.limits import EXPORTS_MAX, InFlight, opening_limit, read_limit
 from app.http.metrics import Metrics
 from app.http.server import Server, listen, url_of
 from app.http.service import Service
@@ -105,6 +105,7 @@ async def make_service(settings: Settings, compiler: FilterCompiler) -> AsyncIte
         users=users,
         keys=keys,
         reads=read_limit(),
+        exports=InFlight(EXPORTS_MAX, "exports"),
         metrics=metrics,
         feed=feed,
         streams=Streams(feed, pool, metrics, opening_limit()),

@@ -25,7 +25,7 @@ async def list_keys(call: Call) -> shapes.KeyList:
     """Your API keys, oldest first; never the keys themselves."""
     async with call.service.pool.connection() as connection:
         rows = await api_keys.list_keys(connection, call.user_id)
-    return shapes.KeyList([_key(row) for row in rows])
+    return shapes.KeyList([show_key(row) for row in rows])
 
 
 async def create_key(call: Call, body: shapes.NewKey) -> shapes.MadeKey:
@@ -67,7 +67,8 @@ async def delete_key(call: Call, key_id: UUID) -> Response:
     return Response(status_code=204)
 
 
-def _key(row: api_keys.ApiKey) -> shapes.Key:
+def show_key(row: api_keys.ApiKey) -> shapes.Key:
+    """As the contract's Key."""
     return shapes.Key(
         id=row.id,
         name=row.name,

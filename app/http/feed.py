@@ -298,8 +298,18 @@ class Feed:
 
 def encode_event(entry: store.Entry) -> bytes:
     """An entry as the bytes of a server-sent event, with its id."""
-    name, body = ("signal", _signal(entry)) if entry.to_state is None else ("trader", _trader_event(entry))
+    name, body = _named(entry)
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (entry.id, name.encode(), _encode(body))
+
+
+def encode_entry(entry: store.Entry) -> bytes:
+    """An entry as a JSON object ``{event, data}``, with the stream's names."""
+    name, body = _named(entry)
+    return _encode({"event": name, "data": body})
+
+
+def _named(entry: store.Entry) -> tuple[str, object]:
+    return ("signal", _signal(entry)) if entry.to_state is None else ("trader", _trader_event(entry))
 
 
 def _signal(entry: store.Entry) -> dict[str, object]:

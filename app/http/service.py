@@ -11,7 +11,7 @@ from app.explain import Explaining
 from app.http.api_key_auth import Keys
 from app.http.auth import KnownUsers, Verifier
 from app.http.feed import Feed
-from app.http.limits import CallLimit
+from app.http.limits import CallLimit, InFlight
 from app.http.metrics import Metrics
 from app.http.stream import Streams
 from app.lifecycle import Lifecycle
@@ -30,6 +30,7 @@ class Service:
     users: KnownUsers
     keys: Keys
     reads: CallLimit
+    exports: InFlight
     metrics: Metrics
     feed: Feed
     streams: Streams

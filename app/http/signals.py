@@ -6,13 +6,21 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from app.http import pages, shapes
+from app.http import exports, pages, shapes
 from app.http.endpoints import Call
 from app.store import signals
 
 
-async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalList:
-    """Your signals in order of creation, newest last or (`order=newest`) first. A page ends at `limit` or at about 1 MiB."""
+async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalList | Response:
+    """
+    Your signals in order of creation, newest last or (`order=newest`) first. A page ends at `limit` or at about 1 MiB.
+
+    With `Accept: text/csv` or `application/vnd.apache.parquet` the answer is a file of all that match, whatever `limit`, `cursor`
+    and `order` say.
+    """
+    media_type = exports.wanted_format(call.request)
+    if media_type is not None:
+        return exports.signal_file(call, media_type, _wanted(query))
     async with call.service.pool.connection() as connection:
         page = await signals.list_signals(
             connection,

@@ -69,7 +69,7 @@ async def show_trader(call: Call, trader_id: UUID) -> shapes.Trader:
     """One of your traders."""
     async with call.service.pool.connection() as connection:
         row = await find_own(connection, call.user_id, trader_id)
-    return _trader(row)
+    return show_row(row)
 
 
 async def change_trader(call: Call, trader_id: UUID, body: shapes.TraderChange) -> shapes.SavedTrader:
@@ -219,12 +219,13 @@ def _told(outcomes: Sequence[trader_state.Outcome]) -> shapes.OutcomeList:
 
 def _saved(saved: Saved) -> shapes.SavedTrader:
     return shapes.SavedTrader(
-        **msgspec.structs.asdict(_trader(saved.trader)),
+        **msgspec.structs.asdict(show_row(saved.trader)),
         warnings=[shapes.Diagnostic(**describe_diagnostic(d)) for d in saved.warnings],
     )
 
 
-def _trader(row: traders.Trader) -> shapes.Trader:
+def show_row(row: traders.Trader) -> shapes.Trader:
+    """As the contract's Trader."""
     return shapes.Trader(**msgspec.structs.asdict(_summary(row, with_filter=True)))
 
 

@@ -139,3 +139,9 @@ async def set_tier(connection: Connection, user_id: UUID, tier: str) -> None:
     """
     with translated():
         await connection.execute(_SQL["set_tier"], {"user_id": user_id, "tier": tier})
+
+
+async def delete_user(connection: Connection, user_id: UUID) -> None:
+    """Delete the user, and by cascade everything of theirs; every web process hears of it with the commit."""
+    await connection.execute(_SQL["delete_calls"], {"user_id": user_id})
+    await connection.execute(_SQL["delete_user"], {"user_id": user_id})

@@ -84,6 +84,30 @@ async def list_signals(
         return page_of(await cursor.fetchall())
 
 
+async def export_signals(
+    connection: Connection, user_id: UUID | None, wanted: Wanted, *, after_id: int, limit: int
+) -> list[Signal]:
+    """At most *limit* signals of a user, or (None) of all, in the order of their ids, behind *after_id*."""
+    parameters = {
+        "user_id": user_id,
+        "trader_id": wanted.trader_id,
+        "symbol": wanted.symbol,
+        "since": wanted.since,
+        "from": wanted.first,
+        "until": wanted.last,
+        "after_id": after_id,
+        "limit": limit,
+    }
+    async with connection.cursor(row_factory=rows_of(Signal)) as cursor:
+        await cursor.execute(_SQL["export_signals"], parameters)
+        return await cursor.fetchall()
+
+
+async def delete_signals(connection: Connection, user_id: UUID, *, limit: int) -> int:
+    """Delete at most *limit* of the user's signals, the oldest first; returns how many."""
+    return (await connection.execute(_SQL["delete_signals"], {"user_id": user_id, "limit": limit})).rowcount
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """A symbol that matched at a slot, ready to become a signal. ``shown`` is JSON text."""

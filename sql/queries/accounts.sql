@@ -57,3 +57,11 @@ select to_regclass('public.tiers') is not null and to_regclass('vyx.machines') i
 -- stop_beyond_tiers --
 -- After a downgrade the newest traders beyond the tier stop.
 select vyx.stop_beyond_tiers_v1();
+
+-- delete_user --
+-- A user, and by cascade everything of theirs.
+delete from auth.users u where u.id = %(user_id)s;
+
+-- delete_calls --
+-- What was counted of a user; no foreign key takes it along, since that table is unlogged.
+delete from vyx.rate_limits r where r.user_id = %(user_id)s;

@@ -102,3 +102,23 @@ select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.
 select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.price, g.shown, g.plan_hash
   from public.signals g where g.trader_id = %(trader_id)s and g.triggered_at > %(after)s and g.triggered_at <= %(through)s
  order by g.triggered_at;
+
+-- export_signals --
+-- Signals of a user (null: of all users) in the order of their ids, behind after_id.
+select s.id, s.trader_id, s.symbol, s.timeframe::text as timeframe, s.triggered_at, s.price, s.shown, s.screened_at, s.created_at, s.late, s.forming
+  from public.signals s
+ where (%(user_id)s::uuid is null or s.user_id = %(user_id)s)
+   and (%(trader_id)s::uuid is null or s.trader_id = %(trader_id)s)
+   and (%(symbol)s::text is null or s.symbol = %(symbol)s)
+   and (%(since)s::timestamptz is null or s.created_at >= %(since)s)
+   and (%(from)s::timestamptz is null or s.triggered_at >= %(from)s)
+   and (%(until)s::timestamptz is null or s.triggered_at <= %(until)s)
+   and s.id > %(after_id)s
+ order by s.id
+ limit %(limit)s;
+
+-- delete_signals --
+-- So many of a user's signals, the oldest first.
+delete from public.signals s using (
+  select o.trader_id, o.symbol, o.triggered_at from public.signals o where o.user_id = %(user_id)s order by o.id limit %(limit)s) old
+ where s.trader_id = old.trader_id and s.symbol = old.symbol and s.triggered_at = old.triggered_at;
