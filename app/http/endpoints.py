@@ -77,6 +77,8 @@ class Endpoint:
         refusals: Kinds it can answer with, beside those that follow from auth, query and body.
         counts_as_read: Whether the user's read limit counts it.
         needs: The scope that an API key needs; None: ``read`` for GET, ``trade`` for what changes something.
+        accepts: Request headers that mean something here, beside those that follow from the method.
+        also_gives: Media types of files that it answers with where Accept prefers one.
         has_secret: Whether the answer holds what is shown only once: no copy of it is kept for an Idempotency-Key.
     """
 
@@ -91,6 +93,8 @@ class Endpoint:
     needs_user: bool = True
     counts_as_read: bool = False
     has_secret: bool = False
+    accepts: tuple[str, ...] = ()
+    also_gives: tuple[str, ...] = ()
     needs: shapes.Scope | None = None
     media_type: str = "application/json"
     time_limit_s: float | None = REQUEST_S_MAX

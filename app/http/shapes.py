@@ -35,6 +35,7 @@ Symbol = Annotated[str, Meta(min_length=1, max_length=40, pattern=r"^[^\s\x00]+$
 Symbols = Annotated[list[Symbol], Meta(min_length=1, max_length=SYMBOLS_MAX)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Cursor = Annotated[str, Meta(min_length=1, max_length=200)]
+Values = dict[str, float | bool | None]  # what a filter shows, by its own names; null: not known at that bar
 Timeframe = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"]
 
 
@@ -151,7 +152,7 @@ class Signal(Struct, kw_only=True):
     timeframe: str
     triggered_at: datetime
     price: float
-    values: dict[str, Any]
+    values: Values
     screened_at: datetime
     created_at: datetime
     late: bool
@@ -288,7 +289,7 @@ class Explain(Struct, kw_only=True):
     matched: bool
     reason: str | None
     terms: list[TermValue]
-    values: dict[str, float | bool | None]
+    values: Values
     bars: dict[str, Candle]
     forming: dict[str, Candle]
 
@@ -436,3 +437,43 @@ class Outcome(Struct, kw_only=True):
 
 class OutcomeList(Struct):
     items: list[Outcome]
+
+
+class Reset(Struct):
+    """The stream could not go on where the client asked: it goes on after ``resume_from``, and what lies between is not sent."""
+
+    reason: str
+    resume_from: int
+
+
+class Bye(Struct):
+    """The last event of a stream: why the server ends it."""
+
+    reason: str
+
+
+class HistoryEntry(Struct):
+    """An event as the stream told it."""
+
+    event: Literal["signal", "trader"]
+    data: dict[str, Any]
+
+
+class ExportedAccount(Struct, kw_only=True):
+    tier: str
+    max_running: int | None
+    max_stored: int | None
+    max_streams: int
+    running: int
+    stored: int
+
+
+class AccountExport(Struct, kw_only=True):
+    """Everything of a user."""
+
+    exported_at: datetime
+    user_id: UUID
+    account: ExportedAccount
+    keys: list[Key]
+    traders: list[Trader]
+    history: list[HistoryEntry]

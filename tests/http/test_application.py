@@ -6,14 +6,16 @@ import re
 import uuid
 
 import httpx2
+import msgspec
 import pytest
 import structlog
 
 from app.errors import STATUS, Kind, Refused
-from app.http import problems
-from app.http.application import ENDPOINTS, make_application
+from app.http import problems, shapes
+from app.http.application import ENDPOINTS, make_application, openapi_document
 from app.http.endpoints import BODY_BYTES_MAX
 from app.http.limits import CallLimit
+from app.http.openapi_examples import EXAMPLES
 
 
 async def test_an_unknown_address_is_a_problem(http, kind):
@@ -456,6 +458,54 @@ class TestOpenAPI:
         references = set(re.findall(r'"#/components/schemas/(\w+)"', text))
         assert references <= schemas.keys()
         assert {"Trader", "Status", "Signal", "TraderEvent", "Coverage", "Me", "Problem"} <= schemas.keys()
+
+    def test_examples_are_of_their_types(self):
+        for name, example in EXAMPLES.items():
+            msgspec.convert(example, getattr(shapes, name))
+
+    def test_a_generator_learns_what_it_needs(self):
+        document = openapi_document()
+        schemas = document["components"]["schemas"]
+        start = document["paths"]["/api/v1/traders/{trader_id}/start"]["post"]
+        stream = document["paths"]["/api/v1/stream"]["get"]
+        signals = document["paths"]["/api/v1/signals"]["get"]
+
+        values = schemas["Signal"]["properties"]["values"]["additionalProperties"]
+        assert sorted(one["type"] for one in values["anyOf"]) == ["boolean", "null", "number"]
+        assert set(schemas["NewTrader"]["required"]) == {"name", "filter"}
+        assert "required" not in schemas["TraderChange"] or schemas["TraderChange"]["required"] == []
+        assert {"items", "next_cursor"} == set(schemas["SignalList"]["required"])
+        assert "filter" not in schemas["TraderSummary"]["required"]
+        assert "filter" in schemas["Trader"]["required"]
+        assert set(schemas["Problem"]["properties"]["type"]["enum"]) == {
+            "about:blank",
+            *(f"https://vyx.dev/problems/{kind}" for kind in Kind),
+        }
+        assert {p["name"] for p in start["parameters"] if p["in"] == "header"} == {
+            "Prefer",
+            "Idempotency-Key",
+        }
+        assert "Last-Event-ID" in {p["name"] for p in stream["parameters"]}
+        assert [one["properties"]["event"]["const"] for one in schemas["StreamEvent"]["oneOf"]] == [
+            "signal",
+            "trader",
+            "delivery",
+            "reset",
+            "bye",
+        ]
+        assert "text/csv" in signals["responses"]["200"]["content"]
+
+    def test_every_operation_has_a_tag_that_is_described(self):
+        document = openapi_document()
+        used = {t for of_path in document["paths"].values() for o in of_path.values() for t in o["tags"]}
+
+        assert used == {tag["name"] for tag in document["tags"]}
+
+    def test_every_post_of_a_user_takes_an_idempotency_key(self):
+        for path, of_path in openapi_document()["paths"].items():
+            if "post" in of_path:
+                names = {p["name"] for p in of_path["post"]["parameters"]}
+                assert "Idempotency-Key" in names, path
 
     async def test_operation_ids_are_unique(self, http):
         document = (await http.get("/openapi.json")).json()
