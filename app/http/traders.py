@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import time
 from collections.abc import Sequence
 from typing import TypeVar
 from uuid import UUID
@@ -99,21 +100,22 @@ async def start_trader(call: Call, trader_id: UUID) -> Answer:
 
     `Prefer: wait=N` (at most 10) waits until it runs or fails; one that is still stopping is waited for first.
     """
+    wait_s = preferred_wait_s(call.request)
+    began_at = time.monotonic()
     try:
         status = await call.service.lifecycle.start(call.user_id, trader_id)
     except Refused as refused:
-        wait_s = preferred_wait_s(call.request)
         if refused.members.get("state") != TraderState.STOPPING or wait_s is None:
             raise
         await _wait_until_settled(call, trader_id, wait_s)
         status = await call.service.lifecycle.start(call.user_id, trader_id)
-    return await _settled(call, status)
+    return await _settled(call, status, wait_s, began_at=began_at)
 
 
 async def stop_trader(call: Call, trader_id: UUID) -> Answer:
     """Ask for a trader to stop. Repeating it is harmless; it never counts. `Prefer: wait=N` (at most 10) waits until it has stopped."""
     status = await call.service.lifecycle.stop(call.user_id, trader_id)
-    return await _settled(call, status)
+    return await _settled(call, status, preferred_wait_s(call.request), began_at=time.monotonic())
 
 
 async def start_traders(call: Call, body: shapes.TraderIds) -> shapes.OutcomeList:
@@ -162,16 +164,18 @@ async def show_coverage(call: Call, trader_id: UUID) -> shapes.Coverage:
     )
 
 
-async def _settled(call: Call, status: trader_state.TraderStatus) -> Answer:
-    """The status, after waiting for the end of a passing state as long as the client prefers."""
-    wait_s = preferred_wait_s(call.request)
-    if wait_s is not None and status.is_passing:
-        status = await _wait_until_settled(call, status.trader_id, wait_s) or status
+async def _settled(
+    call: Call, status: trader_state.TraderStatus, wait_s: int | None, *, began_at: float
+) -> Answer:
+    """The status, after waiting for the end of a passing state until *wait_s* have passed since *began_at*, as the client prefers."""
+    left_s = (wait_s or 0) - (time.monotonic() - began_at)
+    if left_s > 0 and status.is_passing:
+        status = await _wait_until_settled(call, status.trader_id, left_s) or status
     headers = {} if wait_s is None else {"preference-applied": f"wait={wait_s}"}
     return Answer(_status(status), {**headers, "location": f"/api/v1/traders/{status.trader_id}/status"})
 
 
-async def _wait_until_settled(call: Call, trader_id: UUID, wait_s: int) -> trader_state.TraderStatus | None:
+async def _wait_until_settled(call: Call, trader_id: UUID, wait_s: float) -> trader_state.TraderStatus | None:
     """
     How the trader stands when its state does not pass any more, or after *wait_s*; None when it was not looked at.
 
