@@ -12,6 +12,7 @@ a socket closed with unread bytes is reset and the answer would be lost with it.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -83,6 +84,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if (connection := transport.get_extra_info("socket")) is not None and self.client is not None:
+            # asyncio does so only for sockets that were made with a protocol number; headers and body are two
+            # writes, and without it the second waits 40 ms for the client's delayed acknowledgement
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None

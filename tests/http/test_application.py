@@ -32,7 +32,7 @@ NOBODYS = uuid.UUID(int=7)  # fixed: every worker of a run in parallel must coll
     ("method", "path", "allow"),
     [
         ("PUT", "/api/v1/traders", "GET, HEAD, OPTIONS, POST"),
-        ("POST", "/api/v1/me", "GET, HEAD, OPTIONS"),
+        ("POST", "/api/v1/me", "DELETE, GET, HEAD, OPTIONS"),
         ("GET", f"/api/v1/traders/{NOBODYS}/start", "OPTIONS, POST"),
         ("PUT", f"/api/v1/traders/{NOBODYS}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("BREW", "/health/live", "GET, HEAD, OPTIONS"),
@@ -312,7 +312,7 @@ class TestMarket:
     @pytest.fixture(autouse=True)
     def market(self, connection):
         connection.execute(
-            "insert into vyx.symbols (symbol, base, quote, trading) values ('ETHUSDT', 'ETH', 'USDT', true), ('BTCUSDT', 'BTC', 'USDT', false)"
+            "insert into vyx.symbols (symbol, base, quote, trading, halted_at, reason) values ('ETHUSDT', 'ETH', 'USDT', true, null, null), ('BTCUSDT', 'BTC', 'USDT', false, now(), 'BREAK')"
         )
         connection.execute(
             """insert into vyx.candles (symbol_id, timeframe, open_time, open, high, low, close, volume)
