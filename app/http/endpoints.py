@@ -39,6 +39,8 @@ _encode = msgspec.json.Encoder().encode
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2999, 12, 31, tzinfo=UTC)
 _Struct = TypeVar("_Struct")
+NUMBER = "number"  # the one path parameter that is no id
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}\Z")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z", re.IGNORECASE)
 
 
@@ -175,7 +177,7 @@ async def _perform(service: Service, endpoint: Endpoint, request: Request) -> Re
     caller = await _caller(service, endpoint, request) if endpoint.needs_user else None
     _check_declared_length(request)
     parameters: dict[str, Any] = {
-        name: _path_id(request.path_params[name]) for name in endpoint.path_parameters
+        name: _path_value(name, request.path_params[name]) for name in endpoint.path_parameters
     }
     query = _query(request, endpoint.query or shapes.NoQuery)
     if endpoint.query is not None:
@@ -237,6 +239,15 @@ async def _caller(service: Service, endpoint: Endpoint, request: Request) -> Cal
     return caller
 
 
+def _path_value(name: str, text: str) -> UUID | int:
+    """What a path names: a version by its number, everything else by its id."""
+    if name != NUMBER:
+        return _path_id(text)
+    if not _NUMBER.match(text):
+        raise Refused(Kind.NOT_FOUND, f"There is nothing called {text[:80]!r}: versions are numbers.")
+    return int(text)
+
+
 def _path_id(text: str) -> UUID:
     if not _UUID.match(text):
         raise Refused(Kind.NOT_FOUND, f"There is nothing called {text[:80]!r}: ids are UUIDs.")
@@ -248,7 +259,7 @@ def _query(request: Request, shape: type[msgspec.Struct]) -> msgspec.Struct:
     given = dict(pairs)
     if len(given) != len(pairs):
         raise Refused(Kind.REQUEST_INVALID, "A query parameter is given twice.")
-    for name in {"since", "from", "until", "at"} & given.keys():
+    for name in {"since", "from", "to", "until", "at"} & given.keys():
         given[name] = given[name].replace(" ", "+")  # an offset's + that nobody escaped
         if not _DATE.match(given[name]):  # a lone number would be taken for seconds since 1970
             raise Refused(Kind.REQUEST_INVALID, f"Query: {name} is an instant such as 2026-01-31T12:00:00Z.")

@@ -42,7 +42,9 @@ async def health(call: Call) -> Answer:
     row = await _summary(service)
     poll_age_s = service.feed.poll_age_s()
     body = shapes.ServiceSummary(
-        status="ok" if row is not None and row.machines_alive > 0 and not service.is_draining else "degraded",
+        status="ok"
+        if row is not None and row.machines_alive > 0 and not row.recomputing and not service.is_draining
+        else "degraded",
         database="ok" if row is not None else "unreachable",
         draining=service.is_draining,
         feed=shapes.FeedSummary(
@@ -58,6 +60,9 @@ async def health(call: Call) -> Answer:
         else shapes.MarketSummary(
             source=row.market_source, speed=row.speed, time=row.market_at, ended=row.market_ended
         ),
+        audit=None
+        if row is None
+        else shapes.AuditSummary(recomputing=row.recomputing, mismatches=row.mismatches),
     )
     return Answer(body, status=200 if row is not None else 503)
 

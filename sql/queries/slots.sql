@@ -53,3 +53,11 @@ select s.symbol, k.open_time + interval '1 min' from vyx.candle_corrections k jo
 -- oldest_open_slot --
 -- The first slot of a span that waits for candles.
 select min(slot) from vyx.slots where state = 'open' and slot > %(after)s and slot <= %(through)s;
+
+-- slots_between --
+-- The ledger after one slot and through another, oldest first.
+select slot, state::text as state, closed_at from vyx.slots where slot > %(after)s and slot <= %(through)s order by slot;
+
+-- one_snapshot --
+-- First in a transaction that only reads: all its statements see one moment.
+set transaction isolation level repeatable read, read only;
