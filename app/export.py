@@ -1,8 +1,9 @@
 """
 Signals as files: CSV, JSON or Parquet, written piece by piece however many there are.
 
-Decided here: the columns and how rows are read, a thousand at a time, each page by a connection of its own, so that a slow reader holds none.
-``values`` is one column of JSON text: which names are in it is up to each filter.
+Decided here: the columns and how rows are read, a thousand at a time, each page by a connection of its own,
+so that a slow reader holds none. ``values`` is one column of JSON text: which names are in it is up to each
+filter.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class Writer(Protocol):
 
 
 async def read_batches(connect: Connect, user_id: UUID | None, wanted: Wanted) -> Batches:
-    """Signals in the order of their ids, of one user or (None) of all; what is written meanwhile may be missing."""
+    """
+    Signals in the order of their ids, of one user or (None) of all; what is written meanwhile may be
+    missing.
+    """
     after_id = 0
     while True:
         async with connect() as connection:

@@ -1,8 +1,9 @@
 """
-What a user does to a trader: save, change, delete, start, stop. Every door to these (HTTP today) goes through here.
+What a user does to a trader: save, change, delete, start, stop. Every door to these (HTTP today) goes
+through here.
 
-Decided here: the order of checks and whom a change wakes afterwards. What is allowed is decided by Postgres (transitions,
-quotas); what a filter means by ``sandbox``.
+Decided here: the order of checks and whom a change wakes afterwards. What is allowed is decided by Postgres
+(transitions, quotas); what a filter means by ``sandbox``.
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ class Lifecycle:
 
     async def delete_user(self, user_id: UUID) -> None:
         """
-        Remove the user and everything of theirs. Signals go first, in pieces: a cascade over millions would be one long transaction.
+        Remove the user and everything of theirs. Signals go first, in pieces: a cascade over millions would
+        be one long transaction.
 
         Raises:
             Refused: RATE_LIMITED.
@@ -189,8 +191,8 @@ class Lifecycle:
         Ask for a trader to run; repeating it is harmless and is not counted.
 
         Raises:
-            Refused: FORBIDDEN, NOT_FOUND, TRANSITION_NOT_ALLOWED (it is stopping: try again in a moment), QUOTA_EXCEEDED,
-                SERVICE_FULL, RATE_LIMITED.
+            Refused: FORBIDDEN, NOT_FOUND, TRANSITION_NOT_ALLOWED (it is stopping: try again in a moment),
+                QUOTA_EXCEEDED, SERVICE_FULL, RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
             status = await find_own_status(connection, user_id, trader_id)
@@ -212,7 +214,8 @@ class Lifecycle:
 
     async def stop(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
         """
-        Ask for a trader to stop; repeating it is harmless. It is never counted: who wants less is not made to wait.
+        Ask for a trader to stop; repeating it is harmless. It is never counted: who wants less is not made
+        to wait.
 
         Raises:
             Refused: FORBIDDEN, NOT_FOUND.
@@ -225,7 +228,8 @@ class Lifecycle:
 
     async def start_many(self, user_id: UUID, trader_ids: Sequence[UUID] | None) -> list[Outcome]:
         """
-        Ask for these traders, or (None) for all that do not run, to run: one call to the limit, each with an outcome of its own.
+        Ask for these traders, or (None) for all that do not run, to run: one call to the limit, each with
+        an outcome of its own.
 
         Raises:
             Refused: RATE_LIMITED.

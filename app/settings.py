@@ -42,7 +42,10 @@ _FOR_CHILDREN = (
 
 
 def child_environment() -> dict[str, str]:
-    """What a child that needs no secret may know of our environment: where programs are and how text is written, no address, no key."""
+    """
+    What a child that needs no secret may know of our environment: where programs are and how text is
+    written, no address, no key.
+    """
     return {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ}
 
 
@@ -99,10 +102,12 @@ class Settings:
 
     def signing_secret(self) -> str | None:
         """
-        The HS256 secret; of an installation of one's own that configured neither a secret nor keys, the development secret.
+        The HS256 secret; of an installation of one's own that configured neither a secret nor keys, the
+        development secret.
 
         Raises:
-            SettingInvalid: whoever can reach this process, or its database, is not this machine alone: the development secret is no secret there.
+            SettingInvalid: whoever can reach this process, or its database, is not this machine alone: the
+            development secret is no secret there.
         """
         if self.jwt_secret is not None or self.jwks_url is not None:
             return self.jwt_secret
@@ -349,7 +354,8 @@ def _is_loopback(host: str) -> bool:
 
 def development_secret(data_dir: Path) -> str:
     """
-    The HS256 secret of an installation that configured none: made once, kept in *data_dir*, readable by its owner only.
+    The HS256 secret of an installation that configured none: made once, kept in *data_dir*, readable by its
+    owner only.
 
     Every process of the same data directory gets the same one; two that race settle on the first file.
     """

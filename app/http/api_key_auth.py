@@ -1,8 +1,8 @@
 """
 Who is calling with an API key.
 
-``vyx_``, then 40 characters of 240 random bits, 8 of a checksum: garbage is refused without asking the database. What is stored is a
-hash, so a key is shown in the answer that makes it and never again.
+``vyx_``, then 40 characters of 240 random bits, 8 of a checksum: garbage is refused without asking the
+database. What is stored is a hash, so a key is shown in the answer that makes it and never again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ class Keys:
         return caller
 
     def forget(self, user_id: UUID | None) -> None:
-        """The database announced a change of this user's keys, or (None) may have announced any while nobody listened."""
+        """
+        The database announced a change of this user's keys, or (None) may have announced any while nobody
+        listened.
+        """
         if user_id is None:
             self._known.clear()
             return

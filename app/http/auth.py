@@ -1,9 +1,10 @@
 """
 Who is calling: a Supabase user's JWT, checked here and nowhere else.
 
-Asymmetric tokens by the auth server's published keys, HS256 only with a configured secret (or the development secret of an
-installation that configured neither). The algorithm is bound to the key, so a public key is never taken for a secret.
-Authorisation reads our own tables, never the token's metadata, which users can edit or which is stale.
+Asymmetric tokens by the auth server's published keys, HS256 only with a configured secret (or the
+development secret of an installation that configured neither). The algorithm is bound to the key, so a
+public key is never taken for a secret. Authorisation reads our own tables, never the token's metadata,
+which users can edit or which is stale.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class _Claims(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Caller:
-    """A signed-in user; ``expires_at`` in Unix seconds. ``scopes`` are an API key's; None of a user's own session: all."""
+    """
+    A signed-in user; ``expires_at`` in Unix seconds. ``scopes`` are an API key's; None of a user's own
+    session: all.
+    """
 
     user_id: UUID
     expires_at: float
@@ -148,7 +152,10 @@ def make_verifier(settings: Settings) -> Verifier:
 
 
 class KnownUsers:
-    """Remembers for ``KNOWN_USER_S`` that a user exists, so that not every request asks. Absence is never remembered."""
+    """
+    Remembers for ``KNOWN_USER_S`` that a user exists, so that not every request asks. Absence is never
+    remembered.
+    """
 
     def __init__(self, pool: Pool, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
@@ -172,7 +179,10 @@ class KnownUsers:
             self._seen_at.popitem(last=False)
 
     def forget(self, user_id: UUID | None) -> None:
-        """The database announced a change of this user, or (None) may have announced any while nobody listened."""
+        """
+        The database announced a change of this user, or (None) may have announced any while nobody
+        listened.
+        """
         if user_id is None:
             self._seen_at.clear()
         else:
@@ -192,7 +202,8 @@ def bearer_token(headers: Mapping[str, str]) -> str:
 
 def _parts(token: str) -> tuple[_Header, _Claims]:
     """
-    Header and claims, not verified, of the types they must have: a small token and one pass over each part, whatever it holds.
+    Header and claims, not verified, of the types they must have: a small token and one pass over each part,
+    whatever it holds.
 
     Raises:
         jwt.InvalidTokenError: it is too long, or not of three parts.

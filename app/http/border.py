@@ -1,12 +1,15 @@
 """
-What a connection may cost before anybody knows who it is: bytes, pieces, time and number are bounded before the application is asked.
+What a connection may cost before anybody knows who it is: bytes, pieces, time and number are bounded before
+the application is asked.
 
-uvicorn's own httptools protocol does the work of HTTP; decided here is only when it has seen enough. Without these bounds one request of
-250,000 chunks of one byte held the process for 2 s, and a connection could stay for ever by sending an empty line a minute.
+uvicorn's own httptools protocol does the work of HTTP; decided here is only when it has seen enough.
+Without these bounds one request of 250,000 chunks of one byte held the process for 2 s, and a connection
+could stay for ever by sending an empty line a minute.
 
-How a connection ends beside the usual ways: a refusal is answered with a problem (400, 408, 413, 431, 503); an answer that is given before
-its request's body was read ends the connection; what the client still sends then is thrown away unparsed, for a moment, since
-a socket closed with unread bytes is reset and the answer would be lost with it.
+How a connection ends beside the usual ways: a refusal is answered with a problem (400, 408, 413, 431, 503);
+an answer that is given before its request's body was read ends the connection; what the client still sends
+then is thrown away unparsed, for a moment, since a socket closed with unread bytes is reset and the answer
+would be lost with it.
 """
 
 from __future__ import annotations
@@ -225,7 +228,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.keep_alive = False  # what follows would not be HTTP/1.1
 
     def end(self) -> None:
-        """Close the connection after the answer: at once, or, while the client still sends, when it has had time to read it."""
+        """
+        Close the connection after the answer: at once, or, while the client still sends, when it has had
+        time to read it.
+        """
         if not self._in_message or self.transport.is_closing() or not self.transport.can_write_eof():
             self.transport.close()
             return
@@ -302,7 +308,10 @@ _NOT_HTTP = (400, Kind.REQUEST_INVALID, "This is not an HTTP/1.1 request.")
 
 
 def _origin_form(target: bytes) -> bytes:
-    """``/path?query`` of any form of request target (RFC 9112, 3.2); what has no path, ``*`` and CONNECT's, stays without a resource."""
+    """
+    ``/path?query`` of any form of request target (RFC 9112, 3.2); what has no path, ``*`` and CONNECT's,
+    stays without a resource.
+    """
     if target.startswith(b"/"):
         return target
     scheme, separator, _ = target.partition(b"://")

@@ -1,8 +1,9 @@
 """
-An endpoint said once: its route, validation, answer and its place in OpenAPI all follow from one ``Endpoint``.
+An endpoint said once: its route, validation, answer and its place in OpenAPI all follow from one
+``Endpoint``.
 
-Decided here: how a request becomes a call and its result an answer. Not decided here: which endpoints there are
-(``application.py``) and what each refusal looks like (``problems.py``).
+Decided here: how a request becomes a call and its result an answer. Not decided here: which endpoints there
+are (``application.py``) and what each refusal looks like (``problems.py``).
 """
 
 from __future__ import annotations
@@ -73,15 +74,16 @@ class Endpoint:
     One method of one path.
 
     Args:
-        handler: Called with the ``Call``, the path's ids as UUID by name, ``query`` and ``body`` where declared. Returns what
-            ``returns`` says, an ``Answer``, or a ready ``Response``.
+        handler: Called with the ``Call``, the path's ids as UUID by name, ``query`` and ``body`` where
+            declared. Returns what ``returns`` says, an ``Answer``, or a ready ``Response``.
         returns: Type of the JSON answer; None: no content, or a media type of its own.
         refusals: Kinds it can answer with, beside those that follow from auth, query and body.
         counts_as_read: Whether the user's read limit counts it.
         needs: The scope that an API key needs; None: ``read`` for GET, ``trade`` for what changes something.
         accepts: Request headers that mean something here, beside those that follow from the method.
         also_gives: Media types of files that it answers with where Accept prefers one.
-        has_secret: Whether the answer holds what is shown only once: no copy of it is kept for an Idempotency-Key.
+        has_secret: Whether the answer holds what is shown only once: no copy of it is kept for an
+        Idempotency-Key.
     """
 
     method: str
@@ -111,7 +113,10 @@ class Endpoint:
 
 
 class Resource:
-    """All methods of one path, as an ASGI application: so that 405 names every allowed method and OPTIONS is answered."""
+    """
+    All methods of one path, as an ASGI application: so that 405 names every allowed method and OPTIONS is
+    answered.
+    """
 
     def __init__(self, service: Service, endpoints: Iterable[Endpoint]) -> None:
         self._service = service
@@ -271,7 +276,8 @@ def _query(request: Request, shape: type[msgspec.Struct]) -> msgspec.Struct:
 
 def _in_utc(value: _Struct) -> _Struct:
     """
-    Its instants in UTC, between 1970 and 2999: there is no market outside, and arithmetic cannot leave the calendar.
+    Its instants in UTC, between 1970 and 2999: there is no market outside, and arithmetic cannot leave the
+    calendar.
 
     Raises:
         Refused: an instant that has no UTC, such as the first hour of the year 1 at +14:00.

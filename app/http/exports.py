@@ -56,7 +56,10 @@ class Streamed(StreamingResponse):
 
 
 def wanted_format(request: Request) -> str | None:
-    """The media type of a file that the client prefers to JSON (Accept, RFC 9110, 12.5.1); None when it does not."""
+    """
+    The media type of a file that the client prefers to JSON (Accept, RFC 9110, 12.5.1); None when it does
+    not.
+    """
     best, best_quality = None, 0.0
     for part in ",".join(request.headers.getlist("accept")).lower().split(","):
         media_type, *parameters = (piece.strip() for piece in part.split(";"))
@@ -101,8 +104,8 @@ async def export_me(call: Call) -> Response:
     """
     Everything of yours, as one JSON document.
 
-    `account`, `traders` with their filters, `keys` without the keys, and `history`: every signal and every change of state, in order, as
-    the stream tells them.
+    `account`, `traders` with their filters, `keys` without the keys, and `history`: every signal and every
+    change of state, in order, as the stream tells them.
     """
     service = call.service
     if call.request.method == "HEAD":
@@ -118,7 +121,10 @@ async def export_me(call: Call) -> Response:
 
 
 async def delete_me(call: Call) -> Response:
-    """Delete your account and everything of yours, for good: traders, signals, keys, destinations. Your tokens end with it."""
+    """
+    Delete your account and everything of yours, for good: traders, signals, keys, destinations. Your tokens
+    end with it.
+    """
     await call.service.lifecycle.delete_user(call.user_id)
     return Response(status_code=204)
 

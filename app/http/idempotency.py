@@ -1,9 +1,11 @@
 """
-``Idempotency-Key``: a POST sent again with the same key is answered as it was the first time, for 24 hours, and nothing is done twice.
+``Idempotency-Key``: a POST sent again with the same key is answered as it was the first time, for 24 hours,
+and nothing is done twice.
 
-What is kept is the answer of a request that was carried out or refused for good. A refusal that trying again may lift (rate, database, time)
-is not: the same key then tries anew. A process that dies in between leaves a claim, which the next try takes over after a minute: what the
-dead one did by then is done twice, as without a key. While the first try is being answered, the second waits.
+What is kept is the answer of a request that was carried out or refused for good. A refusal that trying
+again may lift (rate, database, time) is not: the same key then tries anew. A process that dies in between
+leaves a claim, which the next try takes over after a minute: what the dead one did by then is done twice,
+as without a key. While the first try is being answered, the second waits.
 """
 
 from __future__ import annotations
@@ -44,10 +46,12 @@ async def once(
     The answer of *perform*, or of the request that had this key first.
 
     *body* is as it was sent: part of what must be the same. *perform* is called at most once; refusals come
-    back as responses. *is_kept* is False of answers with a secret in them, shown once: a second try is refused.
+    back as responses. *is_kept* is False of answers with a secret in them, shown once: a second try is
+    refused.
 
     Raises:
-        Refused: REQUEST_INVALID, the key is malformed or belongs to another request; UNAVAILABLE, the first try is not answered yet.
+        Refused: REQUEST_INVALID, the key is malformed or belongs to another request; UNAVAILABLE, the first
+        try is not answered yet.
     """
     key = _key(request)
     if key is None:

@@ -68,7 +68,10 @@ def opening_limit(*, clock: Callable[[], float] = time.monotonic) -> CallLimit:
 
 
 class InFlight:
-    """At most *most* of a kind of long answer of one user at a time, on this replica. *what* names them, in the plural."""
+    """
+    At most *most* of a kind of long answer of one user at a time, on this replica. *what* names them, in
+    the plural.
+    """
 
     def __init__(self, most: int, what: str) -> None:
         self._most = most

@@ -112,7 +112,10 @@ def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
 
 
 def _require_what_is_always_sent(components: dict[str, Any], answers: Sequence[Any]) -> None:
-    """A member of an answer that has a default is sent all the same: only what may be left out altogether is optional."""
+    """
+    A member of an answer that has a default is sent all the same: only what may be left out altogether is
+    optional.
+    """
     waiting = [msgspec.inspect.type_info(answer) for answer in answers]
     seen: set[type] = set()
     while waiting:
@@ -139,7 +142,9 @@ def _problem_types() -> dict[str, Any]:
 
 
 def _stream_event(schema_of: dict[int, Any]) -> dict[str, Any]:
-    """What a client has of one event: its name, its data, and the id to resume after, which ``bye`` has not."""
+    """
+    What a client has of one event: its name, its data, and the id to resume after, which ``bye`` has not.
+    """
     return {
         "title": "StreamEvent",
         "description": "One event of the stream: the lines `event`, `data` (JSON) and `id`.",
@@ -159,16 +164,16 @@ def _stream_event(schema_of: dict[int, Any]) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint, schema_of: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
-    summary, _, description = (inspect.getdoc(endpoint.handler) or "").partition("\n")
+    summary, _, description = (inspect.getdoc(endpoint.handler) or "").partition("\n\n")
     operation: dict[str, Any] = {
         "operationId": endpoint.handler.__name__,
         "tags": [_tag(endpoint)],
-        "summary": summary.strip(),
+        "summary": " ".join(summary.split()),
         "parameters": _parameters(endpoint, schema_of, components),
         "responses": {str(endpoint.status): _success(endpoint, schema_of), **_refusals(endpoint)},
     }
     if description.strip():
-        operation["description"] = description.strip()
+        operation["description"] = " ".join(description.split())
     if endpoint.body is not None:
         operation["requestBody"] = {
             "required": True,

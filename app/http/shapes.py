@@ -1,5 +1,6 @@
 """
-What goes over the wire: the JSON of ``docs/contract.md`` as types. OpenAPI, validation and encoding all follow from these.
+What goes over the wire: the JSON of ``docs/contract.md`` as types. OpenAPI, validation and encoding all
+follow from these.
 
 Requests refuse unknown fields. NUL is refused wherever text reaches Postgres, which cannot store it.
 """
@@ -67,7 +68,10 @@ class TraderChange(Struct, forbid_unknown_fields=True):
 
 
 class FilterRun(Struct, forbid_unknown_fields=True):
-    """A filter to run over the newest ``bars`` slots at which it is due, by ``until`` (null: now): its trigger's bars, or minutes."""
+    """
+    A filter to run over the newest ``bars`` slots at which it is due, by ``until`` (null: now): its
+    trigger's bars, or minutes.
+    """
 
     filter: Filter
     bars: Annotated[int, Meta(ge=1, le=1000)] = 200
@@ -144,7 +148,10 @@ class Status(Struct, kw_only=True):
 
 
 class Signal(Struct, kw_only=True):
-    """``forming``: the filter reads bars in progress, so that what matched may not hold any more when the bar closes."""
+    """
+    ``forming``: the filter reads bars in progress, so that what matched may not hold any more when the bar
+    closes.
+    """
 
     id: int
     trader_id: UUID
@@ -279,8 +286,8 @@ class TermValue(Struct):
 
 class Explain(Struct, kw_only=True):
     """
-    ``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the slot, ``forming`` the bars
-    in progress of those that the filter reads so.
+    ``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the
+    slot, ``forming`` the bars in progress of those that the filter reads so.
     """
 
     trader_id: UUID
@@ -459,7 +466,9 @@ class Problem(Struct, kw_only=True):
 
 
 class Outcome(Struct, kw_only=True):
-    """What became of one trader of a call about several: how it stands now, and why it was refused if it was."""
+    """
+    What became of one trader of a call about several: how it stands now, and why it was refused if it was.
+    """
 
     trader_id: UUID
     status: Status | None
@@ -471,7 +480,10 @@ class OutcomeList(Struct):
 
 
 class Reset(Struct):
-    """The stream could not go on where the client asked: it goes on after ``resume_from``, and what lies between is not sent."""
+    """
+    The stream could not go on where the client asked: it goes on after ``resume_from``, and what lies
+    between is not sent.
+    """
 
     reason: str
     resume_from: int

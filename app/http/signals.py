@@ -13,10 +13,11 @@ from app.store import signals
 
 async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalList | Response:
     """
-    Your signals in order of creation, newest last or (`order=newest`) first. A page ends at `limit` or at about 1 MiB.
+    Your signals in order of creation, newest last or (`order=newest`) first. A page ends at `limit` or at
+    about 1 MiB.
 
-    With `Accept: text/csv` or `application/vnd.apache.parquet` the answer is a file of all that match, whatever `limit`, `cursor`
-    and `order` say.
+    With `Accept: text/csv` or `application/vnd.apache.parquet` the answer is a file of all that match,
+    whatever `limit`, `cursor` and `order` say.
     """
     media_type = exports.wanted_format(call.request)
     if media_type is not None:
@@ -41,8 +42,9 @@ async def stream(call: Call, query: shapes.StreamQuery) -> Response:
     """
     Your signals and your traders' changes of state as they happen, as server-sent events.
 
-    Events: `signal`, `trader`, `delivery` (a receipt; without an id, told live only), `reset` (the cursor could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or
-    `cursor`, resumes after that event on any replica.
+    Events: `signal`, `trader`, `delivery` (a receipt; without an id, told live only), `reset` (the cursor
+    could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or `cursor`, resumes after
+    that event on any replica.
     """
     assert call.caller is not None  # noqa: S101 the endpoint needs a user
     if call.request.method == "HEAD":

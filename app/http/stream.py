@@ -1,9 +1,10 @@
 """
 ``GET /api/v1/stream``: one client's end of the feed, as server-sent events.
 
-How a stream ends, each time with a ``bye`` that says why: the server shuts down, the token expires, the client fell too far behind.
-The client going away ends it without one. ``bye`` carries a spread-out ``retry`` so that clients do not return all at once.
-A cursor that cannot be resumed gets ``reset``, in-band, never silence; the stream then goes on live.
+How a stream ends, each time with a ``bye`` that says why: the server shuts down, the token expires, the
+client fell too far behind. The client going away ends it without one. ``bye`` carries a spread-out
+``retry`` so that clients do not return all at once. A cursor that cannot be resumed gets ``reset``,
+in-band, never silence; the stream then goes on live.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class Streams:
         The stream as a response.
 
         Raises:
-            Refused: RATE_LIMITED, the user has too many open or opens them too fast; UNAVAILABLE, this replica does not know the feed's horizon yet.
+            Refused: RATE_LIMITED, the user has too many open or opens them too fast; UNAVAILABLE, this
+            replica does not know the feed's horizon yet.
         """
         if self.feed.horizon is None:
             raise Refused(Kind.UNAVAILABLE, "This replica has not caught up with the feed yet; try again.")
@@ -130,7 +132,9 @@ class Streams:
 
 
 class EventStream(Response):
-    """One client. Never buffers without bound: a client that falls behind is cut and resumes by its cursor."""
+    """
+    One client. Never buffers without bound: a client that falls behind is cut and resumes by its cursor.
+    """
 
     def __init__(self, streams: Streams, caller: Caller, start: Start) -> None:
         super().__init__()
@@ -182,7 +186,10 @@ class EventStream(Response):
         return b"id: %d\nevent: reset\ndata: %s\n\n" % (self._start.cursor, msgspec.json.encode(body))
 
     async def _catch_up(self, send: Send, gone: asyncio.Task[None]) -> Subscription:
-        """Send what the table holds up to the horizon; attach in the same step of the loop in which nothing is left."""
+        """
+        Send what the table holds up to the horizon; attach in the same step of the loop in which nothing is
+        left.
+        """
         while True:
             through = self._feed.horizon or 0
             if self._cursor >= through or gone.done():

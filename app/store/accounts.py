@@ -56,7 +56,8 @@ class FullQuota:
 
 async def know_user(connection: Connection, user_id: UUID) -> bool:
     """
-    Whether the user exists. Their account is made at the first sight of them, so that its end can be announced.
+    Whether the user exists. Their account is made at the first sight of them, so that its end can be
+    announced.
 
     Raises:
         psycopg.errors.ForeignKeyViolation: the user was deleted in this moment.

@@ -1,5 +1,6 @@
 """
-Answers to POSTs that carry an Idempotency-Key, kept for a day: which request answers, and what the others are told.
+Answers to POSTs that carry an Idempotency-Key, kept for a day: which request answers, and what the others
+are told.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ _QUERIES = queries.load("idempotent_answers")
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """
-    ``claim`` is not None when this request is to answer. Otherwise ``same_request`` says whether the key's first request was this one
-    (None: it has just been given up), and ``status``, ``headers`` and ``body`` are its answer once there is one.
+    ``claim`` is not None when this request is to answer. Otherwise ``same_request`` says whether the key's
+    first request was this one (None: it has just been given up), and ``status``, ``headers`` and ``body``
+    are its answer once there is one.
     """
 
     claim: UUID | None

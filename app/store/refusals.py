@@ -1,5 +1,6 @@
 """
-Refusals of the database, by SQLSTATE, in the words of ``app.errors``. The codes are raised in ``sql/migrations``.
+Refusals of the database, by SQLSTATE, in the words of ``app.errors``. The codes are raised in
+``sql/migrations``.
 """
 
 from __future__ import annotations

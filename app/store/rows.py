@@ -1,5 +1,6 @@
 """
-Rows as frozen dataclasses with aware UTC instants, whatever time zone the session speaks; and how many a statement takes.
+Rows as frozen dataclasses with aware UTC instants, whatever time zone the session speaks; and how many a
+statement takes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """
-A real web process on loopback, and clients that wish it ill. Each attack is small; the bench has them in full.
+A real web process on loopback, and clients that wish it ill. Each attack is small; the bench has them in
+full.
 
-What is held is never a duration: an attack has an answer that ends it, and while it goes on others are answered.
+What is held is never a duration: an attack has an answer that ends it, and while it goes on others are
+answered.
 """
 
 from __future__ import annotations
