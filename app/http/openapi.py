@@ -5,6 +5,7 @@ The OpenAPI 3.1 document, from the same table that routes.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,6 +89,7 @@ def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     for query in {id(e.query): e.query for e in endpoints if e.query is not None}.values():
         components.pop(query.__name__, None)  # said as parameters already
     _require_what_is_always_sent(components, [t for e in endpoints if (t := e.returns) is not None])
+    _tell_defaults(components, [e.body for e in endpoints if e.body is not None])
     components["Problem"]["properties"]["type"] = _problem_types()
     components["StreamEvent"] = _stream_event(schema_of)
     for name, example in EXAMPLES.items():
@@ -135,6 +137,15 @@ def _require_what_is_always_sent(components: dict[str, Any], answers: Sequence[A
             waiting.append(info.item_type)
         elif isinstance(info, msgspec.inspect.DictType):
             waiting.append(info.value_type)
+
+
+def _tell_defaults(components: dict[str, Any], bodies: Sequence[Any]) -> None:
+    """Of a request's members: generators take one with a `default` for one that is always there, and would ask for it."""
+    for body in bodies:
+        for member in components[body.__name__]["properties"].values():
+            if "default" in member:
+                default = json.dumps(member.pop("default"))
+                member["description"] = f"{member.get('description', '')} Default: {default}.".strip()
 
 
 def _problem_types() -> dict[str, Any]:

@@ -473,6 +473,7 @@ class TestOpenAPI:
         values = schemas["Signal"]["properties"]["values"]["additionalProperties"]
         assert sorted(one["type"] for one in values["anyOf"]) == ["boolean", "null", "number"]
         assert set(schemas["NewTrader"]["required"]) == {"name", "filter"}
+        assert all("default" not in member for member in schemas["NewTrader"]["properties"].values())
         assert "required" not in schemas["TraderChange"] or schemas["TraderChange"]["required"] == []
         assert {"items", "next_cursor"} == set(schemas["SignalList"]["required"])
         assert "filter" not in schemas["TraderSummary"]["required"]
