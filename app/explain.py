@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from app import history
@@ -21,7 +22,7 @@ from app.access import check_own
 from app.domain.timeframes import epoch_ms
 from app.errors import Kind, Refused
 from app.lifecycle import CompiledFilter
-from app.store import leases, signals, slots, symbols, traders
+from app.store import leases, signal_revisions, signals, slots, symbols, traders
 from app.store.pool import Connection, Pool
 from app.store.signals import StoredSignal
 from app.store.slots import SlotState
@@ -46,6 +47,7 @@ class Explained:
     at: datetime
     reason: str | None
     explanation: Explanation | None
+    revision: Literal["missing", "new"] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class _Past:
     is_late: bool
     is_covered: bool
     signals: Sequence[StoredSignal]
+    revision: Literal["missing", "new"] | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ class Explaining:
             )
         except OperatorError as error:
             return Explained(slot, f"evaluation failed: {error}", None)
-        return Explained(slot, _reason(_Case(trader, plan, symbol, slot, explanation, past)), explanation)
+        reason = _reason(_Case(trader, plan, symbol, slot, explanation, past))
+        return Explained(slot, reason, explanation, past.revision)
 
     async def _terms_of(self, source: str, plan: Plan) -> Sequence[Term]:
         """
@@ -174,7 +178,8 @@ async def _past(  # noqa: PLR0917 - what is on record belongs to all of these
     reach_s = max(trader.cooldown_s or 0, (slot - bar_began).total_seconds())
     passed_over = await slots.unscreened(connection, slot, slot)
     return _Past(
-        slot=await slots.find(connection, slot),
+        slot=await slots.find(connection, slot, symbol),
+        revision=await signal_revisions.find(connection, trader_id, symbol, slot),
         is_late=any(u.symbol == symbol for u in passed_over),
         is_covered=await leases.is_covered(connection, trader_id, slot),
         signals=await signals.list_around(connection, trader_id, symbol, slot, reach_s=reach_s),
@@ -201,11 +206,18 @@ def _reasons_of_market(case: _Case) -> Iterator[str]:
     if past.slot is not None and past.slot.state == "outage":
         yield f"outage: {past.slot.reason}"
     if case.explanation.blame is not None:
-        yield case.explanation.blame
+        yield case.explanation.blame + _why_missing(case)
     if past.is_late and due_every == "1m":
         yield f"bar missing: the candle of {case.symbol} came after its slot had closed"
     if trader.frequency == "on_enter" and case.explanation.matched_before:
         yield "not entering: the condition was true on the bar before already"
+
+
+def _why_missing(case: _Case) -> str:
+    """What the slot says of a symbol whose bar is missing; nothing where it says nothing."""
+    slot = case.past.slot
+    is_missing = (case.explanation.blame or "").startswith("bar missing")
+    return f" ({slot.missing_reason})" if is_missing and slot is not None and slot.missing_reason else ""
 
 
 def _reasons_of_circumstances(case: _Case) -> Iterator[str]:

@@ -31,6 +31,7 @@ from app.metrics import DeliveryMetrics, WorkerMetrics
 from app.metrics_server import serve_metrics
 from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
+from app.revisions import Revisions
 from app.screening.screener import Screener
 from app.screening.standing_audit import StandingAudit
 from app.settings import Settings
@@ -73,6 +74,7 @@ class Worker:
         self._delivery_metrics = DeliveryMetrics(self._registry)
         self._pool = make_pool(database_url, max_size=settings.pool_max, name="vyx-worker")
         self._sender: Sender | None = None
+        self._sealer = Sealer(settings.secret_keys) if settings.secret_keys else None
         self._hints = Hints(self._pool, on_send=self._wake_sender)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
@@ -111,6 +113,7 @@ class Worker:
             self._each,
             on_screened=self._note_screened,
         )
+        self._revisions = Revisions(self._pool)
         self._audit = StandingAudit(self._pool, self._screener, self._metrics, self._each)
         return self._screener
 
@@ -142,6 +145,7 @@ class Worker:
                     asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
                     asyncio.create_task(supervise("jobs", self._run_jobs, self._stopping)),
                     asyncio.create_task(supervise("audit", self._audit.run, self._stopping)),
+                    asyncio.create_task(supervise("revisions", self._revisions.run, self._stopping)),
                     asyncio.create_task(supervise("sender", self._send, self._stopping)),
                     asyncio.create_task(supervise("previews", self._run_previews, self._stopping)),
                 ]
@@ -167,7 +171,11 @@ class Worker:
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
-        context: dict[str, Any] = {"pool": self._pool, "screener": self._screener}
+        context: dict[str, Any] = {
+            "pool": self._pool,
+            "screener": self._screener,
+            "sealer": self._sealer,
+        }
         await run_jobs(self._keeper.boot_id, context, self._jobs_ended)
 
     async def _run_previews(self) -> None:
@@ -186,7 +194,7 @@ class Worker:
             self._pool,
             transport=transport,
             third_party=channels,
-            sealer=Sealer(settings.secret_keys) if settings.secret_keys else None,
+            sealer=self._sealer,
             public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
             metrics=self._delivery_metrics,
         )
@@ -209,6 +217,7 @@ class Worker:
                 self._registered.set()
                 self._jobs_ended.set()
                 self._audit.stop()
+                self._revisions.stop()
                 await self._feeder.close()
                 await self._hints.close()
                 await asyncio.gather(*tasks, return_exceptions=True)

@@ -364,6 +364,25 @@ begin
   if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
 end $$;
 
+CREATE FUNCTION vyx.forget_simulated_market_v1(demo uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  perform from vyx.markets m where m.source = 'simulated' and m.chosen_by_auto for update;
+  if not found or exists (select from auth.users u where u.id <> demo) or coalesce(vyx.newest_slot() > clock_timestamp(), false) then
+    return false;
+  end if;
+  delete from public.signals;
+  delete from vyx.leases;
+  truncate vyx.candles, vyx.candle_corrections, vyx.candle_ranges, vyx.candle_refusals, vyx.history_checks, vyx.slots, vyx.market_progress;
+  update vyx.symbols set trading = false, reason = 'of the simulated market', join_count = join_count + 1;
+  delete from vyx.markets;
+  return true;
+end $$;
+
+COMMENT ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) IS 'Remove a simulated market that was only a stand-in, and what was screened on it.';
+
 CREATE FUNCTION vyx.guard_new_trader_state() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -696,6 +715,47 @@ begin
   return null;
 end $$;
 
+CREATE FUNCTION vyx.queue_troubles_v1() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  facts record;
+  patience interval;
+  is_outage boolean;
+  why text;
+  queued bigint;
+begin
+  perform pg_advisory_xact_lock(7010, 1);
+  select * into facts from vyx.market_facts;
+  patience := make_interval(secs => greatest(120, 2 * facts.speed));
+  is_outage := coalesce(facts.market_at < coalesce(facts.ends_at, 'infinity')
+                        and (facts.newest_closed_is_outage or facts.oldest_open < facts.market_at - patience), false);
+  why := coalesce(facts.outage_reason, 'no candles have come since ' || facts.oldest_open);
+  with active as (
+    select s.user_id, s.trader_id, t.name, coalesce(not is_outage and vyx.screened_through(s) < facts.newest_closed - patience, false) as lags
+      from public.trader_state s join public.traders t on t.id = s.trader_id
+     where s.state in ('starting', 'running')
+       and exists (select from public.destinations d where d.user_id = s.user_id and d.enabled and d.events && array['outage', 'lagging'])),
+  now_so as (
+    select distinct a.user_id, 'outage' as event, jsonb_build_object('reason', why, 'at', clock_timestamp()) as notice from active a where is_outage
+    union all
+    select a.user_id, 'lagging', jsonb_build_object('count', count(*), 'traders', (array_agg(a.name order by a.name))[1:20], 'at', clock_timestamp(),
+             'reason', 'screened later than ' || patience || ' after the close: ' || left(string_agg(a.name, ', ' order by a.name), 500))
+      from active a where a.lags group by a.user_id),
+  begun as (
+    insert into vyx.troubles (user_id, event) select n.user_id, n.event from now_so n on conflict do nothing returning user_id, event),
+  over as (
+    delete from vyx.troubles t
+     where not exists (select from now_so n where n.user_id = t.user_id and n.event = t.event) and (t.event = 'outage' or not is_outage)
+    returning t.user_id, t.event, t.since)
+  select sum(told) into queued from (
+    select vyx.queue_notice(b.user_id, b.event, n.notice) as told from begun b join now_so n using (user_id, event)
+    union all
+    select vyx.queue_notice(o.user_id, 'recovered', jsonb_build_object('what', o.event, 'since', o.since, 'at', clock_timestamp())) from over o) x;
+  return coalesce(queued, 0);
+end $$;
+
 CREATE FUNCTION vyx.raise_revision() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -957,8 +1017,15 @@ CREATE FUNCTION vyx.wall_lateness(slot timestamp with time zone) RETURNS interva
   select coalesce((select greatest(vyx.market_time() - slot, interval '0') / m.speed from vyx.markets m), interval '0')
 $$;
 
+CREATE SEQUENCE vyx.feed_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
 CREATE TABLE public.signals_failed (
-    failed_id bigint NOT NULL,
+    failed_id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
     trader_id uuid NOT NULL,
     user_id uuid NOT NULL,
     symbol text NOT NULL,
@@ -975,6 +1042,8 @@ CREATE TABLE public.signals_failed (
 );
 
 COMMENT ON TABLE public.signals_failed IS 'Signals that a constraint or a type refused, set aside so that the rest of their slot is kept. `vyx redeliver` tries them again.';
+
+COMMENT ON COLUMN public.signals_failed.failed_id IS 'Drawn with the ids of signals, so that one number names one thing for `vyx redeliver --signal`.';
 
 COMMENT ON COLUMN public.signals_failed.shown IS 'JSON text as it was offered; not jsonb, since that may be what was refused.';
 
@@ -1168,7 +1237,10 @@ CREATE VIEW public.delivery_overview WITH (security_invoker='true') AS
             WHEN (d.state = 'pending'::public.delivery_state) THEN GREATEST(d.next_attempt_at, q.held_until)
             ELSE NULL::timestamp with time zone
         END AS next_attempt_at,
-    q.hold_reason,
+        CASE
+            WHEN (q.held_until > clock_timestamp()) THEN q.hold_reason
+            ELSE NULL::text
+        END AS hold_reason,
     d.expires_at,
     round((EXTRACT(epoch FROM (d.answered_at - d.queued_at)) * (1000)::numeric)) AS queued_to_answered_ms,
     d.destination_id,
@@ -1270,13 +1342,6 @@ CREATE VIEW public.machine_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.machine_overview IS 'One line per boot of a worker.';
 
-CREATE SEQUENCE vyx.feed_id
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1;
-
 CREATE TABLE public.signals (
     id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
     trader_id uuid NOT NULL,
@@ -1321,8 +1386,23 @@ CREATE VIEW public.signal_feed WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.signal_feed IS 'Signals with the name of their trader; order by id desc for the newest.';
 
-ALTER TABLE public.signals_failed ALTER COLUMN failed_id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME public.signals_failed_failed_id_seq
+CREATE TABLE public.signal_revisions (
+    revision_id bigint NOT NULL,
+    trader_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    symbol text NOT NULL,
+    triggered_at timestamp with time zone NOT NULL,
+    kind text NOT NULL,
+    found_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['missing'::text, 'new'::text])))
+);
+
+COMMENT ON TABLE public.signal_revisions IS 'Signals that would be missing or new had the candles of their slot been what they are now. The signals themselves stay as they are.';
+
+COMMENT ON COLUMN public.signal_revisions.kind IS 'missing: the signal is stored, and would not be sent now. new: it would be sent now, and never was.';
+
+ALTER TABLE public.signal_revisions ALTER COLUMN revision_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.signal_revisions_revision_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -1466,10 +1546,13 @@ CREATE TABLE vyx.candle_corrections (
     was jsonb,
     became jsonb NOT NULL,
     reason text NOT NULL,
-    corrected_at timestamp with time zone DEFAULT now() NOT NULL
+    corrected_at timestamp with time zone DEFAULT now() NOT NULL,
+    screened_again_at timestamp with time zone
 );
 
 COMMENT ON TABLE vyx.candle_corrections IS 'Candles that arrived after their slot had closed (was is null) or that the exchange changed afterwards.';
+
+COMMENT ON COLUMN vyx.candle_corrections.screened_again_at IS 'When its slot was screened again, to report in signal_revisions what it would have changed.';
 
 ALTER TABLE vyx.candle_corrections ALTER COLUMN correction_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.candle_corrections_correction_id_seq
@@ -1661,6 +1744,19 @@ ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE vyx.market_progress (
+    only_one boolean DEFAULT true NOT NULL,
+    stage text NOT NULL,
+    reason text,
+    history_done integer DEFAULT 0 NOT NULL,
+    history_total integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT one_progress_per_database CHECK (only_one),
+    CONSTRAINT stage_is_known CHECK ((stage = ANY (ARRAY['starting'::text, 'held'::text, 'history'::text, 'live'::text])))
+);
+
+COMMENT ON TABLE vyx.market_progress IS 'What whoever feeds the market is doing, for status and health.';
+
 CREATE TABLE vyx.markets (
     only_one boolean DEFAULT true NOT NULL,
     source text NOT NULL,
@@ -1690,9 +1786,14 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
     closed.reason AS outage_reason,
     ( SELECT min(o.slot) AS min
            FROM vyx.slots o
-          WHERE (o.state = 'open'::vyx.slot_state)) AS oldest_open
-   FROM ((( VALUES (true)) one(only_one)
+          WHERE (o.state = 'open'::vyx.slot_state)) AS oldest_open,
+    ( SELECT min(f.slot) AS min
+           FROM vyx.slots f) AS first_slot,
+    p.stage,
+    p.reason AS stage_reason
+   FROM (((( VALUES (true)) one(only_one)
      LEFT JOIN vyx.markets m USING (only_one))
+     LEFT JOIN vyx.market_progress p USING (only_one))
      LEFT JOIN LATERAL ( SELECT s.slot,
             s.state,
             s.reason
@@ -1702,19 +1803,6 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
          LIMIT 1) closed ON (true));
 
 COMMENT ON VIEW vyx.market_facts IS 'What the health of a trader is derived from, beside its own row.';
-
-CREATE TABLE vyx.market_progress (
-    only_one boolean DEFAULT true NOT NULL,
-    stage text NOT NULL,
-    reason text,
-    history_done integer DEFAULT 0 NOT NULL,
-    history_total integer DEFAULT 0 NOT NULL,
-    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT one_progress_per_database CHECK (only_one),
-    CONSTRAINT stage_is_known CHECK ((stage = ANY (ARRAY['starting'::text, 'held'::text, 'history'::text, 'live'::text])))
-);
-
-COMMENT ON TABLE vyx.market_progress IS 'What whoever feeds the market is doing, for status and health.';
 
 CREATE SEQUENCE vyx.notice_id
     START WITH -1
@@ -1804,6 +1892,15 @@ CREATE TABLE vyx.transitions (
 
 COMMENT ON TABLE vyx.transitions IS 'The lifecycle as a table; app/domain/lifecycle.py holds the same one and a test keeps them equal.';
 
+CREATE TABLE vyx.troubles (
+    user_id uuid NOT NULL,
+    event text NOT NULL,
+    since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT trouble_is_an_outage_or_a_lag CHECK ((event = ANY (ARRAY['outage'::text, 'lagging'::text])))
+);
+
+COMMENT ON TABLE vyx.troubles IS 'What each user has been told of and has not been told the end of: one message per user, not one per trader or slot.';
+
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (user_id);
 
@@ -1813,11 +1910,17 @@ ALTER TABLE ONLY public.destinations
 ALTER TABLE ONLY public.signals_failed
     ADD CONSTRAINT one_failure_per_trader_symbol_and_bar UNIQUE (trader_id, symbol, triggered_at);
 
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT one_revision_per_signal_and_kind UNIQUE (trader_id, symbol, triggered_at, kind);
+
 ALTER TABLE ONLY public.trader_versions
     ADD CONSTRAINT one_row_per_version PRIMARY KEY (trader_id, number);
 
 ALTER TABLE ONLY public.signals
     ADD CONSTRAINT one_signal_per_trader_symbol_and_bar PRIMARY KEY (trader_id, symbol, triggered_at);
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_pkey PRIMARY KEY (revision_id);
 
 ALTER TABLE ONLY public.signals_failed
     ADD CONSTRAINT signals_failed_pkey PRIMARY KEY (failed_id);
@@ -1918,11 +2021,16 @@ ALTER TABLE ONLY vyx.symbols
 ALTER TABLE ONLY vyx.transitions
     ADD CONSTRAINT transitions_pkey PRIMARY KEY (from_state, to_state);
 
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_pkey PRIMARY KEY (user_id, event);
+
 CREATE INDEX accounts_is_over_idx ON public.accounts USING btree (user_id) WHERE is_over;
 
 CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
 
 CREATE INDEX destinations_user_id_idx ON public.destinations USING btree (user_id, created_at DESC, id);
+
+CREATE INDEX signal_revisions_user_id_idx ON public.signal_revisions USING btree (user_id);
 
 CREATE INDEX signals_failed_user_id_idx ON public.signals_failed USING btree (user_id);
 
@@ -1960,6 +2068,8 @@ CREATE INDEX api_keys_user_id_idx ON vyx.api_keys USING btree (user_id, created_
 
 CREATE INDEX candle_corrections_symbol_id_idx ON vyx.candle_corrections USING btree (symbol_id);
 
+CREATE INDEX candle_corrections_to_screen_idx ON vyx.candle_corrections USING btree (correction_id) WHERE (screened_again_at IS NULL);
+
 CREATE INDEX candles_timeframe_open_time_idx ON vyx.candles USING btree (timeframe, open_time);
 
 CREATE INDEX deliveries_changed_idx ON vyx.deliveries USING btree (user_id, changed_at) WHERE (changed_at IS NOT NULL);
@@ -1967,8 +2077,6 @@ CREATE INDEX deliveries_changed_idx ON vyx.deliveries USING btree (user_id, chan
 CREATE INDEX deliveries_digest_idx ON vyx.deliveries USING btree (digest_id) WHERE (digest_id IS NOT NULL);
 
 CREATE INDEX deliveries_ended_idx ON vyx.deliveries USING btree (destination_id, queued_at) WHERE (state <> 'pending'::public.delivery_state);
-
-CREATE INDEX deliveries_expiring_idx ON vyx.deliveries USING btree (expires_at) WHERE (state = 'pending'::public.delivery_state);
 
 CREATE INDEX deliveries_pending_idx ON vyx.deliveries USING btree (destination_id, next_attempt_at) WHERE (state = 'pending'::public.delivery_state);
 
@@ -1993,6 +2101,8 @@ CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
 CREATE INDEX previews_trader_id_idx ON vyx.previews USING btree (trader_id) WHERE (trader_id IS NOT NULL);
 
 CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
+
+CREATE INDEX slots_lacking_idx ON vyx.slots USING btree (slot) WHERE ((state = 'complete'::vyx.slot_state) AND (symbols_missing > 0));
 
 CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
 
@@ -2036,7 +2146,7 @@ CREATE TRIGGER announce_user AFTER DELETE OR UPDATE OF scopes, expires_at, secre
 
 CREATE TRIGGER guard_screened_through BEFORE UPDATE ON vyx.machines FOR EACH ROW WHEN ((new.screened_through > old.screened_through)) EXECUTE FUNCTION vyx.guard_screened_through();
 
-CREATE TRIGGER halt_pair BEFORE UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
+CREATE TRIGGER halt_pair BEFORE INSERT OR UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
 
 CREATE TRIGGER keep_slots BEFORE DELETE ON vyx.slots FOR EACH ROW EXECUTE FUNCTION vyx.keep_slots();
 
@@ -2048,6 +2158,12 @@ ALTER TABLE ONLY public.accounts
 
 ALTER TABLE ONLY public.destinations
     ADD CONSTRAINT destinations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.signals_failed
     ADD CONSTRAINT signals_failed_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
@@ -2133,6 +2249,9 @@ ALTER TABLE ONLY vyx.previews
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY accounts_owner_select ON public.accounts FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
@@ -2140,6 +2259,10 @@ CREATE POLICY accounts_owner_select ON public.accounts FOR SELECT TO authenticat
 ALTER TABLE public.destinations ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY destinations_owner_select ON public.destinations FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.signal_revisions ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY signal_revisions_owner_select ON public.signal_revisions FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
 ALTER TABLE public.signals ENABLE ROW LEVEL SECURITY;
 
@@ -2219,6 +2342,8 @@ ALTER TABLE vyx.symbols ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.transitions ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.troubles ENABLE ROW LEVEL SECURITY;
+
 GRANT USAGE ON SCHEMA public TO anon;
 GRANT USAGE ON SCHEMA public TO authenticated;
 GRANT USAGE ON SCHEMA public TO service_role;
@@ -2246,7 +2371,12 @@ GRANT ALL ON FUNCTION public.start_trader(trader uuid) TO service_role;
 REVOKE ALL ON FUNCTION public.stop_trader(trader uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) TO service_role;
+
 GRANT ALL ON TABLE vyx.machines TO service_role;
+
+GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
 
 GRANT SELECT ON TABLE public.signals_failed TO authenticated;
 GRANT ALL ON TABLE public.signals_failed TO service_role;
@@ -2275,12 +2405,13 @@ GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
 
 GRANT SELECT ON TABLE public.machine_overview TO service_role;
 
-GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
-
 GRANT SELECT ON TABLE public.signals TO authenticated;
 GRANT ALL ON TABLE public.signals TO service_role;
 
 GRANT SELECT ON TABLE public.signal_feed TO service_role;
+
+GRANT SELECT ON TABLE public.signal_revisions TO authenticated;
+GRANT ALL ON TABLE public.signal_revisions TO service_role;
 
 GRANT ALL ON TABLE vyx.slots TO service_role;
 
@@ -2321,11 +2452,11 @@ GRANT ALL ON TABLE vyx.leases TO service_role;
 
 GRANT ALL ON TABLE vyx.machine_addresses TO service_role;
 
+GRANT ALL ON TABLE vyx.market_progress TO service_role;
+
 GRANT ALL ON TABLE vyx.markets TO service_role;
 
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
-
-GRANT ALL ON TABLE vyx.market_progress TO service_role;
 
 GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
 
@@ -2338,3 +2469,5 @@ GRANT SELECT ON TABLE vyx.recomputing_machines TO service_role;
 GRANT ALL ON TABLE vyx.service_paces TO service_role;
 
 GRANT ALL ON TABLE vyx.transitions TO service_role;
+
+GRANT ALL ON TABLE vyx.troubles TO service_role;

@@ -4,6 +4,8 @@ What every signed-in user may read: who they are to us, the market's pairs and c
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from app.errors import Kind, Refused
 from app.http import shapes
 from app.http.endpoints import Call
@@ -46,7 +48,7 @@ async def list_symbols(call: Call) -> shapes.PairList:
     """Every pair of the market, and whether it trades now."""
     async with call.service.pool.connection() as connection:
         rows = await symbols.list_symbols(connection)
-    return shapes.PairList([shapes.Pair(p.symbol, p.base, p.quote, p.trading) for p in rows])
+    return shapes.PairList([shapes.Pair(**asdict(pair)) for pair in rows])
 
 
 async def list_candles(call: Call, query: shapes.CandleQuery) -> shapes.CandleList:

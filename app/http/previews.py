@@ -52,6 +52,7 @@ def _explain(trader_id: UUID, symbol: str, explained: Explained) -> shapes.Expla
         values=found.values if found else {},
         bars=_candles(found.bars) if found else {},
         forming=_candles(found.forming) if found else {},
+        revision=explained.revision,
     )
 
 

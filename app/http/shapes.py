@@ -199,10 +199,21 @@ class CoverageGap(Struct, kw_only=True):
     reason: str
 
 
+class CoverageLack(Struct, kw_only=True):
+    """A slot that was screened without some of the trader's symbols, and why each had no candle; at most 20 are named."""
+
+    slot: datetime
+    symbols: dict[str, str]
+    count: int
+
+
 class Coverage(Struct, kw_only=True):
+    """`lacking` holds the newest 100 such slots."""
+
     trader_id: UUID
     ranges: list[CoverageRange]
     gaps: list[CoverageGap]
+    lacking: list[CoverageLack]
 
 
 class Rate(Struct):
@@ -261,10 +272,16 @@ class KeyList(Struct):
 
 
 class Pair(Struct):
+    """`screened`: its history is whole. `reason`: why it does not trade, or what a pair that is not screened waits for."""
+
     symbol: str
     base: str
     quote: str
     trading: bool
+    screened: bool
+    listed_at: datetime
+    halted_at: datetime | None
+    reason: str | None
 
 
 class Candle(Struct):
@@ -287,7 +304,9 @@ class TermValue(Struct):
 class Explain(Struct, kw_only=True):
     """
     ``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the
-    slot, ``forming`` the bars in progress of those that the filter reads so.
+    slot, ``forming`` the bars in progress of those that the filter reads so. ``revision`` says that a candle
+    was corrected after the slot had been screened, and the signal stored would now be ``missing``, or there
+    would be a ``new`` one.
     """
 
     trader_id: UUID
@@ -299,6 +318,7 @@ class Explain(Struct, kw_only=True):
     values: Values
     bars: dict[str, Candle]
     forming: dict[str, Candle]
+    revision: Literal["missing", "new"] | None
 
 
 class Tier(Struct, kw_only=True):
@@ -435,7 +455,10 @@ class MarketSummary(Struct, kw_only=True):
 
 
 class ServiceSummary(Struct, kw_only=True):
-    status: Literal["ok", "degraded"]
+    """`starting`: no minute of the market has closed yet. `reason`: why it is not ok, as far as the market is to blame."""
+
+    status: Literal["ok", "starting", "degraded"]
+    reason: str | None
     database: Literal["ok", "unreachable"]
     draining: bool
     feed: FeedSummary

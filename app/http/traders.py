@@ -27,6 +27,7 @@ from app.lifecycle import Change, Draft, Saved, describe_diagnostic
 from app.store import leases, trader_state, traders
 from app.store.traders import Frequency
 
+LACKING_MAX = 100  # slots named in coverage
 WAIT_S_MAX = 10
 WAIT_POLL_S = (
     0.5  # the feed tells of the change within milliseconds; this is for a replica whose feed is behind
@@ -151,6 +152,7 @@ async def show_coverage(call: Call, trader_id: UUID) -> shapes.Coverage:
     async with call.service.pool.connection() as connection:
         await find_own_status(connection, call.user_id, trader_id)
         ranges, outages, pauses = await leases.read_coverage(connection, trader_id)
+        lacking = await leases.read_lacking(connection, trader_id, limit=LACKING_MAX)
     return shapes.Coverage(
         trader_id=trader_id,
         ranges=[
@@ -161,6 +163,7 @@ async def show_coverage(call: Call, trader_id: UUID) -> shapes.Coverage:
             shapes.CoverageGap(first=g.first, through=g.last, reason=g.reason)
             for g in gaps_between(ranges, outages, pauses)
         ],
+        lacking=[shapes.CoverageLack(slot=s.slot, symbols=s.symbols, count=s.count) for s in lacking],
     )
 
 

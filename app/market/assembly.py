@@ -36,6 +36,7 @@ class Excuse:
 
 
 NO_CANDLE = Excuse("the exchange has no candle")
+NOT_SETTLED = Excuse("its minute had not ended by the exchange's clock and ours", is_settled=False)
 
 
 class Taken(NamedTuple):
@@ -113,12 +114,20 @@ class Assembly:
                 lacking.setdefault(symbol, slot)
         return lacking
 
-    def repaired(self, first: int, last: int, troubles: Mapping[str, str] | None = None) -> None:
-        """REST has been asked for what the slots first … last lack; of symbols in *troubles* it gave no answer, for these reasons."""
+    def repaired(
+        self, first: int, last: int, troubles: Mapping[str, str] | None = None, *, settled: int | None = None
+    ) -> None:
+        """
+        REST has been asked for what the slots first … last lack.
+
+        Of symbols in *troubles* it gave no answer, for these reasons; of slots after *settled* (ms) it could give none.
+        """
         for slot in range(first, last + 1, MINUTE_MS):
             for symbol in self.expected - self._accounted(slot):
                 trouble = (troubles or {}).get(symbol)
-                excuse = NO_CANDLE if trouble is None else Excuse(trouble, is_settled=False)
+                excuse = NO_CANDLE if settled is None or slot <= settled else NOT_SETTLED
+                if trouble is not None:
+                    excuse = Excuse(trouble, is_settled=False)
                 self._excuses.setdefault(slot, {})[symbol] = excuse
 
     def take(self, first: int, last: int) -> dict[int, Taken]:

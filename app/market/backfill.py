@@ -20,7 +20,7 @@ from app.market.closing import SlotCloser
 from app.market.fetching import PairTrouble
 from app.market.history import History, Piece
 from app.market.metrics import MarketMetrics
-from app.market.pairs import LOADING, Pairs, Waiting
+from app.market.pairs import Pairs, Waiting
 from app.store import machines, symbols
 from app.store.pool import Pool
 
@@ -181,10 +181,3 @@ class Backfill:
         log.warning("pair waits for its history", symbol=symbol, reason=reason, retry_s=wait_s)
         async with machines.fenced(self._pool, self._boot_id) as connection:
             await symbols.let_wait(connection, self._pairs.ids[symbol], reason, wait_s)
-
-
-async def let_wait(pool: Pool, boot_id: int, pairs: Pairs, names: Sequence[str]) -> None:
-    """These pairs trade from now on, and wait for their history."""
-    async with machines.fenced(pool, boot_id) as connection:
-        for symbol in names:
-            await symbols.let_wait(connection, pairs.ids[symbol], LOADING, 0.0)

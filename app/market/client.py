@@ -158,6 +158,7 @@ class ExchangeClient:
         self._stream_limits = stream_limits or StreamLimits()
         self._record = record or NoRecord()
         self._own_time = own_time
+        self.has_ended = False  # as of the last look at the clocks
         self._margin_ms = int(margin_s * 1_000)
         self._on_answer = on_answer
         self._settled_ms = 0
@@ -192,6 +193,11 @@ class ExchangeClient:
         """
         return _decoded(_TIME, await self._get("time", 1)).server_time
 
+    @property
+    def settled_ms(self) -> int:
+        """What `settled_time` said last: of bars that close later nobody has said that they do not exist."""
+        return self._settled_ms
+
     async def settled_time(self) -> int:
         """
         The instant up to which bars are closed: the exchange's clock and our own have both passed it, by the margin. Weight 1.
@@ -205,9 +211,9 @@ class ExchangeClient:
         margin_ms = self._margin_ms
         if own is not None:
             now_ms = min(now_ms, own.now_ms)
-            margin_ms = (
-                0 if own.has_ended else margin_ms
-            )  # time stands still at the end: nothing is under way
+            self.has_ended = own.has_ended
+            if own.has_ended:  # time stands still: nothing is under way
+                margin_ms = 0
         self._settled_ms, self._settled_asked_at = now_ms - margin_ms, asked_at
         return self._settled_ms
 

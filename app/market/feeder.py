@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from app.coordination.supervisor import supervise
 from app.domain import timeframes
 from app.market.client import ExchangeClient, OwnTime
+from app.market.file_holes import watch_holes
 from app.market.hold_gate import HandedOver, HoldGate
 from app.market.ingest import Ingest
 from app.market.metrics import MarketMetrics
@@ -103,11 +104,15 @@ class Feeder:
             async with self._client(venue, gate) as client, one_error():
                 self._metrics.watch(client)
                 async with asyncio.TaskGroup() as tasks:
-                    watching = tasks.create_task(gate.watch(client))
+                    watching = [
+                        tasks.create_task(gate.watch(client)),
+                        tasks.create_task(watch_holes(self._pool, venue, boot_id)),
+                    ]
                     await gate.until_free(client)
                     log.info("feeding", market=venue.source, speed=venue.speed)
                     await self._run(client, venue, boot_id)
-                    watching.cancel()
+                    for task in watching:
+                        task.cancel()
 
     def _client(self, venue: Venue, gate: HoldGate) -> ExchangeClient:
         return ExchangeClient(

@@ -38,6 +38,11 @@ class Fetching:
         self._client = client
         self._on_unknown = on_unknown
 
+    @property
+    def settled_ms(self) -> int:
+        """Up to which instant an answer says what there is."""
+        return self._client.settled_ms
+
     async def fetch(
         self, symbol: str, timeframe: str, first_ms: int, until_ms: int, *, background: bool
     ) -> Fetched:

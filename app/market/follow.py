@@ -190,7 +190,9 @@ class Follow:
     async def _fill_hole(self, assembly: Assembly) -> None:
         """Ask REST for every minute since the ledger that should be there by now; the newest one is left its grace."""
         try:
-            settled_ms = await self._client.settled_time() - int(GRACE_S * 1000)
+            settled_ms = await self._client.settled_time()
+            if not self._client.has_ended:
+                settled_ms -= int(GRACE_S * 1000)
         except errors.ExchangeError as error:
             log.warning("cannot ask how far the market is", reason=str(error))
             return
@@ -224,7 +226,7 @@ class Follow:
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        assembly.repaired(first, last, troubles)
+        assembly.repaired(first, last, troubles, settled=self._client.settled_ms if lacking else None)
 
     async def _take_repaired(self, assembly: Assembly, answers: Sequence[Fetched]) -> None:
         now = time.monotonic() - self._grace_s  # REST has said what there is: no more grace

@@ -22,7 +22,7 @@ from app.market import errors
 from app.market.candles import Candles
 from app.market.closing import ROWS_AT_ONCE
 from app.market.corrections import Corrections
-from app.market.fetching import Fetched, Fetching
+from app.market.fetching import Fetched, Fetching, PairTrouble
 from app.market.metrics import MarketMetrics
 from app.market.pairs import Pairs
 from app.store import candle_ranges, candle_refusals, machines
@@ -121,6 +121,8 @@ class History:
         if symbol_id is None:  # halted meanwhile
             return
         length_ms = timeframes.length_ms(piece.timeframe)
+        if piece.until > self._fetching.settled_ms:
+            raise PairTrouble("its newest bars had not ended by the exchange's clock and ours")
         for first in range(piece.first, piece.until, ROWS_AT_ONCE * length_ms):
             until = min(first + ROWS_AT_ONCE * length_ms, piece.until)
             inside = (fetched.candles.open_time >= first) & (fetched.candles.open_time < until)

@@ -14,8 +14,9 @@ from typing import Final, Self
 import structlog
 
 from app.market import errors
+from app.market.addresses import host_of, own_address
 from app.market.client import ExchangeClient, HoldRecord, NoRecord
-from app.market.holds import StoredHolds, held_text, host_of, own_address
+from app.market.holds import StoredHolds, held_text
 from app.market.venue import Venue
 from app.store import exchange_holds, market_progress
 from app.store.pool import Pool

@@ -8,11 +8,8 @@ the exchange one address and know different ones; each then finds out for itself
 from __future__ import annotations
 
 import asyncio
-import socket
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -27,26 +24,6 @@ KEEP_WEIGHT_EVERY_S: Final = (
     1.0  # a feeder that dies takes at most so much spending with it: the ceiling leaves 900 free
 )
 LONGEST_S: Final = {None: 900.0, 403: 3_600.0, 429: 3_600.0, 451: 6 * 3_600.0}  # of a repeated refusal
-UNKNOWN_ADDRESS: Final = "unknown"
-
-
-def host_of(url: str) -> str:
-    """What a hold is about: host and port of *url*."""
-    return urlsplit(url).netloc
-
-
-def own_address(url: str) -> str:
-    """The address this machine would reach *url* from; ``unknown`` when there is no way there. Nothing is sent."""
-    parts = urlsplit(url)
-    try:
-        [(family, kind, proto, _, target), *_] = socket.getaddrinfo(
-            parts.hostname, parts.port or 443, type=socket.SOCK_DGRAM
-        )
-        with closing(socket.socket(family, kind, proto)) as probe:
-            probe.connect(target)
-            return str(probe.getsockname()[0])
-    except OSError:
-        return UNKNOWN_ADDRESS
 
 
 class StoredHolds:

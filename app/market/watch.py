@@ -15,7 +15,6 @@ from typing import Final
 import structlog
 
 from app.market import errors
-from app.market.backfill import let_wait
 from app.market.client import ExchangeClient
 from app.market.metrics import MarketMetrics
 from app.market.pairs import Pairs, Waiting
@@ -117,6 +116,4 @@ class Watch:
         self._pairs.waiting |= {symbol: Waiting() for symbol in came}
         self._pairs.ids.clear()
         self._pairs.ids.update(ids)
-        unscreened = {pair.symbol for pair in rows if pair.trading and not pair.screened}
-        await let_wait(self._pool, self._boot_id, self._pairs, [s for s in came if s in unscreened])
         self._metrics.universe_size.set(len(ids))

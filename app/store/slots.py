@@ -73,6 +73,11 @@ async def close(connection: Connection, closed: Sequence[ClosedSlot]) -> int:
     return (await connection.execute(_SQL["close_slots"], parameters)).rowcount
 
 
+async def close_open(connection: Connection, before: datetime, reason: str) -> None:
+    """Slots that are still open before *before* become outages."""
+    await connection.execute(_SQL["close_open_slots"], {"before": before, "reason": reason})
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerCounts:
     newest_closed: datetime | None
@@ -96,12 +101,13 @@ class SlotState:
 
     state: str
     reason: str | None
+    missing_reason: str | None  # why the symbol that was asked about has no candle in it
 
 
-async def find(connection: Connection, slot: datetime) -> SlotState | None:
-    """The ledger's row; None for a slot older than the ledger, or still to come."""
+async def find(connection: Connection, slot: datetime, symbol: str) -> SlotState | None:
+    """The ledger's row, as far as it concerns *symbol*; None for a slot older than the ledger, or still to come."""
     async with connection.cursor(row_factory=rows_of(SlotState)) as cursor:
-        await cursor.execute(_SQL["find_slot"], {"slot": slot})
+        await cursor.execute(_SQL["find_slot"], {"slot": slot, "symbol": symbol})
         return await cursor.fetchone()
 
 

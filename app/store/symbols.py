@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from app.store import queries
 from app.store.pool import Connection
@@ -38,6 +39,10 @@ class Listing:
     base: str
     quote: str
     trading: bool
+    screened: bool
+    listed_at: datetime
+    halted_at: datetime | None
+    reason: str | None
 
 
 async def list_universe(connection: Connection) -> list[Pair]:
@@ -57,11 +62,6 @@ async def put_listed(
     }
     await connection.execute(_SQL["put_symbols"], parameters)
     await connection.execute(_SQL["end_trading"], {"symbols": names, "reasons": json.dumps(dict(reasons))})
-
-
-async def halt(connection: Connection, symbol_id: int, reason: str) -> None:
-    """One pair is not screened any more."""
-    await connection.execute(_SQL["halt"], {"symbol_id": symbol_id, "reason": reason})
 
 
 async def screen(connection: Connection, symbol_ids: Sequence[int]) -> None:

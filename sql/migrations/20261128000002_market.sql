@@ -64,7 +64,7 @@ begin
   end if;
   return new;
 end $$;
-create trigger halt_pair before update of trading on vyx.symbols for each row execute function vyx.halt_pair();
+create trigger halt_pair before insert or update of trading on vyx.symbols for each row execute function vyx.halt_pair();
 
 create table vyx.candles (
   symbol_id    int not null references vyx.symbols (symbol_id),
@@ -95,10 +95,14 @@ create table vyx.candle_corrections (
   was           jsonb,
   became        jsonb not null,
   reason        text not null,
-  corrected_at  timestamptz not null default now()
+  corrected_at  timestamptz not null default now(),
+  screened_again_at timestamptz
 );
+create index candle_corrections_to_screen_idx on vyx.candle_corrections (correction_id) where screened_again_at is null;
 create index candle_corrections_symbol_id_idx on vyx.candle_corrections (symbol_id);
 comment on table vyx.candle_corrections is 'Candles that arrived after their slot had closed (was is null) or that the exchange changed afterwards.';
+
+comment on column vyx.candle_corrections.screened_again_at is 'When its slot was screened again, to report in signal_revisions what it would have changed.';
 
 create table vyx.candle_ranges (
   symbol_id int not null references vyx.symbols (symbol_id),
@@ -183,6 +187,7 @@ create table vyx.slots (
   constraint closed_slot_has_an_instant check ((state <> 'open') = (closed_at is not null)),
   constraint outage_has_a_reason check (state <> 'outage' or reason is not null)
 );
+create index slots_lacking_idx on vyx.slots (slot) where state = 'complete' and symbols_missing > 0;
 create index slots_not_complete_idx on vyx.slots (slot) where state <> 'complete';
 comment on table vyx.slots is 'The ledger: every minute boundary at which bars close. open: waiting for candles; complete: candles are rows, screen it; outage: the exchange had no candle, skipped with a reason.';
 comment on column vyx.slots.missing is 'Symbols without a candle in this slot, at most 20 names; symbols_missing is the number.';

@@ -14,3 +14,22 @@ create view public.history_overview with (security_invoker = true) as
 comment on view public.history_overview is 'How far the history of each pair and timeframe reaches, and which bars are not known yet.';
 revoke all on public.history_overview from anon, authenticated;
 grant select on public.history_overview to service_role;
+
+-- forget_simulated_market_v1: a simulated market that nobody named makes room for a real one, with everything that came of its invented
+-- prices. False, and nothing happens, when it was named, when anybody but the demo user lives here, or when its time runs ahead of ours.
+create function vyx.forget_simulated_market_v1(demo uuid) returns boolean language plpgsql set search_path = '' as $$
+begin
+  perform from vyx.markets m where m.source = 'simulated' and m.chosen_by_auto for update;
+  if not found or exists (select from auth.users u where u.id <> demo) or coalesce(vyx.newest_slot() > clock_timestamp(), false) then
+    return false;
+  end if;
+  delete from public.signals;
+  delete from vyx.leases;
+  truncate vyx.candles, vyx.candle_corrections, vyx.candle_ranges, vyx.candle_refusals, vyx.history_checks, vyx.slots, vyx.market_progress;
+  update vyx.symbols set trading = false, reason = 'of the simulated market', join_count = join_count + 1;
+  delete from vyx.markets;
+  return true;
+end $$;
+comment on function vyx.forget_simulated_market_v1 is 'Remove a simulated market that was only a stand-in, and what was screened on it.';
+revoke all on function vyx.forget_simulated_market_v1 from public, anon, authenticated;
+grant execute on function vyx.forget_simulated_market_v1 to service_role;

@@ -39,8 +39,8 @@ delete from vyx.slots where slot < vyx.market_time() - make_interval(days => %(d
 select vyx.newest_closed_slot();
 
 -- find_slot --
--- What the ledger says of a slot; no row: it is older than the ledger, or its time has not come.
-select s.state::text as state, s.reason from vyx.slots s where s.slot = %(slot)s;
+-- What the ledger says of a slot and one symbol; no row: it is older than the ledger, or its time has not come.
+select s.state::text as state, s.reason, s.missing_reasons ->> %(symbol)s as missing_reason from vyx.slots s where s.slot = %(slot)s;
 
 -- unscreened --
 -- What live screening passes over between two instants: slots without candles (symbol is null), and minute candles that came after
@@ -61,3 +61,6 @@ select slot, state::text as state, closed_at from vyx.slots where slot > %(after
 -- one_snapshot --
 -- First in a transaction that only reads: all its statements see one moment.
 set transaction isolation level repeatable read, read only;
+-- close_open_slots --
+-- Minutes nobody will have candles of, because the market's clock jumps over them.
+update vyx.slots set state = 'outage', reason = %(reason)s, closed_at = clock_timestamp() where state = 'open' and slot < %(before)s;

@@ -5,19 +5,15 @@ select symbol_id, symbol, trading, screened, waits_for, greatest(extract(epoch f
 
 -- put_symbols --
 -- The exchange's list of today: new pairs are added, those that had been halted trade again and wait for what they missed.
-insert into vyx.symbols (symbol, base, quote)
-select listed.symbol, listed.base, listed.quote
+insert into vyx.symbols (symbol, base, quote, waits_for)
+select listed.symbol, listed.base, listed.quote, 'its history is loading'
   from unnest(%(symbols)s::text[], %(bases)s::text[], %(quotes)s::text[]) as listed (symbol, base, quote)
-on conflict (symbol) do update set trading = true where not symbols.trading;
+on conflict (symbol) do update set trading = true, waits_for = excluded.waits_for where not symbols.trading;
 
 -- end_trading --
 -- Pairs that are not screened any more, each with its reason; those in the list go on.
 update vyx.symbols s set trading = false, reason = coalesce(%(reasons)s::jsonb ->> s.symbol, 'no longer listed')
  where s.trading and not s.symbol = any (%(symbols)s::text[]);
-
--- halt --
--- One pair is not screened any more.
-update vyx.symbols set trading = false, reason = %(reason)s where symbol_id = %(symbol_id)s and trading;
 
 -- screen_pairs --
 -- The history of these pairs is whole: slots wait for their candles.
@@ -31,7 +27,8 @@ update vyx.symbols set screened = false, waits_for = %(reason)s, retry_at = cloc
 
 -- list_symbols --
 -- Every pair ever screened, by name.
-select s.symbol, s.base, s.quote, s.trading from vyx.symbols s order by s.symbol;
+select s.symbol, s.base, s.quote, s.trading, s.screened, s.listed_at, s.halted_at, coalesce(s.reason, s.waits_for) as reason
+  from vyx.symbols s order by s.symbol;
 
 -- unknown_symbols --
 -- Which of these names the market does not have; none while no symbol has been loaded.

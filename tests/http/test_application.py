@@ -266,7 +266,7 @@ class TestHealth:
     async def test_health_sums_up_the_service(self, http, connection, run_machine):
         connection.execute("insert into vyx.markets (source, anchor_market_at) values ('simulated', now())")
         connection.execute(
-            "insert into vyx.slots (slot, state, closed_at) values ('2024-05-01T12:00Z', 'complete', now())"
+            "insert into vyx.slots (slot, state, closed_at) values (date_trunc('minute', now(), 'UTC'), 'complete', now())"
         )
         run_machine()
 
@@ -275,11 +275,28 @@ class TestHealth:
         assert body["status"] == "ok"
         assert body["database"] == "ok"
         assert body["machines_alive"] == 1
-        assert body["newest_slot"] == "2024-05-01T12:00:00Z"
-        assert body["lag_s"] == 0
+        assert body["newest_slot"].endswith(":00Z")
+        assert (body["lag_s"], body["reason"]) == (0, None)
         assert body["market"]["source"] == "simulated"
         assert body["market"]["ended"] is False
         assert body["feed"]["streams"] == 0
+
+    async def test_health_says_what_the_market_waits_for(self, http, connection, run_machine):
+        run_machine()
+        connection.execute(
+            "insert into vyx.market_progress (stage, reason) values ('history', 'history is loading, 1,240 of 4,800')"
+        )
+
+        starting = (await http.get("/health")).json()
+        connection.execute("insert into vyx.markets (source, anchor_market_at) values ('binance', now())")
+        connection.execute(
+            "insert into vyx.slots (slot, state, closed_at) values ('2024-05-01T12:00Z', 'complete', now())"
+        )
+        silent = (await http.get("/health")).json()
+
+        assert (starting["status"], starting["reason"]) == ("starting", "history is loading, 1,240 of 4,800")
+        assert silent["status"] == "degraded"
+        assert "no slot has closed since 2024-05-01 12:00 UTC" in silent["reason"]
 
 
 async def test_a_database_that_cannot_be_reached_is_unavailable_not_a_bug(http, service, user, kind):
@@ -322,13 +339,18 @@ class TestMarket:
 
     async def test_symbols_are_listed_by_name(self, http, user):
         body = (await http.get("/api/v1/market/symbols", headers=user.headers)).json()
-        assert body == {
-            "items": [
-                {"symbol": "BTCUSDT", "base": "BTC", "quote": "USDT", "trading": False},
-                {"symbol": "ETHUSDT", "base": "ETH", "quote": "USDT", "trading": True},
-            ],
-            "next_cursor": None,
+        assert body["next_cursor"] is None
+        halted, trading = body["items"]
+        assert halted.pop("halted_at") >= halted.pop("listed_at")[:10]
+        assert halted == {
+            "symbol": "BTCUSDT",
+            "base": "BTC",
+            "quote": "USDT",
+            "trading": False,
+            "screened": False,
+            "reason": "taken out by hand",
         }
+        assert (trading["symbol"], trading["trading"], trading["halted_at"]) == ("ETHUSDT", True, None)
 
     async def test_the_newest_candles_come_oldest_first(self, http, user):
         body = (

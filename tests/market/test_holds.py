@@ -9,9 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.market import errors
+from app.market.addresses import host_of, own_address
 from app.market.client import ExchangeClient
 from app.market.feeder import Feeder
-from app.market.holds import StoredHolds, host_of, own_address
+from app.market.holds import StoredHolds
 from app.market.metrics import MarketMetrics
 from app.market.simulated import Faults
 from app.settings import read_settings

@@ -11,7 +11,8 @@ import asyncio
 import pytest
 
 from app.domain import timeframes
-from app.market.simulated import Faults, Impossible
+from app.market.client import OwnTime
+from app.market.simulated import Faults, Impossible, Revised
 from tests import world
 from tests.market.feeding import (
     BARS,
@@ -276,3 +277,66 @@ async def test_a_pair_that_started_and_lacks_a_minute_is_counted(connection, fee
 
     assert ledger(connection)[2] == ("complete", 1)
     assert "waiting for history" in missing_reasons(connection, 2)["ETHUSDT"]
+
+
+# -- clocks and corrections ------------------------------------------------------------------------------------------------
+
+
+async def test_a_clock_that_runs_ahead_closes_no_unfinished_minute(connection, feed, exchange, clock):
+    """
+    The exchange's clock is 90 s ahead and a close never comes: REST's unfinished row is not taken, the true one is, later.
+    """
+    feed.client_options = {"own_time": lambda: _own_time(clock), "margin_s": 1.0}
+    async with feed.running():
+        await minutes_pass(clock, connection, 1, 1)
+        exchange.faults = Faults(skew_s=90.0, drop_close=("ETHUSDT",))
+        await minutes_pass(clock, connection, 2, 2)
+        assert [row[0] for row in stored(connection, "1m", 2, 2)] == ["BNBUSDT", "BTCUSDT"]
+        assert "had not ended" in missing_reasons(connection, 2)["ETHUSDT"]
+        clock.advance_to(world.ms(world.at(2)) + 20_000)
+        feed.ingest._backfill.wake()
+        await eventually(lambda: len(stored(connection, "1m", 2, 2)) == 3)
+
+    exchange.faults = Faults()
+    assert stored(connection, "1m", 2, 2) == await as_told(exchange, "1m", 2, 2)
+
+
+async def _own_time(clock):
+    return OwnTime(clock.now_ms())
+
+
+async def test_a_candle_told_differently_later_is_a_correction_up_to_every_roll_up(
+    connection, feed, exchange, clock
+):
+    """
+    The stream sends another copy of a closed minute: it, the 3m and the 5m bar change, each on record with what it was.
+    """
+    async with feed.running():
+        await minutes_pass(clock, connection, 1, 5)
+        exchange.faults = Faults(revised=(Revised("ETHUSDT", world.ms(world.at(1)), 2.0),))
+        exchange.streams._push_candles(
+            exchange.faults.existing(exchange.source.at(world.ms(world.at(1)))).rows(),
+            clock.now_ms(),
+            closed=True,
+        )
+        await eventually(lambda: len(corrections(connection)) == 3)
+
+    changed = corrections(connection)
+    assert [(symbol, timeframe) for symbol, timeframe, *_ in changed] == [
+        ("ETHUSDT", "1m"),
+        ("ETHUSDT", "3m"),
+        ("ETHUSDT", "5m"),
+    ]
+    assert all(was["high"] < became["high"] for *_, was, became in changed)
+    for timeframe in ("1m", "3m", "5m"):
+        assert [r[:6] for r in stored(connection, timeframe, 1, 5)] == [
+            r[:6] for r in await as_told(exchange, timeframe, 1, 5)
+        ]
+    assert holes(connection) == {}
+
+
+def corrections(connection):
+    return connection.execute(
+        "select s.symbol, c.timeframe::text, c.was, c.became from vyx.candle_corrections c join vyx.symbols s using (symbol_id)"
+        " order by c.timeframe"
+    ).fetchall()
