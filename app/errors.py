@@ -25,6 +25,7 @@ class Kind(StrEnum):
     RATE_LIMITED = "rate-limited"
     BUSY = "busy"
     PAYLOAD_TOO_LARGE = "payload-too-large"
+    SERVICE_FULL = "service-full"
     UNAVAILABLE = "unavailable"
     TIMEOUT = "timeout"
 
@@ -40,6 +41,7 @@ STATUS: dict[Kind, int] = {
     Kind.RATE_LIMITED: 429,
     Kind.BUSY: 429,
     Kind.PAYLOAD_TOO_LARGE: 413,
+    Kind.SERVICE_FULL: 503,
     Kind.UNAVAILABLE: 503,
     Kind.TIMEOUT: 504,
 }

@@ -1,8 +1,9 @@
 """
-What a user does to a trader: save, change, delete, start, stop. Every door to these (HTTP today) goes through here.
+What a user does to a trader: save, change, delete, start, stop. Every door to these (HTTP today) goes
+through here.
 
-Decided here: the order of checks and whom a change wakes afterwards. What is allowed is decided by Postgres (transitions,
-quotas); what a filter means by ``sandbox``.
+Decided here: the order of checks and whom a change wakes afterwards. What is allowed is decided by Postgres
+(transitions, quotas); what a filter means by ``sandbox``.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-from app.access import admit, count_call, find_own, known_symbols
+from app.access import admit, count_call, find_own, find_own_status, known_symbols
 from app.bounded.questions import Compiled, CompiledPlan
 from app.coordination.hints import Channel, Hints
+from app.domain.lifecycle import ACTIVE, TraderState
 from app.errors import Kind, Refused
-from app.store import accounts, trader_state, traders
+from app.store import accounts, signals, trader_state, traders
 from app.store.pool import Connection, Pool
 from app.store.rate_limits import LIFECYCLE, SAVE
-from app.store.trader_state import TraderStatus
+from app.store.refusals import still_stopping
+from app.store.trader_state import Outcome, TraderStatus
 from app.store.traders import Frequency, PlanColumns, Trader
 from app.turns import SharedQueue
 from sandbox.plan.document import Term
 from sandbox.plan.text.diagnostics import Diagnostic
 
+DELETED_AT_ONCE = 5000  # signals, in some 100 ms
 FILTER_BYTES_MAX = 64 * 1024
 
 
@@ -174,14 +178,35 @@ class Lifecycle:
             await traders.delete_trader(connection, user_id, trader_id)
         self._hints.send(Channel.TRADER)
 
-    async def start(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
+    async def delete_user(self, user_id: UUID) -> None:
         """
-        Ask for a trader to run; repeating it is harmless.
+        Remove the user and everything of theirs. Signals go first, in pieces: a cascade over millions would
+        be one long transaction.
 
         Raises:
-            Refused: FORBIDDEN, NOT_FOUND, TRANSITION_NOT_ALLOWED, QUOTA_EXCEEDED, RATE_LIMITED.
+            Refused: RATE_LIMITED.
         """
         async with self._pool.connection() as connection:
+            await count_call(connection, user_id, SAVE)
+            while await signals.delete_signals(connection, user_id, limit=DELETED_AT_ONCE):
+                pass
+            await accounts.delete_user(connection, user_id)
+        self._hints.send(Channel.TRADER)
+
+    async def start(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
+        """
+        Ask for a trader to run; repeating it is harmless and is not counted.
+
+        Raises:
+            Refused: FORBIDDEN, NOT_FOUND, TRANSITION_NOT_ALLOWED (it is stopping: try again in a moment),
+                QUOTA_EXCEEDED, SERVICE_FULL, RATE_LIMITED.
+        """
+        async with self._pool.connection() as connection:
+            status = await find_own_status(connection, user_id, trader_id)
+            if TraderState(status.state) in ACTIVE:
+                return status
+            if status.state == TraderState.STOPPING:
+                raise still_stopping()
             try:
                 await admit(connection, user_id, LIFECYCLE, trader_id)
             except Refused as refused:
@@ -196,16 +221,40 @@ class Lifecycle:
 
     async def stop(self, user_id: UUID, trader_id: UUID) -> TraderStatus:
         """
-        Ask for a trader to stop; repeating it is harmless.
+        Ask for a trader to stop; repeating it is harmless. It is never counted: who wants less is not made
+        to wait.
 
         Raises:
-            Refused: FORBIDDEN, NOT_FOUND, RATE_LIMITED.
+            Refused: FORBIDDEN, NOT_FOUND.
         """
         async with self._pool.connection() as connection:
-            await admit(connection, user_id, LIFECYCLE, trader_id)
+            await find_own_status(connection, user_id, trader_id)
             status = await trader_state.stop_trader(connection, trader_id)
         self._hints.send(Channel.TRADER, Channel.FEED)
         return status
+
+    async def start_many(self, user_id: UUID, trader_ids: Sequence[UUID] | None) -> list[Outcome]:
+        """
+        Ask for these traders, or (None) for all that do not run, to run: one call to the limit, each with
+        an outcome of its own.
+
+        Raises:
+            Refused: RATE_LIMITED.
+        """
+        async with self._pool.connection() as connection:
+            await count_call(connection, user_id, LIFECYCLE)
+            outcomes = await trader_state.start_traders(
+                connection, user_id, trader_ids, active_traders_max=self._active_traders_max
+            )
+        self._hints.send(Channel.TRADER, Channel.FEED)
+        return outcomes
+
+    async def stop_many(self, user_id: UUID, trader_ids: Sequence[UUID] | None) -> list[Outcome]:
+        """Ask for these traders, or (None) for all that run, to stop; never counted."""
+        async with self._pool.connection() as connection:
+            outcomes = await trader_state.stop_traders(connection, user_id, trader_ids)
+        self._hints.send(Channel.TRADER, Channel.FEED)
+        return outcomes
 
     async def _compile(self, user_id: UUID, source: str) -> tuple[PlanColumns, Sequence[Diagnostic]]:
         filter_ = await self.compile(user_id, source)
@@ -261,7 +310,9 @@ async def _check_quota(connection: Connection, user_id: UUID, trader_id: UUID) -
         raise Refused(
             Kind.QUOTA_EXCEEDED,
             f"The {full.tier} tier runs at most {full.limit} traders and {full.used} are active.",
+            quota="running_traders",
             limit=full.limit,
             used=full.used,
             tier=full.tier,
+            next_tier=full.next_tier,
         )

@@ -17,6 +17,7 @@ from app.errors import CommandFailed
 from app.preview.audit import Audit
 from app.preview.audit import audit as replay
 from app.preview.process import EvaluatingProcess
+from app.settings import child_environment
 from app.store import (
     deliveries,
     embedded,
@@ -177,7 +178,9 @@ def schema() -> str:
                 "--schema=vyx",
                 server.get_uri(),
             ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 our own program and address
+            done = subprocess.run(  # noqa: S603 our own program and address
+                command, capture_output=True, text=True, check=False, env=child_environment()
+            )
         finally:
             server.cleanup()
     if done.returncode != 0:

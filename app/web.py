@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from uuid import UUID
 
 import structlog
 
@@ -18,10 +19,12 @@ from app.coordination.hints import Hints
 from app.delivery.destinations import Destinations
 from app.delivery.sealing import Sealer
 from app.explain import Explaining, Filters
+from app.http.api_key_auth import Keys
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
+from app.http.border import Door
 from app.http.feed import Feed
-from app.http.limits import ReadLimit
+from app.http.limits import EXPORTS_MAX, InFlight, opening_limit, read_limit
 from app.http.metrics import Metrics
 from app.http.server import Server, listen, url_of
 from app.http.service import Service
@@ -56,7 +59,12 @@ async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
             serve_metrics(settings.host, settings.metrics_port, service.metrics.registry),
             contextlib.closing(listen(settings.host, settings.port)) as listener,
         ):
-            server = Server(make_application(service), drain_s=settings.drain_s, on_drain=service.drain)
+            server = Server(
+                make_application(service),
+                door=Door(settings.connections_max, settings.connections_per_address_max),
+                drain_s=settings.drain_s,
+                on_drain=service.drain,
+            )
             url = url_of(listener)
             announcing = asyncio.create_task(_announce(service, server, url, ready))
             try:
@@ -71,13 +79,20 @@ async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
 async def make_service(settings: Settings, filters: Filters) -> AsyncIterator[Service]:
     """Everything the handlers need, with the feed reader running; closed in the opposite order."""
     database_url, direct_url = settings.addresses()
+    verifier = make_verifier(settings)  # refuses before anything is open
     metrics = Metrics()
     pool = make_pool(database_url, max_size=settings.pool_max, name="vyx web")
     await pool.open(wait=False)
     hints = Hints(pool)
-    feed = Feed(direct_url, metrics)
-    verifier = make_verifier(settings)
     queue = SharedQueue("filters", places=PROCESSES, waiting_max=FILTERS_WAITING_MAX, wait_s=FILTERS_WAIT_S)
+    users = KnownUsers(pool)
+    keys = Keys(pool)
+
+    def forget(user_id: UUID | None) -> None:
+        users.forget(user_id)
+        keys.forget(user_id)
+
+    feed = Feed(direct_url, metrics, on_user_changed=forget)
     lifecycle = Lifecycle(
         pool,
         hints,
@@ -90,11 +105,13 @@ async def make_service(settings: Settings, filters: Filters) -> AsyncIterator[Se
         settings=settings,
         pool=pool,
         verifier=verifier,
-        users=KnownUsers(pool),
-        reads=ReadLimit(),
+        users=users,
+        keys=keys,
+        reads=read_limit(),
+        exports=InFlight(EXPORTS_MAX, "exports"),
         metrics=metrics,
         feed=feed,
-        streams=Streams(feed, pool, metrics),
+        streams=Streams(feed, pool, metrics, opening_limit()),
         lifecycle=lifecycle,
         previews=PreviewRequest(
             pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming

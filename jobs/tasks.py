@@ -12,7 +12,16 @@ from procrastinate.exceptions import AlreadyEnqueued
 
 from app.delivery import outbox
 from app.errors import Fenced, NotTrusted, Refused
-from app.store import candles, deliveries, jobs, machines, previews, slots, trader_versions
+from app.store import (
+    candles,
+    deliveries,
+    idempotent_answers,
+    jobs,
+    machines,
+    previews,
+    slots,
+    trader_versions,
+)
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
 
@@ -97,10 +106,11 @@ async def defer_preview(connection: Connection) -> None:
 @app.periodic(cron="*/10 * * * *")
 @app.task(name="prune_previews", queue=TICK_QUEUE, pass_context=True)
 async def prune_previews(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
-    """Drop previews that are an hour old."""
+    """Drop previews that are an hour old, and answers kept for an Idempotency-Key when they are a day old."""
     pool = cast("Pool", context.additional_context["pool"])
     async with pool.connection() as connection:
         await previews.prune(connection, keep_s=PREVIEWS_KEPT_S)
+        await idempotent_answers.prune(connection)
 
 
 @app.periodic(cron="* * * * *")

@@ -21,6 +21,7 @@ import pytest
 
 from app.bounded.questions import Compiled, CompiledPlan, Explain, Explained
 from app.http.application import make_application
+from app.http.border import Door
 from app.http.server import Server, listen, url_of
 from app.http.service import Service
 from app.settings import Settings, read_settings
@@ -123,7 +124,7 @@ async def http(service) -> AsyncIterator[httpx2.AsyncClient]:
 @contextlib.asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[tuple[Server, str]]:
     listener = listen("127.0.0.1", 0)
-    server = Server(make_application(service), drain_s=5, on_drain=service.drain)
+    server = Server(make_application(service), door=Door(1000, 1000), drain_s=5, on_drain=service.drain)
     with contextlib.closing(listener):
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await server.is_listening.wait()

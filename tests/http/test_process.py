@@ -148,6 +148,23 @@ async def test_without_any_database_the_start_says_what_to_do(tmp_path):
         await serve(settings, ready=lambda _: None)
 
 
+async def test_an_answer_is_not_held_back_for_the_clients_acknowledgement(replica):
+    """Headers and body are two writes: without TCP_NODELAY each answer on a kept connection took 40 ms more."""
+    async with replica() as (server, url, _service):
+        host, port = url.removeprefix("http://").split(":")
+        _reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        await _reader.readuntil(b"\r\n\r\n")
+        [connection] = server.server_state.connections
+        held = connection.transport.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY
+        )
+        writer.close()
+        await writer.wait_closed()
+
+    assert held == 1
+
+
 async def test_metrics_have_a_port_of_their_own(web_process):
     with contextlib.closing(listen("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
