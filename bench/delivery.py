@@ -285,25 +285,27 @@ async def put_dead(world: World, dsn: str, user: uuid.UUID, rows: int) -> None:
 
 async def storm(dsn: str, deliveries: int) -> dict[str, object]:
     """At least so many deliveries, senders killed every two seconds."""
-    from tests.delivery.storm import BEHAVIOURS, Storm, judge
+    from tests.delivery.storm import BEHAVIOURS, EXPIRES_AFTER_S, Storm, judge
 
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("truncate vyx.deliveries")
         connection.execute("delete from public.destinations")
     pool = make_pool(dsn, max_size=4, name="storm")
     await pool.open(wait=True)
-    storming = Storm(dsn)
+    storming = Storm(dsn, kill_every_s=3.0, kill_while_answering=0.1)
     began = time.monotonic()
     async with storming.receiving():
         world = World(dsn, pool, 20)
         for behaviour in BEHAVIOURS:
             await world.add_destinations(
-                lambda _, b=behaviour: f"{storming.url}/{b}", world.users, expires_after_s=120
+                lambda _, b=behaviour: f"{storming.url}/{b}",
+                world.users,
+                expires_after_s=EXPIRES_AFTER_S.get(behaviour, 900),
             )
         per_batch = 20 * len(BEHAVIOURS) * 10
         for _ in range(-(-deliveries // per_batch)):
             await world.match(world.users, per_user=10)
-        await storming.until_nothing_is_pending(within_s=1500)
+        await storming.until_nothing_is_pending(within_s=1000)
     with psycopg.connect(dsn, autocommit=True) as connection:
         rows = connection.execute(
             "select source_id, destination_id, event, state::text, attempts, status from vyx.deliveries"
