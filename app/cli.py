@@ -137,13 +137,9 @@ def web(
 ) -> None:
     """Run one web process: the HTTP interface and the event streams. Any number of them may run."""
     from app.web import serve  # noqa: PLC0415
-    from sandbox.language.compiler import FilterCompiler  # noqa: PLC0415
 
     settings = _with_database(_settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port))
-    with FilterCompiler() as compiler:
-        asyncio.run(
-            serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True), compiler=compiler)
-        )
+    asyncio.run(serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True)))
 
 
 @cli.command()

@@ -8,14 +8,14 @@ Decided here: the order of checks and whom a change wakes afterwards. What is al
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from app.access import admit, count_call, find_own, find_own_status, known_symbols
+from app.bounded.questions import Compiled, CompiledPlan
 from app.coordination.hints import Channel, Hints
 from app.domain.lifecycle import ACTIVE, TraderState
 from app.errors import Kind, Refused
@@ -25,14 +25,18 @@ from app.store.rate_limits import LIFECYCLE, SAVE
 from app.store.refusals import still_stopping
 from app.store.trader_state import Outcome, TraderStatus
 from app.store.traders import Frequency, PlanColumns, Trader
-from sandbox.language.compiler import FilterCompiler
-from sandbox.plan.document import Plan, Term
+from app.turns import SharedQueue
+from sandbox.plan.document import Term
 from sandbox.plan.text.diagnostics import Diagnostic
 
-COMPILES_MAX = 2  # at a time and process: each holds a thread and a sandbox worker
-COMPILE_WAIT_S = 10.0
 DELETED_AT_ONCE = 5000  # signals, in some 100 ms
 FILTER_BYTES_MAX = 64 * 1024
+
+
+class Filters(Protocol):
+    """Compiles filters outside this process."""
+
+    async def compile(self, source: str) -> Compiled: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ class Change:
 class CompiledFilter:
     """A filter that compiles."""
 
-    plan: Plan
+    plan: CompiledPlan
     warnings: Sequence[Diagnostic]
     terms: Sequence[Term]
 
@@ -82,6 +86,8 @@ class Lifecycle:
     The operations, over the stores.
 
     Args:
+        filters: Compiles, in a bounded child.
+        queue: Whose filter is compiled next.
         active_traders_max: The limit over all users.
         on_compiled: Called with the seconds that each compilation took.
     """
@@ -90,29 +96,30 @@ class Lifecycle:
         self,
         pool: Pool,
         hints: Hints,
-        compiler: FilterCompiler,
+        filters: Filters,
+        queue: SharedQueue,
         *,
         active_traders_max: int | None,
         on_compiled: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._pool = pool
         self._hints = hints
-        self._compiler = compiler
+        self._filters = filters
+        self._queue = queue
         self._active_traders_max = active_traders_max
         self._on_compiled = on_compiled
-        self._compiles = asyncio.Semaphore(COMPILES_MAX)
 
     async def save(self, user_id: UUID, draft: Draft) -> Saved:
         """
         Compile and store a new trader.
 
         Raises:
-            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED.
+            Refused: FILTER_INVALID, REQUEST_INVALID, RATE_LIMITED, BUSY, UNAVAILABLE.
         """
         async with self._pool.connection() as connection:
             await count_call(connection, user_id, SAVE)
             symbols = await known_symbols(connection, draft.symbols)
-        columns, warnings = await self._compile(draft.filter)
+        columns, warnings = await self._compile(user_id, draft.filter)
         async with self._pool.connection() as connection:
             trader_id = await traders.insert_trader(
                 connection,
@@ -142,7 +149,7 @@ class Lifecycle:
         columns: PlanColumns | None = None
         warnings: Sequence[Diagnostic] = []
         if change.filter is not None:
-            columns, warnings = await self._compile(change.filter)
+            columns, warnings = await self._compile(user_id, change.filter)
         async with self._pool.connection() as connection:
             await traders.update_trader(
                 connection,
@@ -249,32 +256,35 @@ class Lifecycle:
         self._hints.send(Channel.TRADER, Channel.FEED)
         return outcomes
 
-    async def _compile(self, source: str) -> tuple[PlanColumns, Sequence[Diagnostic]]:
-        filter_ = await self.compile(source)
+    async def _compile(self, user_id: UUID, source: str) -> tuple[PlanColumns, Sequence[Diagnostic]]:
+        filter_ = await self.compile(user_id, source)
         plan = filter_.plan
         columns = PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=plan.summary())
         return columns, filter_.warnings
 
-    async def compile(self, source: str) -> CompiledFilter:
+    async def check(self, user_id: UUID, source: str) -> Compiled:
         """
-        Compile a filter in the sandbox, at most ``COMPILES_MAX`` at a time.
+        Compile a filter when it is the user's turn; what is wrong with it is in the answer.
 
         Raises:
-            Refused: FILTER_INVALID with the diagnostics, REQUEST_INVALID, UNAVAILABLE.
+            Refused: REQUEST_INVALID for a text that is too long, BUSY, UNAVAILABLE.
         """
         if len(source.encode()) > FILTER_BYTES_MAX:
             raise Refused(Kind.REQUEST_INVALID, f"A filter has at most {FILTER_BYTES_MAX // 1024} KiB.")
-        try:
-            async with asyncio.timeout(COMPILE_WAIT_S):
-                await self._compiles.acquire()
-        except TimeoutError:
-            raise Refused(Kind.UNAVAILABLE, "Too many filters are being compiled; try again.") from None
-        try:
+        async with self._queue.turn(user_id):
             began_at = time.perf_counter()
-            compiled = await asyncio.to_thread(self._compiler.compile, source)
+            compiled = await self._filters.compile(source)
             self._on_compiled(time.perf_counter() - began_at)
-        finally:
-            self._compiles.release()
+        return compiled
+
+    async def compile(self, user_id: UUID, source: str) -> CompiledFilter:
+        """
+        Compile a filter that has to be right.
+
+        Raises:
+            Refused: FILTER_INVALID with the diagnostics, and as ``check``.
+        """
+        compiled = await self.check(user_id, source)
         plan = compiled.plan
         if plan is None or any(d.severity == "error" for d in compiled.diagnostics):
             raise Refused(
@@ -282,7 +292,7 @@ class Lifecycle:
                 "The filter does not compile; see diagnostics.",
                 diagnostics=[describe_diagnostic(d) for d in compiled.diagnostics],
             )
-        return CompiledFilter(plan, list(compiled.diagnostics), list(compiled.terms))
+        return CompiledFilter(plan, compiled.diagnostics, compiled.terms)
 
 
 def describe_diagnostic(diagnostic: Diagnostic) -> dict[str, Any]:

@@ -326,6 +326,86 @@ begin
     from vyx.idempotent_answers a where a.user_id = "user" and a.key = idempotency_key;
 end $$;
 
+CREATE TABLE vyx.previews (
+    preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    state vyx.preview_state DEFAULT 'waiting'::vyx.preview_state NOT NULL,
+    user_id uuid NOT NULL,
+    plan jsonb,
+    bars integer,
+    symbols text[],
+    trader_id uuid,
+    since timestamp with time zone,
+    until timestamp with time zone NOT NULL,
+    result jsonb,
+    problem text,
+    bars_done integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    started_at timestamp with time zone,
+    worked_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    CONSTRAINT a_preview_has_a_plan_and_an_audit_a_trader CHECK ((((plan IS NOT NULL) AND (bars IS NOT NULL) AND (trader_id IS NULL) AND (since IS NULL)) OR ((plan IS NULL) AND (bars IS NULL) AND (symbols IS NULL) AND (trader_id IS NOT NULL) AND (since IS NOT NULL)))),
+    CONSTRAINT bars_are_1_to_1000 CHECK (((bars >= 1) AND (bars <= 1000))),
+    CONSTRAINT only_a_done_preview_has_a_result CHECK (((state = 'done'::vyx.preview_state) = (result IS NOT NULL))),
+    CONSTRAINT only_a_failed_preview_has_a_problem CHECK (((state = ANY (ARRAY['failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (problem IS NOT NULL))),
+    CONSTRAINT only_an_ended_preview_has_an_end CHECK (((state = ANY (ARRAY['done'::vyx.preview_state, 'failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (ended_at IS NOT NULL))),
+    CONSTRAINT previewed_symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
+);
+
+COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being saved, and audits of traders. The web process waits for the row to end; it is pruned after an hour.';
+
+COMMENT ON COLUMN vyx.previews.plan IS 'The compiled filter. Validated again by the process that evaluates it.';
+
+COMMENT ON COLUMN vyx.previews.bars IS 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
+
+COMMENT ON COLUMN vyx.previews.symbols IS 'Null: every pair of the market.';
+
+COMMENT ON COLUMN vyx.previews.trader_id IS 'The trader whose signals are audited from since through until; null for a preview.';
+
+COMMENT ON COLUMN vyx.previews.result IS 'The answer as the HTTP interface gives it.';
+
+COMMENT ON COLUMN vyx.previews.problem IS 'Why there is no answer, in a sentence for its user.';
+
+COMMENT ON COLUMN vyx.previews.bars_done IS 'How many of the bars have been looked at so far, the newest first.';
+
+COMMENT ON COLUMN vyx.previews.started_at IS 'When a machine began to answer.';
+
+COMMENT ON COLUMN vyx.previews.worked_at IS 'When that machine last got on with it. One that is silent for long has died; its preview is not counted as being worked on.';
+
+CREATE FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) RETURNS SETOF vyx.previews
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare chosen uuid; now_is timestamptz;
+begin
+  perform pg_advisory_xact_lock(7005, 1);
+  now_is := clock_timestamp();
+  with lines as (
+    select w.user_id, min(w.created_at) as joined_at from vyx.previews w
+     where w.state = 'waiting' and w.created_at > now_is - make_interval(secs => wait_s)
+     group by w.user_id
+  ), turns as (
+    select l.user_id, greatest(l.joined_at, h.started_at, h.ended_at) as turn_at
+      from lines l
+     cross join lateral (
+       select max(p.started_at) as started_at, max(p.ended_at) as ended_at,
+              count(*) filter (where p.state = 'running' and p.worked_at > now_is - make_interval(secs => silent_s)) as in_flight
+         from vyx.previews p
+        where p.user_id = l.user_id and p.created_at > now_is - interval '5 min') h
+     where h.in_flight < in_flight_max
+  )
+  select p.preview_id into chosen
+    from vyx.previews p join turns t using (user_id)
+   where p.state = 'waiting' and p.created_at > now_is - make_interval(secs => wait_s)
+   order by t.turn_at, p.created_at, p.preview_id
+   limit 1 for update of p skip locked;
+  return query
+    update vyx.previews p set state = 'running', started_at = clock_timestamp(), worked_at = clock_timestamp()
+     where p.preview_id = chosen and p.state = 'waiting'
+    returning p.*;
+end $$;
+
+COMMENT ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) IS 'Begin to answer the preview whose turn it is, by user turns; no row when nothing may begin.';
+
 CREATE FUNCTION vyx.claim_v1(boot bigint, n integer) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -1811,42 +1891,6 @@ CREATE SEQUENCE vyx.notice_id
     NO MAXVALUE
     CACHE 1;
 
-CREATE TABLE vyx.previews (
-    preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    state vyx.preview_state DEFAULT 'waiting'::vyx.preview_state NOT NULL,
-    user_id uuid NOT NULL,
-    plan jsonb,
-    bars integer,
-    symbols text[],
-    trader_id uuid,
-    since timestamp with time zone,
-    until timestamp with time zone NOT NULL,
-    result jsonb,
-    problem text,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    ended_at timestamp with time zone,
-    CONSTRAINT a_preview_has_a_plan_and_an_audit_a_trader CHECK ((((plan IS NOT NULL) AND (bars IS NOT NULL) AND (trader_id IS NULL) AND (since IS NULL)) OR ((plan IS NULL) AND (bars IS NULL) AND (symbols IS NULL) AND (trader_id IS NOT NULL) AND (since IS NOT NULL)))),
-    CONSTRAINT bars_are_1_to_1000 CHECK (((bars >= 1) AND (bars <= 1000))),
-    CONSTRAINT only_a_done_preview_has_a_result CHECK (((state = 'done'::vyx.preview_state) = (result IS NOT NULL))),
-    CONSTRAINT only_a_failed_preview_has_a_problem CHECK (((state = ANY (ARRAY['failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (problem IS NOT NULL))),
-    CONSTRAINT only_an_ended_preview_has_an_end CHECK (((state = ANY (ARRAY['done'::vyx.preview_state, 'failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (ended_at IS NOT NULL))),
-    CONSTRAINT previewed_symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
-);
-
-COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being saved, and audits of traders. The web process waits for the row to end; it is pruned after an hour.';
-
-COMMENT ON COLUMN vyx.previews.plan IS 'The compiled filter. Validated again by the process that evaluates it.';
-
-COMMENT ON COLUMN vyx.previews.bars IS 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
-
-COMMENT ON COLUMN vyx.previews.symbols IS 'Null: every pair of the market.';
-
-COMMENT ON COLUMN vyx.previews.trader_id IS 'The trader whose signals are audited from since through until; null for a preview.';
-
-COMMENT ON COLUMN vyx.previews.result IS 'The answer as the HTTP interface gives it.';
-
-COMMENT ON COLUMN vyx.previews.problem IS 'Why there is no answer, in a sentence for its user.';
-
 CREATE UNLOGGED TABLE vyx.rate_limits (
     user_id uuid NOT NULL,
     kind text NOT NULL,
@@ -2100,7 +2144,9 @@ CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
 
 CREATE INDEX previews_trader_id_idx ON vyx.previews USING btree (trader_id) WHERE (trader_id IS NOT NULL);
 
-CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
+CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id, created_at);
+
+CREATE INDEX previews_waiting_idx ON vyx.previews USING btree (created_at) WHERE (state = 'waiting'::vyx.preview_state);
 
 CREATE INDEX slots_lacking_idx ON vyx.slots USING btree (slot) WHERE ((state = 'complete'::vyx.slot_state) AND (symbols_missing > 0));
 
@@ -2371,6 +2417,11 @@ GRANT ALL ON FUNCTION public.start_trader(trader uuid) TO service_role;
 REVOKE ALL ON FUNCTION public.stop_trader(trader uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
 
+GRANT ALL ON TABLE vyx.previews TO service_role;
+
+REVOKE ALL ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) TO service_role;
+
 REVOKE ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) TO service_role;
 
@@ -2459,8 +2510,6 @@ GRANT ALL ON TABLE vyx.markets TO service_role;
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
 
 GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
-
-GRANT ALL ON TABLE vyx.previews TO service_role;
 
 GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 

@@ -38,9 +38,9 @@ from app.preview.job import Preview
 from app.settings import Settings
 
 VERSION = "0.1.0"
+PREVIEW_S_MAX = 35.0  # waiting for a compiler 10 s, for the answer 20 s, and some
 GZIP_BYTES_MIN = 1024
 GZIP_LEVEL = 1  # a page of 1 MiB in about 8 ms of the loop; level 9 takes ten times as long for a tenth less
-PREVIEW_S_MAX = 30.0  # waiting for a compiler, then for the answer, 10 s each, and some
 ALLOWED_HEADERS = (
     "Authorization",
     "Cache-Control",  # event-stream clients send it
@@ -85,7 +85,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         returns=shapes.SavedTrader,
         status=201,
         body=shapes.NewTrader,
-        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
     ),
     Endpoint(
         method="GET",
@@ -135,7 +135,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=traders.change_trader,
         returns=shapes.SavedTrader,
         body=shapes.TraderChange,
-        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
     ),
     Endpoint(
         method="DELETE",
@@ -186,7 +186,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=previews.explain_trader,
         returns=shapes.Explain,
         query=shapes.ExplainQuery,
-        refusals=(*_OF_TRADER, Kind.UNAVAILABLE),
+        refusals=(*_OF_TRADER, Kind.UNAVAILABLE, Kind.BUSY),
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/check",
+        handler=previews.check_filter,
+        returns=shapes.Check,
+        body=shapes.FilterCheck,
+        refusals=(Kind.BUSY, Kind.UNAVAILABLE),
         counts_as_read=True,
     ),
     Endpoint(
@@ -219,7 +228,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=previews.execute_filter,
         returns=Preview,
         body=shapes.FilterRun,
-        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
         time_limit_s=PREVIEW_S_MAX,
         needs=shapes.Scope.READ,
     ),

@@ -30,13 +30,14 @@ _TITLES: dict[Kind, str] = {
     Kind.QUOTA_EXCEEDED: "Quota exceeded",
     Kind.TRANSITION_NOT_ALLOWED: "Not possible in this state",
     Kind.RATE_LIMITED: "Too many requests",
+    Kind.BUSY: "Too much of yours at once",
     Kind.PAYLOAD_TOO_LARGE: "Payload too large",
     Kind.SERVICE_FULL: "The service is full",
     Kind.UNAVAILABLE: "Unavailable for the moment",
     Kind.TIMEOUT: "Took too long",
 }
 
-_RETRIED = (Kind.RATE_LIMITED, Kind.SERVICE_FULL, Kind.UNAVAILABLE)
+_RETRIED = (Kind.RATE_LIMITED, Kind.BUSY, Kind.SERVICE_FULL, Kind.UNAVAILABLE)
 
 
 class Unauthorized(Refused):

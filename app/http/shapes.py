@@ -101,6 +101,19 @@ class Diagnostic(Struct):
     hint: str | None
 
 
+class FilterCheck(Struct, forbid_unknown_fields=True):
+    """A filter to look at, as it stands in an editor."""
+
+    filter: Filter
+
+
+class Check(Struct):
+    """What is wrong or odd about a filter; ``plan`` is null exactly if a diagnostic is an error."""
+
+    diagnostics: list[Diagnostic]
+    plan: PlanSummary | None
+
+
 class TraderSummary(Struct, kw_only=True):
     """A trader in a list; its filter only with `include=filter`."""
 

@@ -94,7 +94,7 @@ def test_every_kind_of_refusal_is_a_problem_of_its_type_and_status(kind):
     assert body["status"] == response.status_code == STATUS[kind]
     assert body["detail"] == "a sentence"
     assert ("retry-after" in response.headers) == (
-        kind in (Kind.RATE_LIMITED, Kind.SERVICE_FULL, Kind.UNAVAILABLE)
+        kind in (Kind.RATE_LIMITED, Kind.BUSY, Kind.SERVICE_FULL, Kind.UNAVAILABLE)
     )
     assert ("www-authenticate" in response.headers) == (kind is Kind.UNAUTHORIZED)
 
@@ -348,7 +348,7 @@ class TestMarket:
             "quote": "USDT",
             "trading": False,
             "screened": False,
-            "reason": "taken out by hand",
+            "reason": "BREAK",
         }
         assert (trading["symbol"], trading["trading"], trading["halted_at"]) == ("ETHUSDT", True, None)
 

@@ -71,7 +71,7 @@ async def test_a_filter_that_does_not_compile_is_refused_with_diagnostics(http, 
             "severity": "error",
             "code": "test",
             "message": "it is broken",
-            "hint": None,
+            "hint": "",
         }
     ]
     assert connection.execute("select count(*) from public.traders").fetchone() == (0,)
