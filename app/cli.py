@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
 
+import msgspec
 import psycopg
 import typer
 from rich.console import Console
@@ -27,7 +28,10 @@ from app.settings import Settings, embedded_key, read_settings
 from app.store import embedded
 
 if TYPE_CHECKING:
+    from app.preview.audit import Audit
     from sandbox.language.compiler import Compiled
+
+AUDIT_LINES_MAX = 20  # of differing signals of one trader
 
 cli = typer.Typer(
     add_completion=False,
@@ -220,13 +224,50 @@ def preview(
 
 
 @cli.command()
-def redeliver(data_dir: DataDir = None) -> None:
-    """Retry dead letters: jobs that failed for good go back to their queues."""
-    retried, left = asyncio.run(operations.redeliver(_database_url(_settings(data_dir=data_dir))))
-    print(
-        f"{retried} redelivered"
-        + (f", {left} left (their machines are gone, or the same job waits already)" if left else "")
-    )
+def redeliver(
+    first: Annotated[
+        str | None, typer.Option("--from", help="Only signals of slots from this instant on (RFC 3339).")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Only signals of slots through this instant.")
+    ] = None,
+    signal: Annotated[
+        int | None, typer.Option("--signal", help="Only the refused signal of this id in dead_letters.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Bring dead letters back: signals that the database refused, and jobs that failed for good."""
+    url = _database_url(_settings(data_dir=data_dir))
+    done = asyncio.run(operations.redeliver(url, first=_instant(first), last=_instant(until), signal=signal))
+    parts = [f"{done.jobs + done.signals} redelivered"]
+    if done.refused:
+        parts.append(f"{done.refused} signals refused again (dead_letters says why)")
+    if done.left - done.refused > 0:
+        parts.append(
+            f"{done.left - done.refused} left (not asked for, their machines are gone, or the same job waits already)"
+        )
+    print(", ".join(parts))
+
+
+@cli.command()
+def audit(
+    trader: Annotated[UUID | None, typer.Option(help="One trader; all of them when left out.")] = None,
+    hours: Annotated[float, typer.Option(min=0.02, max=24 * 90, help="How far back.")] = 24,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Replay stored slots and hold them against the signals: exit 1 when one differs."""
+    url = _database_url(_settings(data_dir=data_dir))
+
+    def show(found: Audit) -> None:
+        if not as_json:
+            _show_audit(found)
+
+    found = asyncio.run(operations.audit(url, trader, hours=hours, on_audited=show))
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    if any(one.differ for one in found):
+        raise typer.Exit(1)
 
 
 @cli.command()
@@ -261,6 +302,29 @@ def openapi() -> None:
 def schema() -> None:
     """Print the database schema that the migrations make (sql/schema.sql is a copy that CI keeps current)."""
     print(operations.schema(), end="")
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} is no instant; write it like 2024-07-01T10:05:00Z.") from error
+    if at.tzinfo is None:
+        raise typer.BadParameter(f"{text} has no time zone; write it like 2024-07-01T10:05:00Z.")
+    return at
+
+
+def _show_audit(found: Audit) -> None:
+    print(
+        f"{found.trader_id}: {found.live} live, {found.replayed} replayed, {len(found.differ)} differ,"
+        f" {found.slots_accounted} of {found.slots_expected} slots accounted for"
+    )
+    for one in found.differ[:AUDIT_LINES_MAX]:
+        print(f"  {one.symbol} at {one.triggered_at:%Y-%m-%dT%H:%M:%SZ}: only {one.only_in}")
+    if len(found.differ) > AUDIT_LINES_MAX:
+        print(f"  … and {len(found.differ) - AUDIT_LINES_MAX} more; --json has all")
 
 
 def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **flags: object) -> Settings:

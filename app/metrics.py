@@ -65,6 +65,18 @@ class WorkerMetrics:
             "Slots screened by the keeper because no job did within 15 s.",
             registry=registry,
         )
+        self._add_checks(registry)
+        for state in STATES:
+            self.traders_active.labels(state)
+        for reason in ("plan refused", "filter refused", "evaluation failed"):
+            self.trader_errors.labels(reason)
+        for outcome in ("screened", "skipped"):
+            self.slots_screened.labels(outcome)
+        for move in ("claimed", "released", "reaped"):
+            self.lease_moves.labels(move)
+
+    def _add_checks(self, registry: CollectorRegistry) -> None:
+        """What a healthy machine leaves at 0, but for audits made."""
         self.slot_retries = Counter(
             "vyx_slot_retries", "Slots tried again at once after an error that passes.", registry=registry
         )
@@ -92,14 +104,6 @@ class WorkerMetrics:
             registry=registry,
         )
         self.incremental.set(1)
-        for state in STATES:
-            self.traders_active.labels(state)
-        for reason in ("plan refused", "filter refused", "evaluation failed"):
-            self.trader_errors.labels(reason)
-        for outcome in ("screened", "skipped"):
-            self.slots_screened.labels(outcome)
-        for move in ("claimed", "released", "reaped"):
-            self.lease_moves.labels(move)
 
     def record_slot(
         self, *, seconds: float, evaluated: int, signals: int, failures: int, skipped: bool

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from app.domain.health import condition_of
 from app.errors import CommandFailed
-from app.store import embedded, jobs, machines, markets, migrations, trader_state
-from app.store.pool import connect_direct
+from app.preview.audit import Audit
+from app.preview.audit import audit as replay
+from app.preview.process import Crashed, EvaluatingProcess, TimedOut
+from app.store import (
+    embedded,
+    jobs,
+    machines,
+    markets,
+    migrations,
+    signals_failed,
+    slots,
+    trader_state,
+    trader_versions,
+)
+from app.store.pool import connect_direct, make_pool
 
 CONNECTION_NAME = "vyx-cli"
+AUDIT_PIECE_S = 120.0  # replaying 240 bars of one trader over all pairs takes a second
 REDELIVER_WITHIN_S = 60.0  # all dead letters in one statement
 
 
@@ -48,15 +65,64 @@ async def drain(url: str, machine: str) -> None:
         await machines.drain(connection, machine)
 
 
-async def redeliver(url: str) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Redelivered:
     """
-    Retry every dead letter whose queue somebody works on; returns how many were retried, and how many are
-    left.
+    What came of dead letters: signals stored now, signals refused again, jobs retried, and what is left.
     """
-    async with await connect_direct(
-        url, name=CONNECTION_NAME, statement_timeout_s=REDELIVER_WITHIN_S
-    ) as connection:
-        return await jobs.redeliver(connection), await jobs.dead_letters(connection)
+
+    signals: int
+    refused: int
+    jobs: int
+    left: int
+
+
+async def redeliver(
+    url: str, *, first: datetime | None = None, last: datetime | None = None, signal: int | None = None
+) -> Redelivered:
+    """
+    Try refused signals again: of a span of market time, one by the id of its dead letter, or all.
+
+    Without any of these, jobs that failed for good go back to their queues, too, where somebody works on them.
+    """
+    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        done, refused = await signals_failed.redeliver(connection, first=first, last=last, failed_id=signal)
+        everything = first is None and last is None and signal is None
+        retried = await jobs.redeliver(connection) if everything else 0
+        return Redelivered(done, refused, retried, await jobs.dead_letters(connection))
+
+
+async def audit(
+    url: str, trader_id: UUID | None, *, hours: float, on_audited: Callable[[Audit], None] = lambda _: None
+) -> list[Audit]:
+    """
+    Replay the newest *hours* of one trader, or of all that a machine has screened.
+
+    *on_audited* is called with each.
+
+    Raises:
+        CommandFailed: nothing was screened yet, or a trader cannot be replayed, with the reason.
+    """
+    pool = make_pool(url, max_size=2, name=CONNECTION_NAME)
+    process = EvaluatingProcess(time_limit_s=AUDIT_PIECE_S)
+    await pool.open(wait=True)
+    try:
+        async with pool.connection() as connection:
+            newest = await slots.newest_closed(connection)
+            known = await trader_versions.screened_traders(connection)
+        if newest is None or not known or (trader_id is not None and trader_id not in known):
+            raise CommandFailed("No machine has screened a slot of it yet: there is nothing to audit.")
+        audits = []
+        for one in known if trader_id is None else [trader_id]:
+            after = newest - timedelta(hours=hours)
+            audits.append(await replay(pool, process, one, after=after, through=newest))
+            on_audited(audits[-1])
+        return audits
+    except (TimedOut, Crashed) as error:
+        raise CommandFailed(f"The replay broke down: {error}; ask for fewer hours.") from error
+    finally:
+        await process.close()
+        await pool.close()
 
 
 def schema() -> str:

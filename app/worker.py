@@ -90,6 +90,7 @@ class Worker:
             on_unusable=self._give_up,
             on_held=self._feed_no_more,
         )
+        self._audit: StandingAudit
         self._keeper = Keeper(
             direct_url,
             settings.machine_id,

@@ -11,8 +11,8 @@ import psycopg
 import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
-from app.errors import Fenced, NotTrusted
-from app.store import candles, jobs, machines, previews, slots
+from app.errors import Fenced, NotTrusted, Refused
+from app.store import candles, jobs, machines, previews, slots, trader_versions
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
 
@@ -58,14 +58,14 @@ async def screen(context: procrastinate.JobContext) -> None:
     """
     try:
         await cast("Screener", context.additional_context["screener"]).screen()
-    except (Fenced, NotTrusted, psycopg.OperationalError) as reason:
+    except (Fenced, NotTrusted, Refused, psycopg.OperationalError) as reason:
         log.info("slot left for later", reason=str(reason))
 
 
 @app.periodic(cron="17 * * * *")
 @app.task(name="prune", queue=TICK_QUEUE, pass_context=True)
 async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
-    """Drop candles no plan may look back on, old slots, and jobs of machines that are gone."""
+    """Drop candles no plan may look back on, old slots and versions, and jobs of machines that are gone."""
     pool = cast("Pool", context.additional_context["pool"])
     async with pool.connection() as connection:
         ledger = await slots.counts(connection)
@@ -75,6 +75,7 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # n
                     connection, timeframe, ledger.market_time, bars=CANDLE_BARS_KEPT, seconds=seconds
                 )
         await slots.prune(connection, days=LEDGER_DAYS_KEPT)
+        await trader_versions.prune(connection, days=LEDGER_DAYS_KEPT)
         await jobs.cancel_jobs_of_the_dead(connection)
 
 

@@ -1583,14 +1583,17 @@ CREATE TABLE vyx.previews (
     preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
     state vyx.preview_state DEFAULT 'waiting'::vyx.preview_state NOT NULL,
     user_id uuid NOT NULL,
-    plan jsonb NOT NULL,
-    bars integer NOT NULL,
+    plan jsonb,
+    bars integer,
     symbols text[],
+    trader_id uuid,
+    since timestamp with time zone,
     until timestamp with time zone NOT NULL,
     result jsonb,
     problem text,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     ended_at timestamp with time zone,
+    CONSTRAINT a_preview_has_a_plan_and_an_audit_a_trader CHECK ((((plan IS NOT NULL) AND (bars IS NOT NULL) AND (trader_id IS NULL) AND (since IS NULL)) OR ((plan IS NULL) AND (bars IS NULL) AND (symbols IS NULL) AND (trader_id IS NOT NULL) AND (since IS NOT NULL)))),
     CONSTRAINT bars_are_1_to_1000 CHECK (((bars >= 1) AND (bars <= 1000))),
     CONSTRAINT only_a_done_preview_has_a_result CHECK (((state = 'done'::vyx.preview_state) = (result IS NOT NULL))),
     CONSTRAINT only_a_failed_preview_has_a_problem CHECK (((state = ANY (ARRAY['failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (problem IS NOT NULL))),
@@ -1598,13 +1601,15 @@ CREATE TABLE vyx.previews (
     CONSTRAINT previewed_symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
 );
 
-COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being saved. The web process waits for the row to end; it is pruned after an hour.';
+COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being saved, and audits of traders. The web process waits for the row to end; it is pruned after an hour.';
 
 COMMENT ON COLUMN vyx.previews.plan IS 'The compiled filter. Validated again by the process that evaluates it.';
 
 COMMENT ON COLUMN vyx.previews.bars IS 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
 
 COMMENT ON COLUMN vyx.previews.symbols IS 'Null: every pair of the market.';
+
+COMMENT ON COLUMN vyx.previews.trader_id IS 'The trader whose signals are audited from since through until; null for a preview.';
 
 COMMENT ON COLUMN vyx.previews.result IS 'The answer as the HTTP interface gives it.';
 
@@ -1778,6 +1783,8 @@ CREATE INDEX signals_id_idx ON ONLY public.signals USING btree (id);
 
 CREATE INDEX signals_trader_id_created_at_idx ON ONLY public.signals USING btree (trader_id, created_at);
 
+CREATE INDEX signals_triggered_at_idx ON ONLY public.signals USING brin (triggered_at) WITH (pages_per_range='16', autosummarize='on');
+
 CREATE INDEX signals_user_id_created_at_idx ON ONLY public.signals USING btree (user_id, created_at, id);
 
 CREATE INDEX signals_user_id_idx ON ONLY public.signals USING btree (user_id, id);
@@ -1831,6 +1838,8 @@ CREATE INDEX incidents_trader_id_idx ON vyx.incidents USING btree (trader_id);
 CREATE INDEX machines_not_dead_idx ON vyx.machines USING btree (boot_id) WHERE (state <> 'dead'::vyx.machine_state);
 
 CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
+
+CREATE INDEX previews_trader_id_idx ON vyx.previews USING btree (trader_id) WHERE (trader_id IS NOT NULL);
 
 CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
 
@@ -1960,6 +1969,9 @@ ALTER TABLE ONLY vyx.machine_addresses
 
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.previews
+    ADD CONSTRAINT previews_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;

@@ -25,10 +25,12 @@ from app.http import (
     shapes,
     signals,
     traders,
+    versions,
 )
 from app.http.endpoints import Call, Endpoint, routes
 from app.http.middleware import Envelope, Guard
 from app.http.service import Service
+from app.preview.audit import Audit
 from app.preview.job import Preview
 
 VERSION = "0.1.0"
@@ -145,6 +147,30 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         query=shapes.ExplainQuery,
         refusals=(*_OF_TRADER, Kind.UNAVAILABLE),
         counts_as_read=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/traders/{trader_id}/versions",
+        handler=versions.list_versions,
+        returns=shapes.VersionList,
+        refusals=_OF_TRADER,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/traders/{trader_id}/versions/{number}/restore",
+        handler=versions.restore_version,
+        returns=shapes.SavedTrader,
+        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.REQUEST_INVALID, Kind.RATE_LIMITED),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/traders/{trader_id}/audit",
+        handler=versions.audit_trader,
+        returns=Audit,
+        query=shapes.AuditQuery,
+        refusals=(*_OF_TRADER, Kind.RATE_LIMITED),
+        time_limit_s=PREVIEW_S_MAX,
     ),
     Endpoint(
         method="POST",

@@ -32,6 +32,8 @@ DEPTH_MAX = 64  # of a JSON body; ours are three deep
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
+NUMBER = "number"  # the one path parameter that is no id
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}\Z")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z", re.IGNORECASE)
 
 
@@ -150,7 +152,7 @@ async def _perform(service: Service, endpoint: Endpoint, request: Request) -> Re
     caller = await _caller(service, endpoint, request) if endpoint.needs_user else None
     _check_declared_length(request)
     parameters: dict[str, Any] = {
-        name: _path_id(request.path_params[name]) for name in endpoint.path_parameters
+        name: _path_value(name, request.path_params[name]) for name in endpoint.path_parameters
     }
     if endpoint.query is not None:
         parameters["query"] = _query(request, endpoint.query)
@@ -176,6 +178,15 @@ async def _caller(service: Service, endpoint: Endpoint, request: Request) -> Cal
     if endpoint.counts_as_read:
         service.reads.count(caller.user_id)
     return caller
+
+
+def _path_value(name: str, text: str) -> UUID | int:
+    """What a path names: a version by its number, everything else by its id."""
+    if name != NUMBER:
+        return _path_id(text)
+    if not _NUMBER.match(text):
+        raise Refused(Kind.NOT_FOUND, f"There is nothing called {text[:80]!r}: versions are numbers.")
+    return int(text)
 
 
 def _path_id(text: str) -> UUID:

@@ -64,6 +64,9 @@ async def health(call: Call) -> Answer:
             time=row.facts.market_at,
             ended=row.facts.has_ended,
         ),
+        audit=None
+        if row is None
+        else shapes.AuditSummary(recomputing=row.recomputing, mismatches=row.mismatches),
     )
     return Answer(body, status=200 if row is not None else 503)
 
@@ -75,7 +78,7 @@ async def metrics(call: Call) -> Response:
 
 def _status(service: Service, row: markets.Summary | None) -> Literal["ok", "starting", "degraded"]:
     """Degraded by what is ours (database, machines, draining), else how the market stands."""
-    if row is None or row.machines_alive == 0 or service.is_draining:
+    if row is None or row.machines_alive == 0 or row.recomputing or service.is_draining:
         return "degraded"
     return condition_of(row.facts)[0].value
 

@@ -12,13 +12,16 @@ import msgspec
 
 from app.errors import STATUS, Kind
 from app.http import delivery_shapes, shapes
-from app.http.endpoints import Endpoint
+from app.http.endpoints import NUMBER, Endpoint
 
 TITLE = "Vyx"
 DESCRIPTION = (
     "A multi-tenant crypto screener: users' Python filters over every closed candle, exactly one signal per match. "
     "Refusals are RFC 9457 problems; their `type` ends in a stable kind."
 )
+
+_ID = {"type": "string", "format": "uuid"}
+_NUMBER = {"type": "integer", "minimum": 1}
 
 
 def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def _parameters(
     endpoint: Endpoint, schema_of: dict[int, Any], components: dict[str, Any]
 ) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+        {"name": name, "in": "path", "required": True, "schema": _NUMBER if name == NUMBER else _ID}
         for name in endpoint.path_parameters
     ]
     if endpoint.query is not None:

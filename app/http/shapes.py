@@ -253,6 +253,36 @@ class Explain(Struct, kw_only=True):
     revision: Literal["missing", "new"] | None
 
 
+class Version(Struct, kw_only=True):
+    """A saved version of a trader. ``number`` is the trader's ``revision`` at that time."""
+
+    number: int
+    filter: str
+    symbols: list[str] | None
+    frequency: Frequency
+    saved_at: datetime
+    plan_hash: str
+
+
+class VersionList(Struct):
+    items: list[Version]
+    next_cursor: str | None = None
+
+
+class AuditQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """At most 24 hours; default: the newest hour."""
+
+    since: Instant | None = field(name="from", default=None)
+    through: Instant | None = field(name="to", default=None)
+
+
+class AuditSummary(Struct, kw_only=True):
+    """Machines that compute every slot from the candles because an audit found a difference there."""
+
+    recomputing: list[str]
+    mismatches: int
+
+
 class TraderList(Struct):
     items: list[Trader]
     next_cursor: str | None = None
@@ -339,6 +369,7 @@ class ServiceSummary(Struct, kw_only=True):
     newest_slot: datetime | None
     lag_s: float | None
     market: MarketSummary | None
+    audit: AuditSummary | None
 
 
 class Problem(Struct, kw_only=True):

@@ -45,7 +45,7 @@ async def create_trader(call: Call, body: shapes.NewTrader) -> Answer:
             frequency=_stored_frequency(body.frequency),
         ),
     )
-    return Answer(_saved(saved), {"location": f"/api/v1/traders/{saved.trader.id}"})
+    return Answer(saved_of(saved), {"location": f"/api/v1/traders/{saved.trader.id}"})
 
 
 async def list_traders(call: Call, query: shapes.PageQuery) -> shapes.TraderList:
@@ -77,7 +77,7 @@ async def change_trader(call: Call, trader_id: UUID, body: shapes.TraderChange) 
         if isinstance(body.frequency, msgspec.UnsetType)
         else _stored_frequency(body.frequency),
     )
-    return _saved(await call.service.lifecycle.change(call.user_id, trader_id, change))
+    return saved_of(await call.service.lifecycle.change(call.user_id, trader_id, change))
 
 
 async def delete_trader(call: Call, trader_id: UUID) -> Response:
@@ -173,7 +173,7 @@ def preferred_wait_s(request: Request) -> int | None:
     return None if match is None else min(int(match[1]), WAIT_S_MAX)
 
 
-def _saved(saved: Saved) -> shapes.SavedTrader:
+def saved_of(saved: Saved) -> shapes.SavedTrader:
     return shapes.SavedTrader(
         **msgspec.structs.asdict(_trader(saved.trader)),
         warnings=[shapes.Diagnostic(**describe_diagnostic(d)) for d in saved.warnings],
@@ -195,7 +195,7 @@ def _trader(row: traders.Trader) -> shapes.Trader:
         description=row.description,
         filter=row.filter,
         symbols=row.symbols,
-        frequency=_told_frequency(row.frequency),
+        frequency=frequency_of(row.frequency),
         state=state,
         health=health,
         plan=msgspec.convert(row.plan_summary, shapes.PlanSummary),
@@ -238,7 +238,7 @@ def _given(value: T | msgspec.UnsetType) -> T | None:
     return None if isinstance(value, msgspec.UnsetType) else value
 
 
-def _told_frequency(frequency: Frequency) -> shapes.Frequency:
+def frequency_of(frequency: Frequency) -> shapes.Frequency:
     """A row edited by hand may hold a fraction of a second, which the API does not offer: rounded up."""
     if isinstance(frequency, dict):
         return shapes.Cooldown(math.ceil(frequency["cooldown_s"]))

@@ -48,11 +48,15 @@ def evaluate(question: Question, frames: Sequence[Columns], each: EachRunner) ->
     first_ms = int(axis.open_time[max(0, end - question.bars)]) + axis.step_ms
     began_at = time.perf_counter()
     try:
-        found = evaluate_range(panel, plan, first_ms, question.until_ms, question.matched, each=each)
+        found = evaluate_range(
+            panel, plan, first_ms, question.until_ms, question.matched, question.frequency, each
+        )
     except OperatorError as error:
         return Refused(f"The filter cannot be evaluated: {error}.")
     evaluated_ms = (time.perf_counter() - began_at) * 1000
-    counted = signalled(found, np.flatnonzero(_screened(found, question)))
+    counted = np.flatnonzero(_screened(found, question))
+    if not question.every_match:
+        counted = signalled(found, counted)
     newest = counted[max(0, len(counted) - question.hits_max) :].tolist()
     hits = [
         Hit(

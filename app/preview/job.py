@@ -8,26 +8,25 @@ ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 import structlog
 
-from app import history
 from app.coordination.hints import Channel, Hints
-from app.domain.timeframes import epoch_ms, instant
+from app.domain.timeframes import instant
 from app.preview import wire
+from app.preview.audit import NotAudited, audit
 from app.preview.process import Crashed, EvaluatingProcess, TimedOut
-from app.store import previews, slots
-from app.store.pool import Connection, Pool
+from app.preview.question import ask
+from app.store import previews
+from app.store.pool import Pool
 from app.store.previews import Ended, Requested
-from sandbox.plan.document import Plan, PlanError, load_plan
+from sandbox.plan.document import PlanError, load_plan
 
 WAIT_S = 10.0  # a request waits no longer; what is older is not begun
 LOAD_LIMIT_S = 8.0  # reading the candles; the evaluation has its own limit
-HITS_MAX = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -97,11 +96,17 @@ class PreviewJob:
         await self._process.close()
 
     async def _outcome(self, requested: Requested) -> tuple[Ended, str | None, str | None]:
+        if requested.trader_id is not None and requested.since is not None:
+            return await self._audited(requested.trader_id, requested.since, requested.until)
         try:
-            plan = load_plan(requested.plan)
+            plan = load_plan(requested.plan or "")
             async with asyncio.timeout(LOAD_LIMIT_S), self._pool.connection() as connection:
                 question, frames = await ask(
-                    connection, plan, bars=requested.bars, until=requested.until, symbols=requested.symbols
+                    connection,
+                    plan,
+                    bars=requested.bars or 1,
+                    until=requested.until,
+                    symbols=requested.symbols,
                 )
             answer = await self._process.evaluate(question, frames)
         except PlanError as error:
@@ -116,43 +121,20 @@ class PreviewJob:
         symbols = len(question.matched if question.matched is not None else question.symbols)
         return "done", msgspec.json.encode(preview_of(answer, symbols)).decode(), None
 
-
-async def ask(
-    connection: Connection, plan: Plan, *, bars: int, until: datetime, symbols: Collection[str] | None
-) -> tuple[wire.Question, list[wire.Columns]]:
-    """The question about *plan*, with everything that its answer depends on."""
-    stretch = await history.load(connection, plan, bars=bars, until=until, symbols=symbols)
-    return await question_about(connection, plan, stretch, bars=bars, until=until, symbols=symbols)
-
-
-async def question_about(
-    connection: Connection,
-    plan: Plan,
-    stretch: history.Stretch,
-    *,
-    bars: int,
-    until: datetime,
-    symbols: Collection[str] | None,
-) -> tuple[wire.Question, list[wire.Columns]]:
-    """The question about *plan* over candles that are loaded."""
-    passed_over = [] if stretch.first is None else await slots.unscreened(connection, stretch.first, until)
-    late = [(u.symbol, epoch_ms(u.slot)) for u in passed_over if u.symbol is not None]
-    question = wire.Question(
-        plan=plan.encode().decode(),
-        symbols=stretch.symbols,
-        matched=None if symbols is None else sorted(symbols),
-        bars=bars,
-        until_ms=epoch_ms(until),
-        outages_ms=[epoch_ms(u.slot) for u in passed_over if u.symbol is None],
-        late=late
-        if plan.due_every == "1m"
-        else [],  # what is rolled up from them was complete at its close, or never is
-        hits_max=HITS_MAX,
-        frames=[
-            wire.Frame(timeframe, len(columns[0])) for timeframe, columns in sorted(stretch.frames.items())
-        ],
-    )
-    return question, [columns for _, columns in sorted(stretch.frames.items())]
+    async def _audited(
+        self, trader_id: UUID, since: datetime, until: datetime
+    ) -> tuple[Ended, str | None, str | None]:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                found = await audit(self._pool, self._process, trader_id, after=since, through=until)
+        except NotAudited as refused:
+            return "failed", None, str(refused)
+        except (TimedOut, TimeoutError):
+            return "timeout", None, "It took too long over this stretch; ask for a shorter one."
+        except Crashed as error:
+            log.warning("preview process crashed", reason=str(error))
+            return "failed", None, "The evaluation broke down; ask for a shorter stretch."
+        return "done", msgspec.json.encode(found).decode(), None
 
 
 def preview_of(found: wire.Found, symbols: int) -> Preview:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
 
-from app.access import count_call, known_symbols
+from app.access import count_call, find_own, known_symbols
 from app.errors import Kind, Refused
 from app.lifecycle import CompiledFilter
+from app.preview.audit import Audit
 from app.preview.job import WAIT_S, Preview
 from app.store import previews, slots
 from app.store.pool import Connection, Pool
 from app.store.rate_limits import PREVIEW
 
+AUDIT_H_MAX = 24
 POLL_S = 0.25  # the announcement comes within milliseconds; this is for one that is lost
 
 Defer = Callable[[Connection, UUID], Awaitable[None]]
@@ -68,10 +70,38 @@ class PreviewRequest:
                 connection, user_id, plan=compiled.plan.encode(), bars=bars, symbols=wanted, until=end
             )
             await self._defer(connection, preview_id)
-        return await self._result(preview_id)
+        return msgspec.json.decode(await self._result(preview_id), type=Preview)
 
-    async def _result(self, preview_id: UUID) -> Preview:
-        """No connection is held while it waits."""
+    async def audit(
+        self, user_id: UUID, trader_id: UUID, *, since: datetime | None, through: datetime | None
+    ) -> Audit:
+        """
+        Whether the user's trader has the signals that replaying its slots after *since* through *through* gives.
+
+        None: the newest hour. Runs as a preview does.
+
+        Raises:
+            Refused: NOT_FOUND, FORBIDDEN, REQUEST_INVALID for more than ``AUDIT_H_MAX`` hours, RATE_LIMITED, UNAVAILABLE, TIMEOUT.
+        """
+        async with self._pool.connection() as connection:
+            await count_call(connection, user_id, PREVIEW)
+            await find_own(connection, user_id, trader_id)
+            end = await _end(connection, through)
+        begin = end - timedelta(hours=1) if since is None else since
+        if not timedelta() < end - begin <= timedelta(hours=AUDIT_H_MAX):
+            raise Refused(
+                Kind.REQUEST_INVALID,
+                f"from lies before to, by at most {AUDIT_H_MAX} hours; ask for parts of a longer time.",
+            )
+        async with self._pool.connection() as connection, connection.transaction():
+            preview_id = await previews.insert_audit(
+                connection, user_id, trader_id=trader_id, since=begin, until=end
+            )
+            await self._defer(connection, preview_id)
+        return msgspec.json.decode(await self._result(preview_id), type=Audit)
+
+    async def _result(self, preview_id: UUID) -> str:
+        """The answer as JSON. No connection is held while it waits."""
         try:
             async with asyncio.timeout(WAIT_S):
                 while True:
@@ -90,7 +120,7 @@ class PreviewRequest:
             raise Refused(Kind.TIMEOUT, (stored and stored.problem) or "It took too long.")
         if stored.result is None:
             raise Refused(Kind.REQUEST_INVALID, stored.problem or "The preview failed.")
-        return msgspec.json.decode(stored.result, type=Preview)
+        return stored.result
 
 
 async def _end(connection: Connection, until: datetime | None) -> datetime:

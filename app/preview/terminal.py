@@ -20,7 +20,8 @@ from app import history
 from app.access import known_symbols
 from app.errors import CommandFailed, Kind, Refused
 from app.preview import evaluation, wire
-from app.preview.job import Preview, preview_of, question_about
+from app.preview.job import Preview, preview_of
+from app.preview.question import question_about
 from app.store import slots
 from app.store.pool import Connection, connect_direct
 from sandbox.engine.candles.panel import Frame

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -54,6 +54,8 @@ class Question(msgspec.Struct, frozen=True):
     late: list[tuple[str, int]]
     hits_max: int
     frames: list[Frame]
+    frequency: Literal["every_bar", "on_enter"] = "every_bar"
+    every_match: bool = False
 
 
 class Hit(msgspec.Struct, frozen=True):

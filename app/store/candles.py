@@ -264,3 +264,28 @@ async def list_candles(
             {"symbol": symbol, "timeframe": timeframe, "until": until, "limit": limit},
         )
         return await cursor.fetchall()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """A candle that came late (``open`` is None: there was none) or changed, as it was before ``corrected_at``."""
+
+    symbol: str
+    timeframe: str
+    open_time: datetime
+    open: float | None
+    high: float | None
+    low: float | None
+    close: float | None
+    volume: float | None
+    corrected_at: datetime
+
+
+async def list_corrections(
+    connection: Connection, corrected_after: datetime, first: datetime, last: datetime
+) -> list[Correction]:
+    """Corrections after an instant, of bars that open from *first* to *last*; oldest correction first."""
+    parameters = {"corrected_after": corrected_after, "first": first, "last": last}
+    async with connection.cursor(row_factory=rows_of(Correction)) as cursor:
+        await cursor.execute(_SQL["corrections_after"], parameters)
+        return await cursor.fetchall()

@@ -92,6 +92,8 @@ class Summary:
     newest_slot: datetime | None
     machines_alive: int
     lag_s: float
+    recomputing: list[str]
+    mismatches: int
 
 
 async def summary(connection: Connection) -> Summary:

@@ -19,11 +19,17 @@ Ended = Literal["done", "failed", "timeout"]
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    """What to run. ``plan`` is JSON text as stored: untrusted, validate it."""
+    """
+    What to run: a plan over its newest *bars*, or the audit of a trader from *since*.
 
-    plan: str
-    bars: int
+    ``plan`` is JSON text as stored: untrusted, validate it.
+    """
+
+    plan: str | None
+    bars: int | None
     symbols: list[str] | None
+    trader_id: UUID | None
+    since: datetime | None
     until: datetime
 
 
@@ -61,6 +67,16 @@ async def insert(
         "until": until,
     }
     row = await (await connection.execute(_SQL["insert_preview"], parameters)).fetchone()
+    assert row is not None  # noqa: S101 insert … returning
+    return UUID(str(row[0]))
+
+
+async def insert_audit(
+    connection: Connection, user_id: UUID, *, trader_id: UUID, since: datetime, until: datetime
+) -> UUID:
+    """A new question about a trader's signals after *since* and through *until*."""
+    parameters = {"user_id": user_id, "trader_id": trader_id, "since": since, "until": until}
+    row = await (await connection.execute(_SQL["insert_audit"], parameters)).fetchone()
     assert row is not None  # noqa: S101 insert … returning
     return UUID(str(row[0]))
 

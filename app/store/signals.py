@@ -227,7 +227,12 @@ async def list_at(
     connection: Connection, slot: datetime, reaches_s: Mapping[UUID, float]
 ) -> list[CommittedSignal]:
     """The signals of each trader of *reaches_s* at the slot and within its reach before it, oldest first."""
-    parameters = {"slot": slot, "trader_ids": list(reaches_s), "reaches_s": list(reaches_s.values())}
+    parameters = {
+        "slot": slot,
+        "trader_ids": list(reaches_s),
+        "reaches_s": list(reaches_s.values()),
+        "reach_max_s": max(reaches_s.values(), default=0.0),
+    }
     async with connection.cursor(row_factory=rows_of(CommittedSignal)) as cursor:
         await cursor.execute(_SQL["signals_at"], parameters)
         return await cursor.fetchall()

@@ -124,3 +124,24 @@ async def unscreened(connection: Connection, first: datetime, last: datetime) ->
     """
     rows = await (await connection.execute(_SQL["unscreened"], {"first": first, "last": last})).fetchall()
     return [Unscreened(row[0], row[1].astimezone(UTC)) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerSlot:
+    """A row of the ledger. ``closed_at`` is the database's clock; None while it is open."""
+
+    slot: datetime
+    state: str
+    closed_at: datetime | None
+
+
+async def list_between(connection: Connection, after: datetime, through: datetime) -> list[LedgerSlot]:
+    """The slots with *after* < slot ≤ *through*, oldest first."""
+    async with connection.cursor(row_factory=rows_of(LedgerSlot)) as cursor:
+        await cursor.execute(_SQL["slots_between"], {"after": after, "through": through})
+        return await cursor.fetchall()
+
+
+async def see_one_snapshot(connection: Connection) -> None:
+    """Let the transaction that just began see one moment in all its statements, and write nothing."""
+    await connection.execute(_SQL["one_snapshot"])

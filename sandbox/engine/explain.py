@@ -19,7 +19,6 @@ from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan, Term
 from sandbox.plan.operators import FIELDS, OPERATORS
-from sandbox.plan.operators.kind import AcrossMarket
 
 
 class TermValue(msgspec.Struct, frozen=True):
@@ -95,7 +94,7 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
     closes = end > 0 and int(frame.open_time[end - 1]) + frame.step_ms == slot_ms
     bars = _bars(plan.timeframes, panel, slot_ms, row)
     forming = _bars([axes.forming_axis(timeframe) for timeframe in plan.forming], panel, slot_ms, row)
-    known = [term for term in terms if 0 <= term.node < len(plan.nodes)]
+    known = [term for term in terms if 0 <= min(term.nodes) <= max(term.nodes) < len(plan.nodes)]
     if not closes:
         blank = [TermValue(term.text, term.line, None) for term in known]
         blame = f"bar missing: no symbol has a {plan.due_every} bar that closed then"
@@ -111,11 +110,16 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
         reason is None,
         before,
         reason,
-        [TermValue(term.text, term.line, told[term.node]) for term in known],
+        [TermValue(term.text, term.line, _value(term, told)) for term in known],
         {name: told[node] for name, node in plan.show.items()},
         bars,
         forming,
     )
+
+
+def _value(term: Term, told: Sequence[Value]) -> Value:
+    """The value of a term; of several conditions, whether all are true."""
+    return all(told[node] is True for node in term.nodes) if term.also else told[term.node]
 
 
 def _bars(wanted: Iterable[str], panel: Panel, slot_ms: int, row: int) -> dict[str, Bar]:
@@ -140,9 +144,10 @@ def _false(case: _Case, terms: Sequence[Term]) -> str:
     """Why the condition is false: the first conjunct that is, and what kept it from having a value."""
     plan = case.plan
     place, blamed = "the signal", plan.signal
-    for term in terms:
-        if plan.node_bools[term.node] and case.told[term.node] is not True and _is_conjunct(plan, term.node):
-            place, blamed = f"line {term.line}: {term.text}", term.node
+    conjuncts = [(term, node) for term in terms for node in term.nodes]
+    for term, node in conjuncts:
+        if plan.node_bools[node] and case.told[node] is not True and _is_conjunct(plan, node):
+            place, blamed = f"line {term.line}: {term.text}", node
             break
     kind, why = _missing(case, blamed) or ("condition false", "")
     return f"{kind}: {place}: {why}" if why else f"{kind}: {place}"
@@ -164,11 +169,7 @@ def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
             f"{name} was not called: its when= is false",
         )
     axis = case.plan.node_axes[blank]
-    if (
-        isinstance(OPERATORS[node.op].kind, AcrossMarket)
-        and axis is not None
-        and not case.ready.has_bar(axis, case.row)
-    ):
+    if OPERATORS[node.op].kind.needs_own_bar and axis is not None and not case.ready.has_bar(axis, case.row):
         symbol, timeframe = (
             case.panel.symbols[case.row],
             "1m" if axis == axes.NOW else axes.timeframe_of(axis),

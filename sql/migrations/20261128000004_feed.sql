@@ -46,6 +46,8 @@ create index signals_id_idx on public.signals (id);
 create index signals_user_id_idx on public.signals (user_id, id);
 create index signals_user_id_created_at_idx on public.signals (user_id, created_at, id);
 create index signals_trader_id_created_at_idx on public.signals (trader_id, created_at);
+-- rows lie in the order of time: a few pages per slot, for audits; a second btree would cost every insert
+create index signals_triggered_at_idx on public.signals using brin (triggered_at) with (pages_per_range = 16, autosummarize = on);
 comment on table public.signals is 'Exactly one row per (trader, symbol, bar); for closed bars the primary key sees to it, for bars in progress the trigger keep_first_of_bar.';
 comment on column public.signals.triggered_at is 'The slot at which it matched, close of the bar that matched or (forming) of a minute in it: market time, never a wall clock.';
 comment on column public.signals.forming is 'The filter reads bars in progress: what matched at triggered_at may not hold any more when the bar closes.';

@@ -162,3 +162,11 @@ select s.symbol, array_send(array_agg(c.open_time)), array_send(array_agg(c.open
    and (%(symbols)s::text[] is null or c.symbol_id in (select w.symbol_id from vyx.symbols w where w.symbol = any (%(symbols)s::text[])))
  group by s.symbol_id, s.symbol
  order by s.symbol_id;
+
+-- corrections_after --
+-- Candles that came or changed after an instant of the database's clock, and opened in a span; oldest correction first.
+select s.symbol, k.timeframe::text as timeframe, k.open_time, (k.was ->> 'open')::float8 as open, (k.was ->> 'high')::float8 as high,
+       (k.was ->> 'low')::float8 as low, (k.was ->> 'close')::float8 as close, (k.was ->> 'volume')::float8 as volume, k.corrected_at
+  from vyx.candle_corrections k join vyx.symbols s using (symbol_id)
+ where k.corrected_at > %(corrected_after)s and k.open_time between %(first)s and %(last)s
+ order by k.correction_id;

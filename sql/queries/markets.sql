@@ -18,6 +18,8 @@ select m.source as market_source, vyx.newest_slot() as newest_slot,
        (select count(*) from vyx.machines a where a.state = 'alive') as machines_alive,
        coalesce(extract(epoch from greatest(interval '0', vyx.newest_closed_slot()
          - (select min(a.screened_through) from vyx.machines a where a.state <> 'dead'))), 0)::float8 as lag_s,
+       coalesce((select array_agg(r.machine_id order by r.machine_id) from vyx.recomputing_machines r), '{}') as recomputing,
+       coalesce((select sum(r.mismatches) from vyx.recomputing_machines r), 0)::int as mismatches,
        f.*
   from vyx.market_facts f left join vyx.markets m on true;
 

@@ -4,11 +4,15 @@ insert into vyx.previews (user_id, plan, bars, symbols, until)
 values (%(user_id)s, %(plan)s, %(bars)s, %(symbols)s, %(until)s)
 returning preview_id;
 
+-- insert_audit --
+-- A question about a trader's own past; answered by the same job.
+insert into vyx.previews (user_id, trader_id, since, until) values (%(user_id)s, %(trader_id)s, %(since)s, %(until)s) returning preview_id;
+
 -- take_preview --
 -- Begin to answer, unless another job did or nobody waits any more.
 update vyx.previews p set state = 'running'
  where p.preview_id = %(preview_id)s and p.state = 'waiting' and p.created_at > clock_timestamp() - make_interval(secs => %(wait_s)s)
-returning p.plan::text as plan, p.bars, p.symbols, p.until;
+returning p.plan::text as plan, p.bars, p.symbols, p.trader_id, p.since, p.until;
 
 -- end_preview --
 -- The answer, or why there is none; an ended preview stays as it is.

@@ -72,6 +72,7 @@ select g.triggered_at, g.plan_hash from public.signals g
 select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.price, g.shown, g.plan_hash
   from unnest(%(trader_ids)s::uuid[], %(reaches_s)s::float8[]) as asked (trader_id, reach_s)
   join public.signals g on g.trader_id = asked.trader_id and g.triggered_at <= %(slot)s
+   and g.triggered_at >= %(slot)s::timestamptz - make_interval(secs => %(reach_max_s)s)
    and (g.triggered_at = %(slot)s or g.triggered_at > %(slot)s::timestamptz - make_interval(secs => asked.reach_s))
  order by g.triggered_at;
 

@@ -57,3 +57,11 @@ select min(slot) from vyx.slots where state = 'open' and slot > %(after)s and sl
 -- close_open_slots --
 -- Minutes nobody will have candles of, because the market's clock jumps over them.
 update vyx.slots set state = 'outage', reason = %(reason)s, closed_at = clock_timestamp() where state = 'open' and slot < %(before)s;
+
+-- slots_between --
+-- The ledger after one slot and through another, oldest first.
+select slot, state::text as state, closed_at from vyx.slots where slot > %(after)s and slot <= %(through)s order by slot;
+
+-- one_snapshot --
+-- First in a transaction that only reads: all its statements see one moment.
+set transaction isolation level repeatable read, read only;

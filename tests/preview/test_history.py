@@ -8,7 +8,7 @@ import pytest
 from app import history
 from app.domain.timeframes import epoch_ms
 from app.preview import evaluation, wire
-from app.preview.job import ask
+from app.preview.question import ask
 from app.store import candles as candle_store
 from sandbox.engine.screen import Evaluator
 from sandbox.interpreter.functions import EachRunner

@@ -97,22 +97,22 @@ async def test_slots_that_live_screening_passed_over_are_no_hits(process):
     ("plan", "reason"),
     [
         ("not json", "not a plan"),
-        ('{"version": 2, "nodes": [], "signal": 0, "show": {}}', "there is no node 0"),
+        ('{"version": 3, "nodes": [], "signal": 0, "show": {}}', "there is no node 0"),
         (json.dumps({"version": 99, "nodes": NODES, "signal": 2, "show": {}}), "version 99"),
         (
-            json.dumps({"version": 2, "nodes": [*NODES, {"op": "system"}], "signal": 2, "show": {}}),
+            json.dumps({"version": 3, "nodes": [*NODES, {"op": "system"}], "signal": 2, "show": {}}),
             "no operator 'system'",
         ),
         (
             json.dumps(
-                {"version": 2, "nodes": [NODES[0], {"op": "gt", "args": [0, 1]}], "signal": 1, "show": {}}
+                {"version": 3, "nodes": [NODES[0], {"op": "gt", "args": [0, 1]}], "signal": 1, "show": {}}
             ),
             "does not come before",
         ),
         (
             json.dumps(
                 {
-                    "version": 2,
+                    "version": 3,
                     "nodes": [
                         NODES[0],
                         {"op": "ta.sma", "args": [0], "params": {"timeperiod": 10**9}},
@@ -125,7 +125,7 @@ async def test_slots_that_live_screening_passed_over_are_no_hits(process):
             "timeperiod",
         ),
         (
-            json.dumps({"version": 2, "nodes": NODES[:1] * 3000, "signal": 2, "show": {}}),
+            json.dumps({"version": 3, "nodes": NODES[:1] * 3000, "signal": 2, "show": {}}),
             "at most 2000 are allowed",
         ),
         ("[" * 100_000, "not a plan"),

@@ -25,15 +25,13 @@ class Pointwise(CallGroup):
 
 
 class Logic(CallGroup):
-    """and, or, not on packed conditions."""
+    """and, or on packed conditions."""
 
     def step(self, event: Event) -> None:  # noqa: ARG002 - arguments are all it needs
         rows, kind = self.state.rows, self.calls[0].operator.kind
         result = rows.bits[self.arg_rows(0)]
-        join = kind.join if isinstance(kind, plan_kinds.Logic) else None
-        if join is None:
-            rows.bits[self.out_rows()] = ~result & rows.every
-            return
+        if not isinstance(kind, plan_kinds.Logic):
+            raise TypeError(f"{self.calls[0].operator.name} is no logic")
         for at in range(1, len(self.calls[0].args)):
-            join(result, rows.bits[self.arg_rows(at)], out=result)
+            kind.join(result, rows.bits[self.arg_rows(at)], out=result)
         rows.bits[self.out_rows()] = result

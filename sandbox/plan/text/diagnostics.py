@@ -82,7 +82,7 @@ CODES: dict[str, Code] = {
     "V214": Code("error", "Not a symbol", "symbol('btc')", "symbol('BTCUSDT')"),
     "V216": Code(
         "error",
-        "A look back on a mix with a bar in progress",
+        "A look back on a mix with a forming bar",
         "(bars('1h', forming=True).close - bars('1h').close)[1]",
         "look back on each, then combine",
     ),

@@ -15,7 +15,7 @@ from sandbox.interpreter import functions as limits
 from sandbox.interpreter.fair_time import OWN_SHARE
 from sandbox.interpreter.functions import EachError, EachRunner
 from sandbox.language.compiler import FilterCompiler
-from sandbox.plan.document import EACH_MAX, PlanError, build_plan, load_plan
+from sandbox.plan.document import EACH_MAX, PLAN_VERSION, PlanError, build_plan, load_plan
 from sandbox.plan.operators.each import BARS_MAX
 from sandbox.plan.text.function import FUNCTION_BYTES_MAX
 
@@ -562,7 +562,7 @@ def node(**params):
 )
 def test_a_plan_edited_by_hand_is_refused_with_the_reason(params, reason):
     with pytest.raises(PlanError) as caught:
-        load_plan({"version": 2, "nodes": node(**params), "signal": 3, "show": {}})
+        load_plan({"version": PLAN_VERSION, "nodes": node(**params), "signal": 3, "show": {}})
 
     assert reason in caught.value.message
     assert caught.value.node == 2
