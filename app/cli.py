@@ -225,21 +225,31 @@ def preview(
 
 @cli.command()
 def redeliver(
-    first: Annotated[
-        str | None, typer.Option("--from", help="Only signals of slots from this instant on (RFC 3339).")
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Only signals of slots, and deliveries queued, from this instant on (RFC 3339)."
+        ),
     ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", help="Only signals of slots through this instant.")
-    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only those through this instant.")] = None,
     signal: Annotated[
-        int | None, typer.Option("--signal", help="Only the refused signal of this id in dead_letters.")
+        int | None,
+        typer.Option(help="Only deliveries of this signal, or the refused one of this id in dead_letters."),
     ] = None,
+    destination: Annotated[UUID | None, typer.Option(help="Only deliveries to this destination.")] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="Deliveries that expired, too.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Bring dead letters back: signals that the database refused, and jobs that failed for good."""
-    url = _database_url(_settings(data_dir=data_dir))
-    done = asyncio.run(operations.redeliver(url, first=_instant(first), last=_instant(until), signal=signal))
-    parts = [f"{done.jobs + done.signals} redelivered"]
+    """Bring back what failed for good: signals, jobs, and (where an option names them) deliveries, with their ids."""
+    which = operations.Which(
+        signal_id=signal,
+        destination_id=destination,
+        since=_instant(since),
+        until=_instant(until),
+        expired_too=expired,
+    )
+    done = asyncio.run(operations.redeliver(_database_url(_settings(data_dir=data_dir)), which))
+    parts = [f"{done.jobs + done.signals + done.deliveries} redelivered"]
     if done.refused:
         parts.append(f"{done.refused} signals refused again (dead_letters says why)")
     if done.left - done.refused > 0:

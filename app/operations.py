@@ -17,6 +17,7 @@ from app.preview.audit import Audit
 from app.preview.audit import audit as replay
 from app.preview.process import Crashed, EvaluatingProcess, TimedOut
 from app.store import (
+    deliveries,
     embedded,
     jobs,
     machines,
@@ -65,31 +66,61 @@ async def drain(url: str, machine: str) -> None:
         await machines.drain(connection, machine)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """What is brought back; None leaves a field open. Times are of the slot (a refused signal) or the queueing (a delivery)."""
+
+    signal_id: int | None = None
+    destination_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    expired_too: bool = False
+
+    @property
+    def is_everything(self) -> bool:
+        return not self.expired_too and not any((self.signal_id, self.destination_id, self.since, self.until))
+
+
 @dataclass(frozen=True)
 class Redelivered:
     """
-    What came of dead letters: signals stored now, signals refused again, jobs retried, and what is left.
+    What came of it: refused signals stored now, and refused again; deliveries and jobs that are due again; and what is left.
     """
 
     signals: int
     refused: int
+    deliveries: int
     jobs: int
     left: int
 
 
-async def redeliver(
-    url: str, *, first: datetime | None = None, last: datetime | None = None, signal: int | None = None
-) -> Redelivered:
+async def redeliver(url: str, which: Which) -> Redelivered:
     """
-    Try refused signals again: of a span of market time, one by the id of its dead letter, or all.
+    Try again what failed for good: refused signals, deliveries (with the same ids), and, when nothing is named, jobs.
 
-    Without any of these, jobs that failed for good go back to their queues, too, where somebody works on them.
+    Deliveries are brought back only when something names them: nobody wants a month of old messages.
     """
-    async with await connect_direct(url, name=CONNECTION_NAME) as connection:
-        done, refused = await signals_failed.redeliver(connection, first=first, last=last, failed_id=signal)
-        everything = first is None and last is None and signal is None
-        retried = await jobs.redeliver(connection) if everything else 0
-        return Redelivered(done, refused, retried, await jobs.dead_letters(connection))
+    async with await connect_direct(
+        url, name=CONNECTION_NAME, statement_timeout_s=REDELIVER_WITHIN_S
+    ) as connection:
+        done, refused, sent, retried = 0, 0, 0, 0
+        if which.destination_id is None:
+            done, refused = await signals_failed.redeliver(
+                connection, first=which.since, last=which.until, failed_id=which.signal_id
+            )
+        if which.is_everything:
+            retried = await jobs.redeliver(connection)
+        else:
+            sent = await deliveries.redrive(
+                connection,
+                user_id=None,
+                signal_id=which.signal_id,
+                destination_id=which.destination_id,
+                since=which.since,
+                until=which.until,
+                states=["failed", "expired"] if which.expired_too else ["failed"],
+            )
+        return Redelivered(done, refused, sent, retried, await jobs.dead_letters(connection))
 
 
 async def audit(

@@ -25,6 +25,9 @@ KEY_CHARACTERS_MIN = 32
 SECRET_BYTES_MIN = 32  # HS256 wants a key as long as its digest; PyJWT only warns
 
 
+Opening = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int | None]  # a range, and one port of it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything a process is told from outside; read once, at its start."""
@@ -55,7 +58,7 @@ class Settings:
     log_format: str
     history_bars: int
     secret_keys: tuple[str, ...]
-    hook_allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    hook_allow: tuple[Opening, ...]
     public_url: str | None
     universe_refresh_s: float
     is_embedded: bool = False  # the database is the embedded one, of this data directory
@@ -229,13 +232,23 @@ def _secret_keys(read: _Reader) -> tuple[str, ...]:
     return keys
 
 
-def _hook_allow(read: _Reader) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+def _hook_allow(read: _Reader) -> tuple[Opening, ...]:
     try:
-        return tuple(ipaddress.ip_network(word) for word in _words(read.text("VYX_HOOK_ALLOW")))
+        return tuple(map(_opening, _words(read.text("VYX_HOOK_ALLOW"))))
     except ValueError as error:
         raise SettingInvalid(
-            f"VYX_HOOK_ALLOW must be address ranges such as 127.0.0.0/8,10.1.0.0/16: {error}."
+            f"VYX_HOOK_ALLOW must be address ranges such as 10.1.0.0/16 or 127.0.0.1/32:8080: {error}."
         ) from None
+
+
+def _opening(word: str) -> Opening:
+    """
+    Raises:
+        ValueError: it is no range, or its port is no number.
+    """
+    network, slash, rest = word.partition("/")
+    length, colon, port = rest.partition(":")
+    return ipaddress.ip_network(f"{network}{slash}{length}"), int(port) if colon else None
 
 
 def _words(text: str | None) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class Worker:
         self._delivery_metrics = DeliveryMetrics(self._registry)
         self._pool = make_pool(database_url, max_size=settings.pool_max, name="vyx-worker")
         self._sender: Sender | None = None
+        self._sealer = Sealer(settings.secret_keys) if settings.secret_keys else None
         self._hints = Hints(self._pool, on_send=self._wake_sender)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
@@ -170,7 +171,11 @@ class Worker:
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
-        context: dict[str, Any] = {"pool": self._pool, "screener": self._screener}
+        context: dict[str, Any] = {
+            "pool": self._pool,
+            "screener": self._screener,
+            "sealer": self._sealer,
+        }
         await run_jobs(self._keeper.boot_id, context, self._jobs_ended)
 
     async def _run_previews(self) -> None:
@@ -189,7 +194,7 @@ class Worker:
             self._pool,
             transport=transport,
             third_party=channels,
-            sealer=Sealer(settings.secret_keys) if settings.secret_keys else None,
+            sealer=self._sealer,
             public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
             metrics=self._delivery_metrics,
         )

@@ -11,12 +11,14 @@ import psycopg
 import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
+from app.delivery import outbox
 from app.errors import Fenced, NotTrusted, Refused
-from app.store import candles, jobs, machines, previews, slots, trader_versions
+from app.store import candles, deliveries, jobs, machines, previews, slots, trader_versions
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
+    from app.delivery.sealing import Sealer
     from app.preview.job import PreviewJob
     from app.screening.screener import Screener
     from app.store.pool import Connection, Pool
@@ -26,6 +28,8 @@ TICK_AGE_MAX_S = 50  # a worker that was paused defers executed ticks again
 CANDLE_BARS_KEPT = 6000  # plans may look back 5000 bars; the rest is room for catching up
 LEDGER_DAYS_KEPT = 90
 PREVIEWS_KEPT_S = 3600
+DELIVERIES_DAYS_KEPT = 30
+DELIVERIES_AT_ONCE = 20_000
 
 
 @app.periodic(cron="* * * * *")
@@ -99,3 +103,28 @@ async def prune_previews(context: procrastinate.JobContext, timestamp: int) -> N
     pool = cast("Pool", context.additional_context["pool"])
     async with pool.connection() as connection:
         await previews.prune(connection, keep_s=PREVIEWS_KEPT_S)
+
+
+@app.periodic(cron="* * * * *")
+@app.task(name="queue_troubles", queue=TICK_QUEUE, pass_context=True)
+async def queue_troubles(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
+    """Tell users of an outage, or of traders that lag: once per user, and once when it is over."""
+    pool = cast("Pool", context.additional_context["pool"])
+    async with pool.connection() as connection:
+        await deliveries.queue_troubles(connection)
+
+
+@app.periodic(cron="29 * * * *")
+@app.task(name="keep_deliveries", queue=TICK_QUEUE, pass_context=True)
+async def keep_deliveries(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
+    """Drop old receipts; seal again what an older key has sealed."""
+    pool = cast("Pool", context.additional_context["pool"])
+    pruned = DELIVERIES_AT_ONCE
+    while pruned == DELIVERIES_AT_ONCE:
+        async with pool.connection() as connection:
+            pruned = await deliveries.prune(connection, days=DELIVERIES_DAYS_KEPT, limit=DELIVERIES_AT_ONCE)
+    sealer = cast("Sealer | None", context.additional_context["sealer"])
+    if sealer is not None:
+        done, left = await outbox.seal_again(pool, sealer)
+        if done or left:
+            log.info("sealed again with the newest key", done=done, left=left)

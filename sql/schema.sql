@@ -634,6 +634,47 @@ begin
   return null;
 end $$;
 
+CREATE FUNCTION vyx.queue_troubles_v1() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  facts record;
+  patience interval;
+  is_outage boolean;
+  why text;
+  queued bigint;
+begin
+  perform pg_advisory_xact_lock(7010, 1);
+  select * into facts from vyx.market_facts;
+  patience := make_interval(secs => greatest(120, 2 * facts.speed));
+  is_outage := coalesce(facts.market_at < coalesce(facts.ends_at, 'infinity')
+                        and (facts.newest_closed_is_outage or facts.oldest_open < facts.market_at - patience), false);
+  why := coalesce(facts.outage_reason, 'no candles have come since ' || facts.oldest_open);
+  with active as (
+    select s.user_id, s.trader_id, t.name, coalesce(not is_outage and vyx.screened_through(s) < facts.newest_closed - patience, false) as lags
+      from public.trader_state s join public.traders t on t.id = s.trader_id
+     where s.state in ('starting', 'running')
+       and exists (select from public.destinations d where d.user_id = s.user_id and d.enabled and d.events && array['outage', 'lagging'])),
+  now_so as (
+    select distinct a.user_id, 'outage' as event, jsonb_build_object('reason', why, 'at', clock_timestamp()) as notice from active a where is_outage
+    union all
+    select a.user_id, 'lagging', jsonb_build_object('count', count(*), 'traders', (array_agg(a.name order by a.name))[1:20], 'at', clock_timestamp(),
+             'reason', 'screened later than ' || patience || ' after the close: ' || left(string_agg(a.name, ', ' order by a.name), 500))
+      from active a where a.lags group by a.user_id),
+  begun as (
+    insert into vyx.troubles (user_id, event) select n.user_id, n.event from now_so n on conflict do nothing returning user_id, event),
+  over as (
+    delete from vyx.troubles t
+     where not exists (select from now_so n where n.user_id = t.user_id and n.event = t.event) and (t.event = 'outage' or not is_outage)
+    returning t.user_id, t.event, t.since)
+  select sum(told) into queued from (
+    select vyx.queue_notice(b.user_id, b.event, n.notice) as told from begun b join now_so n using (user_id, event)
+    union all
+    select vyx.queue_notice(o.user_id, 'recovered', jsonb_build_object('what', o.event, 'since', o.since, 'at', clock_timestamp())) from over o) x;
+  return coalesce(queued, 0);
+end $$;
+
 CREATE FUNCTION vyx.raise_revision() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -830,8 +871,15 @@ CREATE FUNCTION vyx.wall_lateness(slot timestamp with time zone) RETURNS interva
   select coalesce((select greatest(vyx.market_time() - slot, interval '0') / m.speed from vyx.markets m), interval '0')
 $$;
 
+CREATE SEQUENCE vyx.feed_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
 CREATE TABLE public.signals_failed (
-    failed_id bigint NOT NULL,
+    failed_id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
     trader_id uuid NOT NULL,
     user_id uuid NOT NULL,
     symbol text NOT NULL,
@@ -848,6 +896,8 @@ CREATE TABLE public.signals_failed (
 );
 
 COMMENT ON TABLE public.signals_failed IS 'Signals that a constraint or a type refused, set aside so that the rest of their slot is kept. `vyx redeliver` tries them again.';
+
+COMMENT ON COLUMN public.signals_failed.failed_id IS 'Drawn with the ids of signals, so that one number names one thing for `vyx redeliver --signal`.';
 
 COMMENT ON COLUMN public.signals_failed.shown IS 'JSON text as it was offered; not jsonb, since that may be what was refused.';
 
@@ -1041,7 +1091,10 @@ CREATE VIEW public.delivery_overview WITH (security_invoker='true') AS
             WHEN (d.state = 'pending'::public.delivery_state) THEN GREATEST(d.next_attempt_at, q.held_until)
             ELSE NULL::timestamp with time zone
         END AS next_attempt_at,
-    q.hold_reason,
+        CASE
+            WHEN (q.held_until > clock_timestamp()) THEN q.hold_reason
+            ELSE NULL::text
+        END AS hold_reason,
     d.expires_at,
     round((EXTRACT(epoch FROM (d.answered_at - d.queued_at)) * (1000)::numeric)) AS queued_to_answered_ms,
     d.destination_id,
@@ -1143,13 +1196,6 @@ CREATE VIEW public.machine_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.machine_overview IS 'One line per boot of a worker.';
 
-CREATE SEQUENCE vyx.feed_id
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1;
-
 CREATE TABLE public.signals (
     id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
     trader_id uuid NOT NULL,
@@ -1211,15 +1257,6 @@ COMMENT ON COLUMN public.signal_revisions.kind IS 'missing: the signal is stored
 
 ALTER TABLE public.signal_revisions ALTER COLUMN revision_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.signal_revisions_revision_id_seq
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1
-);
-
-ALTER TABLE public.signals_failed ALTER COLUMN failed_id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME public.signals_failed_failed_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -1660,6 +1697,15 @@ CREATE TABLE vyx.transitions (
 
 COMMENT ON TABLE vyx.transitions IS 'The lifecycle as a table; app/domain/lifecycle.py holds the same one and a test keeps them equal.';
 
+CREATE TABLE vyx.troubles (
+    user_id uuid NOT NULL,
+    event text NOT NULL,
+    since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT trouble_is_an_outage_or_a_lag CHECK ((event = ANY (ARRAY['outage'::text, 'lagging'::text])))
+);
+
+COMMENT ON TABLE vyx.troubles IS 'What each user has been told of and has not been told the end of: one message per user, not one per trader or slot.';
+
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (user_id);
 
@@ -1771,6 +1817,9 @@ ALTER TABLE ONLY vyx.symbols
 ALTER TABLE ONLY vyx.transitions
     ADD CONSTRAINT transitions_pkey PRIMARY KEY (from_state, to_state);
 
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_pkey PRIMARY KEY (user_id, event);
+
 CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
 
 CREATE INDEX destinations_user_id_idx ON public.destinations USING btree (user_id, created_at DESC, id);
@@ -1820,8 +1869,6 @@ CREATE INDEX deliveries_changed_idx ON vyx.deliveries USING btree (user_id, chan
 CREATE INDEX deliveries_digest_idx ON vyx.deliveries USING btree (digest_id) WHERE (digest_id IS NOT NULL);
 
 CREATE INDEX deliveries_ended_idx ON vyx.deliveries USING btree (destination_id, queued_at) WHERE (state <> 'pending'::public.delivery_state);
-
-CREATE INDEX deliveries_expiring_idx ON vyx.deliveries USING btree (expires_at) WHERE (state = 'pending'::public.delivery_state);
 
 CREATE INDEX deliveries_pending_idx ON vyx.deliveries USING btree (destination_id, next_attempt_at) WHERE (state = 'pending'::public.delivery_state);
 
@@ -1976,6 +2023,9 @@ ALTER TABLE ONLY vyx.previews
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY accounts_owner_select ON public.accounts FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
@@ -2062,6 +2112,8 @@ ALTER TABLE vyx.symbols ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.transitions ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.troubles ENABLE ROW LEVEL SECURITY;
+
 GRANT USAGE ON SCHEMA public TO anon;
 GRANT USAGE ON SCHEMA public TO authenticated;
 GRANT USAGE ON SCHEMA public TO service_role;
@@ -2094,6 +2146,8 @@ GRANT ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) TO service_role;
 
 GRANT ALL ON TABLE vyx.machines TO service_role;
 
+GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
+
 GRANT SELECT ON TABLE public.signals_failed TO authenticated;
 GRANT ALL ON TABLE public.signals_failed TO service_role;
 
@@ -2120,8 +2174,6 @@ GRANT SELECT ON TABLE public.history_overview TO service_role;
 GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
 
 GRANT SELECT ON TABLE public.machine_overview TO service_role;
-
-GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
 
 GRANT SELECT ON TABLE public.signals TO authenticated;
 GRANT ALL ON TABLE public.signals TO service_role;
@@ -2183,3 +2235,5 @@ GRANT SELECT ON TABLE vyx.recomputing_machines TO service_role;
 GRANT ALL ON TABLE vyx.service_paces TO service_role;
 
 GRANT ALL ON TABLE vyx.transitions TO service_role;
+
+GRANT ALL ON TABLE vyx.troubles TO service_role;

@@ -50,6 +50,7 @@ POSTGRES = "postgresql://localhost/vyx"
         ("VYX_SECRET_KEY", "a-key-that-is-long-enough-to-be-one-,short"),
         ("VYX_HOOK_ALLOW", "127.0.0.1/8"),
         ("VYX_HOOK_ALLOW", "home"),
+        ("VYX_HOOK_ALLOW", "127.0.0.1/32:http"),
         ("VYX_PUBLIC_URL", "vyx.example"),
     ],
 )

@@ -19,7 +19,7 @@ from typing import Any
 import apprise
 import msgspec
 
-from app.delivery.rules.addresses import Network, address_of, refusal
+from app.delivery.rules.addresses import Opening, address_of, refusal
 from app.delivery.rules.channels import ChannelCall
 
 MEMORY_BYTES_MAX = 512 << 20
@@ -51,7 +51,7 @@ class NotAllowed(PermissionError):
 class Guard:
     """The audit hook: called by the interpreter before each of these acts."""
 
-    def __init__(self, allowed: list[Network]) -> None:
+    def __init__(self, allowed: list[Opening]) -> None:
         self._allowed = allowed
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -106,7 +106,7 @@ def main() -> None:
     apprise.Apprise().add(
         "json://localhost"
     )  # loads the library's plugins while files may still be read freely
-    sys.addaudithook(Guard([ip_network(text) for text in sys.argv[1:]]))
+    sys.addaudithook(Guard([_opening(text) for text in sys.argv[1:]]))
     answers = sys.stdout.buffer
     answers.write(b"\n")  # ready
     answers.flush()
@@ -117,6 +117,12 @@ def main() -> None:
         )
         answers.flush()
         signal.alarm(0)
+
+
+def _opening(text: str) -> Opening:
+    """A range and its port, as the parent writes it: 10.0.0.0/8:443; no port stands for all."""
+    network, _, port = text.rpartition(":")
+    return ip_network(network), int(port) if port else None
 
 
 def answer(call: ChannelCall, warnings: LastWarning) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import msgspec
 import structlog
 
-from app.delivery.rules.addresses import Network
+from app.delivery.rules.addresses import Opening
 from app.delivery.rules.answers import Answer, clipped
 from app.delivery.rules.channels import ChannelCall
 
@@ -54,12 +54,12 @@ class ChannelProcess:
 
     def __init__(
         self,
-        allowed: Sequence[Network],
+        allowed: Sequence[Opening],
         *,
         command: Sequence[str] = _COMMAND,
         time_limit_s: float = TIME_LIMIT_S,
     ) -> None:
-        self._arguments = (*command, *map(str, allowed))
+        self._arguments = (*command, *(f"{n}:{port or ''}" for n, port in allowed))
         self._time_limit_s = time_limit_s
         self._places = asyncio.Semaphore(CHILDREN_MAX)
         self._idle: list[_Child] = []

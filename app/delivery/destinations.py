@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from app.delivery.rules import channels, messages, signing
-from app.delivery.rules.addresses import Network, check_url
+from app.delivery.rules.addresses import Opening, check_url
 from app.delivery.rules.channels import Secrets
 from app.delivery.rules.presets import PRESETS
 from app.delivery.rules.quiet import parse
@@ -95,7 +95,7 @@ class Destinations:
 
     pool: Pool
     sealer: Sealer | None
-    allowed: Sequence[Network]
+    allowed: Sequence[Opening]
     public_url: str
     test_s: float = field(default=TEST_S)
 
@@ -296,7 +296,7 @@ def _opened(sealer: Sealer, sealed: Sealed) -> Secrets:
         raise Refused(Kind.UNAVAILABLE, f"The destination's secrets cannot be opened: {error}.") from None
 
 
-def _check_secrets(draft: Draft, secrets: Secrets, allowed: Sequence[Network]) -> None:
+def _check_secrets(draft: Draft, secrets: Secrets, allowed: Sequence[Opening]) -> None:
     """
     Raises:
         ValueError: one sentence for the owner.
@@ -324,7 +324,7 @@ def _check_secrets(draft: Draft, secrets: Secrets, allowed: Sequence[Network]) -
         raise ValueError("settings: bot_token looks like 123456:ABC-DEF; BotFather gives it.")
 
 
-def _check_address(kind: str, url: str, allowed: Sequence[Network]) -> None:
+def _check_address(kind: str, url: str, allowed: Sequence[Opening]) -> None:
     if kind == "email":
         raise ValueError("An email destination has no url; it is made of settings.")
     if kind != "apprise":

@@ -26,7 +26,8 @@ from app.store.pool import Connection, Pool
 LEASE_S = 30.0  # an attempt takes at most 10 s; the rest is for a receipt that has to wait for the database
 DESTINATIONS_MAX = 500
 TESTS_MAX = 20
-EXPIRED_AT_ONCE = 2000
+EXPIRED_AT_ONCE = 1000  # a round of the sender waits for it: small
+LOOKED_AT_EACH = 1000
 SEALED_AT_ONCE = 200
 
 
@@ -120,9 +121,11 @@ async def record(
 
 
 async def expire(pool: Pool, *, now: datetime | None = None) -> int:
-    """End what can no longer arrive in time; returns how many."""
-    async with pool.connection() as connection:
-        return await store.expire(connection, limit=EXPIRED_AT_ONCE, now=now)
+    """End what can no longer arrive in time; returns how many, 0 while another sender does it."""
+    async with pool.connection() as connection, connection.transaction():
+        if not await store.may_expire(connection):
+            return 0
+        return await store.expire(connection, each=LOOKED_AT_EACH, limit=EXPIRED_AT_ONCE, now=now)
 
 
 async def seal_again(pool: Pool, sealer: Sealer) -> tuple[int, int]:

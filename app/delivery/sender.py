@@ -62,6 +62,7 @@ class Sender:
         transport, third_party: How an attempt leaves this process.
         sealer: Opens the destinations' secrets; None: there is no key, and nothing is sent.
         public_url: Where links in messages lead.
+        lease_s: How long an attempt may take, with its receipt; longer than the transport's own limit.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Sender:
         sealer: Sealer | None,
         public_url: str,
         metrics: DeliveryMetrics,
+        lease_s: float = outbox.LEASE_S,
     ) -> None:
         self._pool = pool
         self._transport = transport
@@ -80,6 +82,7 @@ class Sender:
         self._sealer = sealer
         self._public_url = public_url
         self._metrics = metrics
+        self._lease_s = lease_s
         self._wake = asyncio.Event()
         self._stopping = False
         self._closing = False  # of this run: it takes nothing more
@@ -146,7 +149,7 @@ class Sender:
             of_destinations=self._of_destinations,
             of_users=self._of_users,
         )
-        attempts = await outbox.take(self._pool, room)
+        attempts = await outbox.take(self._pool, room, lease_s=self._lease_s)
         for attempt in attempts:
             self._begin(attempt)
         return bool(attempts)
@@ -213,7 +216,7 @@ class Sender:
 
     async def _record(self, batch: Sequence[tuple[Attempt, Answer, Outcome, float]]) -> None:
         """Write a batch; on an outage until the leases are over, when it says nothing any more."""
-        last = time.monotonic() + outbox.LEASE_S
+        last = time.monotonic() + self._lease_s
         while True:
             try:
                 now = time.monotonic()

@@ -18,7 +18,7 @@ import aiohttp
 import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from app.delivery.rules.addresses import Network, address_of, refusal
+from app.delivery.rules.addresses import Opening, address_of, refusal
 from app.delivery.rules.answers import Answer, clipped
 from app.delivery.rules.channels import USER_AGENT, HttpRequest
 
@@ -34,7 +34,7 @@ class Refused(OSError):
 class CheckedResolver(AbstractResolver):
     """Resolves a name by the system and passes on only addresses that may be connected to."""
 
-    def __init__(self, allowed: Sequence[Network]) -> None:
+    def __init__(self, allowed: Sequence[Opening]) -> None:
         self._allowed = allowed
 
     async def resolve(
@@ -74,7 +74,7 @@ class CheckedResolver(AbstractResolver):
 class Transport:
     """Sends requests; one per process. Close it when done."""
 
-    def __init__(self, allowed: Sequence[Network] = (), *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, allowed: Sequence[Opening] = (), *, timeout_s: float = TIMEOUT_S) -> None:
         self._allowed = tuple(allowed)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -118,7 +118,7 @@ class Transport:
         return check_address(parts.hostname or "", port, self._allowed)
 
 
-def check_address(text: str, port: int, allowed: Sequence[Network]) -> str | None:
+def check_address(text: str, port: int, allowed: Sequence[Opening]) -> str | None:
     """Why an address, in the form in which it is connected to, is refused; None when it is allowed."""
     address = address_of(text)
     if address is None:

@@ -77,7 +77,7 @@ async def metrics(call: Call) -> Response:
 
 
 def _status(service: Service, row: markets.Summary | None) -> Literal["ok", "starting", "degraded"]:
-    """Degraded by what is ours (database, machines, draining), else how the market stands."""
+    """Degraded by what is ours (database, machines, audit, draining), else how the market stands."""
     if row is None or row.machines_alive == 0 or row.recomputing or service.is_draining:
         return "degraded"
     return condition_of(row.facts)[0].value

@@ -328,9 +328,16 @@ async def disable(connection: Connection, destination_id: UUID, reason: str) -> 
     return await (await connection.execute(_SQL["disable_destination"], parameters)).fetchone() is not None
 
 
-async def expire(connection: Connection, *, limit: int, now: datetime | None = None) -> int:
-    """End at most *limit* that can no longer arrive in time; returns how many."""
-    return (await connection.execute(_SQL["expire_deliveries"], {"limit": limit, "now": now})).rowcount
+async def may_expire(connection: Connection) -> bool:
+    """Whether no other transaction is ending late deliveries; until this one ends, none will."""
+    row = await (await connection.execute(_SQL["may_expire"])).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def expire(connection: Connection, *, each: int, limit: int, now: datetime | None = None) -> int:
+    """End at most *limit*, *each* of a destination, that can no longer arrive in time; returns how many."""
+    parameters = {"each": each, "limit": limit, "now": now}
+    return (await connection.execute(_SQL["expire_deliveries"], parameters)).rowcount
 
 
 # -- for people ------------------------------------------------------------------------------------------------------------
@@ -414,3 +421,9 @@ async def redrive(
 async def prune(connection: Connection, *, days: int, limit: int) -> int:
     """Drop at most *limit* receipts older than *days*; returns how many."""
     return (await connection.execute(_SQL["prune_deliveries"], {"days": days, "limit": limit})).rowcount
+
+
+async def queue_troubles(connection: Connection) -> int:
+    """Tell users once of an outage of the market or of traders that lag, and once that it is over; returns how many deliveries."""
+    row = await (await connection.execute(_SQL["queue_troubles"])).fetchone()
+    return int(row[0]) if row else 0

@@ -112,7 +112,7 @@ comment on table vyx.feed_floors is 'Up to this id the feed has been pruned.';
 
 -- signals_failed: signals that the database refused, one row each; `vyx redeliver` inserts them once what refused them is mended.
 create table public.signals_failed (
-  failed_id    bigint generated always as identity primary key,
+  failed_id    bigint primary key default nextval('vyx.feed_id'),
   trader_id    uuid not null references public.traders (id) on delete cascade,
   user_id      uuid not null references auth.users (id) on delete cascade,
   symbol       text not null,
@@ -130,6 +130,7 @@ create table public.signals_failed (
 );
 create index signals_failed_user_id_idx on public.signals_failed (user_id);
 comment on table public.signals_failed is 'Signals that a constraint or a type refused, set aside so that the rest of their slot is kept. `vyx redeliver` tries them again.';
+comment on column public.signals_failed.failed_id is 'Drawn with the ids of signals, so that one number names one thing for `vyx redeliver --signal`.';
 comment on column public.signals_failed.shown is 'JSON text as it was offered; not jsonb, since that may be what was refused.';
 comment on column public.signals_failed.reason is 'What the database said.';
 

@@ -103,7 +103,6 @@ create table vyx.deliveries (
   constraint sent_delivery_was_answered check (state <> 'sent' or answered_at is not null)
 ) with (autovacuum_vacuum_scale_factor = 0.02);
 create index deliveries_pending_idx on vyx.deliveries (destination_id, next_attempt_at) where state = 'pending';
-create index deliveries_expiring_idx on vyx.deliveries (expires_at) where state = 'pending';
 create index deliveries_untold_idx on vyx.deliveries (destination_id) where state = 'expired' and digest_id is null and event = 'signal';
 create index deliveries_ended_idx on vyx.deliveries (destination_id, queued_at) where state <> 'pending';
 create index deliveries_tests_idx on vyx.deliveries (source_id) where state = 'pending' and event = 'test';
@@ -191,6 +190,55 @@ end $$;
 create trigger queue_trader_notices after insert on public.trader_events
   referencing new table as changed for each statement execute function vyx.queue_trader_notices();
 
+create table vyx.troubles (
+  user_id uuid not null references auth.users (id) on delete cascade,
+  event   text not null,
+  since   timestamptz not null default clock_timestamp(),
+  primary key (user_id, event),
+  constraint trouble_is_an_outage_or_a_lag check (event in ('outage', 'lagging'))
+);
+comment on table vyx.troubles is 'What each user has been told of and has not been told the end of: one message per user, not one per trader or slot.';
+
+-- queue_troubles_v1: called each minute. Tells users with active traders of an outage of the market, or that traders lag behind it,
+-- once; and that it is over, once. Patience as in app/domain/health.py: 120 s of market time, 2 s of real time.
+create function vyx.queue_troubles_v1() returns bigint language plpgsql set search_path = '' as $$
+declare
+  facts record;
+  patience interval;
+  is_outage boolean;
+  why text;
+  queued bigint;
+begin
+  perform pg_advisory_xact_lock(7010, 1);
+  select * into facts from vyx.market_facts;
+  patience := make_interval(secs => greatest(120, 2 * facts.speed));
+  is_outage := coalesce(facts.market_at < coalesce(facts.ends_at, 'infinity')
+                        and (facts.newest_closed_is_outage or facts.oldest_open < facts.market_at - patience), false);
+  why := coalesce(facts.outage_reason, 'no candles have come since ' || facts.oldest_open);
+  with active as (
+    select s.user_id, s.trader_id, t.name, coalesce(not is_outage and vyx.screened_through(s) < facts.newest_closed - patience, false) as lags
+      from public.trader_state s join public.traders t on t.id = s.trader_id
+     where s.state in ('starting', 'running')
+       and exists (select from public.destinations d where d.user_id = s.user_id and d.enabled and d.events && array['outage', 'lagging'])),
+  now_so as (
+    select distinct a.user_id, 'outage' as event, jsonb_build_object('reason', why, 'at', clock_timestamp()) as notice from active a where is_outage
+    union all
+    select a.user_id, 'lagging', jsonb_build_object('count', count(*), 'traders', (array_agg(a.name order by a.name))[1:20], 'at', clock_timestamp(),
+             'reason', 'screened later than ' || patience || ' after the close: ' || left(string_agg(a.name, ', ' order by a.name), 500))
+      from active a where a.lags group by a.user_id),
+  begun as (
+    insert into vyx.troubles (user_id, event) select n.user_id, n.event from now_so n on conflict do nothing returning user_id, event),
+  over as (
+    delete from vyx.troubles t
+     where not exists (select from now_so n where n.user_id = t.user_id and n.event = t.event) and (t.event = 'outage' or not is_outage)
+    returning t.user_id, t.event, t.since)
+  select sum(told) into queued from (
+    select vyx.queue_notice(b.user_id, b.event, n.notice) as told from begun b join now_so n using (user_id, event)
+    union all
+    select vyx.queue_notice(o.user_id, 'recovered', jsonb_build_object('what', o.event, 'since', o.since, 'at', clock_timestamp())) from over o) x;
+  return coalesce(queued, 0);
+end $$;
+
 -- redrive_deliveries_v1: what ended without arriving is due again, with the same id and an hour to arrive.
 create function vyx.redrive_deliveries_v1("user" uuid, signal bigint, destination uuid, since timestamptz, until timestamptz, states public.delivery_state[])
 returns bigint language sql set search_path = '' as $$
@@ -219,7 +267,8 @@ comment on function public.redrive_deliveries is 'Send again what failed: select
 create view public.delivery_overview with (security_invoker = true) as
   select d.source_id, case when d.event = 'signal' then d.source_id end as signal_id, t.name as trader, d.symbol, d.triggered_at, n.name as destination,
          n.kind, d.event, d.state, d.attempts, d.status, d.answer, d.queued_at, d.sent_at, d.answered_at,
-         case when d.state = 'pending' then greatest(d.next_attempt_at, q.held_until) end as next_attempt_at, q.hold_reason, d.expires_at,
+         case when d.state = 'pending' then greatest(d.next_attempt_at, q.held_until) end as next_attempt_at,
+         case when q.held_until > clock_timestamp() then q.hold_reason end as hold_reason, d.expires_at,
          round(extract(epoch from d.answered_at - d.queued_at) * 1000) as queued_to_answered_ms, d.destination_id, d.trader_id, d.user_id
     from vyx.deliveries d join public.destinations n on n.id = d.destination_id
     join vyx.destination_queues q on q.destination_id = d.destination_id
@@ -231,11 +280,12 @@ alter table vyx.destination_secrets   enable row level security;
 alter table vyx.destination_queues    enable row level security;
 alter table vyx.service_paces         enable row level security;
 alter table vyx.deliveries            enable row level security;
+alter table vyx.troubles              enable row level security;
 create policy destinations_owner_select on public.destinations for select to authenticated using ((select auth.uid()) = user_id);
 revoke all on public.destinations, public.delivery_overview from anon, authenticated;
 grant select on public.destinations to authenticated;
 grant all on public.destinations to service_role;
-grant all on vyx.destination_secrets, vyx.destination_queues, vyx.service_paces, vyx.deliveries to service_role;
+grant all on vyx.destination_secrets, vyx.destination_queues, vyx.service_paces, vyx.deliveries, vyx.troubles to service_role;
 grant select on public.delivery_overview to service_role;
 grant usage on sequence vyx.notice_id to service_role;
 revoke all on function public.redrive_deliveries from public, anon, authenticated;

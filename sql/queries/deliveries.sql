@@ -89,8 +89,8 @@ marked as (
   returning d.destination_id, d.digest_id, d.user_id),
 queued as (
   insert into vyx.deliveries (source_id, destination_id, event, user_id, expires_at, next_attempt_at)
-  select distinct m.digest_id, m.destination_id, 'digest', m.user_id, clock_timestamp() + interval '1 day', coalesce(%(now)s::timestamptz, clock_timestamp())
-    from marked m
+  select m.digest_id, m.destination_id, 'digest', m.user_id, clock_timestamp() + interval '1 day', coalesce(%(now)s::timestamptz, clock_timestamp())
+    from marked m group by m.digest_id, m.destination_id, m.user_id
   returning destination_id)
 update vyx.destination_queues q set last_digest_at = coalesce(%(now)s::timestamptz, clock_timestamp()) from queued x where q.destination_id = x.destination_id;
 
@@ -193,16 +193,34 @@ select vyx.queue_notice(d.user_id, 'destination_disabled',
          apart_from => d.id)
   from disabled d;
 
+-- may_expire --
+-- One sender at a time ends what is late; no other needs to.
+select pg_try_advisory_xact_lock(7011, 1);
+
 -- expire_deliveries --
--- What can no longer arrive in time, unless it is being sent at this moment.
-with late as (
-  select d.source_id, d.destination_id from vyx.deliveries d
-   where d.state = 'pending' and d.expires_at <= coalesce(%(now)s::timestamptz, clock_timestamp())
-     and (d.lease_token is null or d.next_attempt_at <= coalesce(%(now)s::timestamptz, clock_timestamp()))
-   order by d.expires_at limit %(limit)s for update skip locked)
+-- What is due and can no longer arrive in time, of each destination the first few: what a sender takes it ends itself, this is for
+-- destinations that are held. Not by an index on expires_at: that would cost every signal, and lateness is rare. Leased rows are
+-- not due until their lease ends.
+with recursive heads as (
+  (select d.destination_id from vyx.deliveries d where d.state = 'pending' order by d.destination_id, d.next_attempt_at limit 1)
+  union all
+  (select n.destination_id
+     from heads h
+    cross join lateral (select d.destination_id from vyx.deliveries d where d.state = 'pending' and d.destination_id > h.destination_id
+                         order by d.destination_id, d.next_attempt_at limit 1) n)),
+late as materialized (
+  select d.source_id, d.destination_id from heads h
+   cross join lateral (select x.source_id, x.destination_id, x.expires_at from vyx.deliveries x
+                        where x.destination_id = h.destination_id and x.state = 'pending'
+                          and x.next_attempt_at <= coalesce(%(now)s::timestamptz, clock_timestamp())
+                        order by x.next_attempt_at limit %(each)s) d
+   where d.expires_at <= coalesce(%(now)s::timestamptz, clock_timestamp()) limit %(limit)s),
+locked as (
+  select d.source_id, d.destination_id from vyx.deliveries d join late using (source_id, destination_id) where d.state = 'pending'
+     for update of d skip locked)
 update vyx.deliveries d set state = 'expired', lease_token = null, changed_at = clock_timestamp(),
        answer = case when d.lease_token is not null then 'its sender died: the last attempt may have arrived' else d.answer end
-  from late where d.source_id = late.source_id and d.destination_id = late.destination_id;
+  from locked where d.source_id = locked.source_id and d.destination_id = locked.destination_id;
 
 -- queue_test --
 -- A test message to one destination; it may be disabled.
@@ -252,3 +270,7 @@ with old as (
   select d.source_id, d.destination_id from vyx.deliveries d
    where d.queued_at < clock_timestamp() - make_interval(days => %(days)s) and d.state <> 'pending' limit %(limit)s)
 delete from vyx.deliveries d using old where d.source_id = old.source_id and d.destination_id = old.destination_id;
+
+-- queue_troubles --
+-- Tell users once of an outage or a lag, and once that it is over.
+select vyx.queue_troubles_v1();

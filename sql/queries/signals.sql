@@ -52,7 +52,7 @@ with joined as materialized (
     join public.destinations d on d.user_id = i.user_id and d.enabled and 'signal' = any (d.events)
      and (d.trader_ids is null or i.trader_id = any (d.trader_ids))
    cross join (select vyx.wall_lateness(%(slot)s::timestamptz) as ness) late
-   order by i.id, d.id
+   order by d.id, i.id
 ), counted as (
   update public.trader_state s set signal_count = s.signal_count + n.signals, last_signal_at = greatest(s.last_signal_at, %(slot)s)
     from (select trader_id, count(*) as signals from inserted group by trader_id) n

@@ -54,10 +54,6 @@ select s.symbol, k.open_time + interval '1 min' from vyx.candle_corrections k jo
 -- The first slot of a span that waits for candles.
 select min(slot) from vyx.slots where state = 'open' and slot > %(after)s and slot <= %(through)s;
 
--- close_open_slots --
--- Minutes nobody will have candles of, because the market's clock jumps over them.
-update vyx.slots set state = 'outage', reason = %(reason)s, closed_at = clock_timestamp() where state = 'open' and slot < %(before)s;
-
 -- slots_between --
 -- The ledger after one slot and through another, oldest first.
 select slot, state::text as state, closed_at from vyx.slots where slot > %(after)s and slot <= %(through)s order by slot;
@@ -65,3 +61,6 @@ select slot, state::text as state, closed_at from vyx.slots where slot > %(after
 -- one_snapshot --
 -- First in a transaction that only reads: all its statements see one moment.
 set transaction isolation level repeatable read, read only;
+-- close_open_slots --
+-- Minutes nobody will have candles of, because the market's clock jumps over them.
+update vyx.slots set state = 'outage', reason = %(reason)s, closed_at = clock_timestamp() where state = 'open' and slot < %(before)s;

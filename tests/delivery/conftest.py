@@ -39,7 +39,7 @@ from tests.world import (
 )
 
 KEY = "a-key-of-a-test-that-is-long-enough-to-be-one"
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+LOOPBACK = ((ipaddress.ip_network("127.0.0.0/8"), None),)
 PUBLIC_URL = "https://vyx.test"
 
 

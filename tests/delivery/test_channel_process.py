@@ -18,7 +18,7 @@ from app.delivery.channel_process import ChannelProcess, masked
 from app.delivery.rules.channels import ChannelCall
 from tests.world import eventually
 
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+LOOPBACK = ((ipaddress.ip_network("127.0.0.0/8"), None),)
 
 
 @pytest.fixture

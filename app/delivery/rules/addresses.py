@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
-Network = IPv4Network | IPv6Network
+Opening = tuple[IPv4Network | IPv6Network, int | None]
+"""A private range that is open, on one port or (None) on all."""
+
 PORTS = frozenset({80, 443, 8080, 8443})
 URL_CHARACTERS_MAX = 2000
 
@@ -38,9 +40,9 @@ def address_of(text: str) -> IPv4Address | IPv6Address | None:
     return address
 
 
-def refusal(address: IPv4Address | IPv6Address, port: int, allowed: Sequence[Network]) -> str | None:
-    """Why a connection there is refused; None when it is allowed. Ranges in *allowed* are open, on every port."""
-    if any(address.version == network.version and address in network for network in allowed):
+def refusal(address: IPv4Address | IPv6Address, port: int, allowed: Sequence[Opening]) -> str | None:
+    """Why a connection there is refused; None when it is allowed. *allowed* are open as well."""
+    if any(address.version == n.version and address in n and opened in (None, port) for n, opened in allowed):
         return None
     if address in _METADATA:
         return f"{address} is a cloud's metadata service"
@@ -53,7 +55,7 @@ def refusal(address: IPv4Address | IPv6Address, port: int, allowed: Sequence[Net
     return None
 
 
-def check_url(url: str, allowed: Sequence[Network]) -> None:
+def check_url(url: str, allowed: Sequence[Opening]) -> None:
     """
     Refuse at once what can be seen from the text alone; the connection is checked again, whatever the name resolves to then.
 

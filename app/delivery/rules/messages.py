@@ -219,6 +219,9 @@ def _line(data: Mapping[str, Any]) -> str:
 
 def _notice_text(event: str, notice: Mapping[str, Any]) -> tuple[str, str]:
     name, reason = notice.get("trader_name", "A trader"), notice.get("reason") or "no reason given"
+    if event == "recovered" and "what" in notice:
+        over = {"outage": "Market data is back", "lagging": "No trader lags behind the market any more"}
+        return over[notice["what"]], "Every slot meanwhile is made up for, or shown as a gap."
     texts = {
         "error": (
             f"{name} has failed",

@@ -20,6 +20,7 @@ from app.delivery.rules.quiet import quiet_until
 GATHER_S = 3.0  # matches of one close arrive within; a digest of a bar close waits for the slowest machine
 UNTOLD_EVERY_S = 300.0
 DISABLED_HOLD_S = 60.0
+UNREADABLE_HOLD_S = 600.0
 PER_DESTINATION_MAX = 16
 
 
@@ -91,11 +92,22 @@ def plan_taking(ready: Sequence[Ready], room: Room, services: Mapping[str, datet
         if not one.enabled:
             plan.held_until[one.destination_id] = (one.now + timedelta(seconds=DISABLED_HOLD_S), "disabled")
             continue
-        until = quiet_until(one.quiet_hours, one.now)
+        try:
+            until = quiet_until(one.quiet_hours, one.now)
+            pace_of(one.kind, one.rate)
+            _plan_digest(plan, one)
+        except (ValueError, KeyError, TypeError, ZeroDivisionError):
+            # edited by hand into what no check let through: it alone waits, and says why
+            plan.held_until[one.destination_id] = (
+                one.now + timedelta(seconds=UNREADABLE_HOLD_S),
+                "unreadable rules",
+            )
+            continue
         if until is not None:
             plan.held_until[one.destination_id] = (until, "quiet hours")
+            plan.gathers.pop(one.destination_id, None)
+            plan.postponed.pop(one.destination_id, None)
             continue
-        _plan_digest(plan, one)
         due = one.due_count + (one.destination_id in plan.gathers)
         wanted = min(due, left, room.per_user - users[one.user_id])
         count = _count(
