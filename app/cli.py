@@ -10,7 +10,8 @@ import asyncio
 import json
 import os
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
@@ -39,6 +40,17 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Vyx screens every closed candle of every USDT pair with the filters its users write. `vyx up` starts everything.",
 )
+
+exports = typer.Typer(no_args_is_help=True, help="Write what is stored to standard output.")
+cli.add_typer(exports, name="export")
+INSTANTS = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%MZ", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]
+
+
+class ExportFormat(StrEnum):
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
 
 DataDir = Annotated[
     Path | None,
@@ -125,13 +137,9 @@ def web(
 ) -> None:
     """Run one web process: the HTTP interface and the event streams. Any number of them may run."""
     from app.web import serve  # noqa: PLC0415
-    from sandbox.language.compiler import FilterCompiler  # noqa: PLC0415
 
     settings = _with_database(_settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port))
-    with FilterCompiler() as compiler:
-        asyncio.run(
-            serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True), compiler=compiler)
-        )
+    asyncio.run(serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True)))
 
 
 @cli.command()
@@ -179,8 +187,9 @@ def token(
     from app import dev_data  # noqa: PLC0415
 
     settings = _settings(data_dir=data_dir)
+    url = _database_url(settings)
     text = dev_data.make_token(settings, user, minutes=minutes)
-    asyncio.run(dev_data.put_user(_database_url(settings), user, tier))
+    asyncio.run(dev_data.put_user(url, user, tier))
     print(text)
 
 
@@ -221,6 +230,28 @@ def preview(
         raise typer.Exit(1)
     _print_diagnostics(file, compiled, to=sys.stderr)
     asyncio.run(terminal.show(url, compiled.plan, bars=bars, symbols=wanted, as_json=as_json))
+
+
+@exports.command("signals")
+def export_signals(
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="What kind of file.")],
+    first: Annotated[
+        datetime | None,
+        typer.Option("--from", formats=INSTANTS, help="Triggered at or after this instant, UTC."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=INSTANTS, help="Triggered at or before this instant, UTC.")
+    ] = None,
+    user: Annotated[UUID | None, typer.Option(help="Of this user alone; of all users when left out.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write signals to standard output as CSV, JSON or Parquet."""
+    from app import export  # noqa: PLC0415
+    from app.store.signals import Wanted  # noqa: PLC0415
+
+    url = _database_url(_settings(data_dir=data_dir))
+    wanted = Wanted(first=_utc(first), last=_utc(until))
+    asyncio.run(export.write_signals(url, file_format.value, user, wanted, sys.stdout.buffer))
 
 
 @cli.command()
@@ -341,6 +372,10 @@ def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **f
     settings = read_settings(flags | {"from": start}, metrics_port_default=metrics_port_default)
     configure(settings.log_format)
     return settings
+
+
+def _utc(instant: datetime | None) -> datetime | None:
+    return None if instant is None else instant.replace(tzinfo=UTC)
 
 
 def _read_filter(file: Path) -> str:

@@ -16,10 +16,10 @@ import jwt
 from app.delivery.destinations import Destinations, Draft
 from app.delivery.sealing import Sealer
 from app.domain.demo import DEMO_USER
-from app.errors import CommandFailed
-from app.settings import Settings, development_secret
+from app.errors import CommandFailed, SettingInvalid
+from app.settings import Settings
 from app.store import accounts, trader_state, traders
-from app.store.pool import connect_direct, make_pool
+from app.store.pool import Connection, connect_direct, make_pool
 from app.store.traders import PlanColumns
 from sandbox.language.compiler import FilterCompiler
 
@@ -35,12 +35,13 @@ def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
 
     Raises:
         CommandFailed: tokens are checked against signing keys only: nobody here could sign one.
+        SettingInvalid: the development secret is no secret where this database is.
     """
-    if settings.jwt_secret is None and settings.jwks_url is not None:
+    secret = settings.signing_secret()
+    if secret is None:
         raise CommandFailed(
             "Tokens are checked against Supabase's signing keys (SUPABASE_URL or VYX_JWKS_URL): sign in there, or set VYX_JWT_SECRET."
         )
-    secret = settings.jwt_secret or development_secret(settings.data_dir)
     now = datetime.now(UTC)
     claims = {
         "sub": str(user),
@@ -55,11 +56,29 @@ def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
 
 
 async def put_user(url: str, user: UUID, tier: str | None) -> None:
-    """Make the user's row when it is missing, and set its tier when one is given."""
+    """
+    Make the user's row when it is missing, and set its tier when one is given.
+
+    Raises:
+        SettingInvalid: the database is not ours, or its users come from sign-up.
+    """
     async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        await _check_ours(connection, user)
         await accounts.put_user(connection, user)
         if tier is not None:
             await accounts.set_tier(connection, user, tier)
+
+
+async def _check_ours(connection: Connection, user: UUID) -> None:
+    whose = await accounts.whose_database(connection)
+    if not whose.is_migrated:
+        raise SettingInvalid(
+            "DATABASE_URL names a database that is not Vyx's; run `vyx migrate` if it is to become so."
+        )
+    if whose.has_sign_up and not await accounts.user_exists(connection, user):
+        raise SettingInvalid(
+            f"DATABASE_URL names a Supabase project, whose users come from sign-up, and {user} is none of them; give the id of one that is."
+        )
 
 
 async def put_demo(url: str) -> list[str]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from app.bounded.process import Crashed, OutOfTime
 from app.domain.health import condition_of
 from app.errors import CommandFailed
 from app.preview.audit import Audit
 from app.preview.audit import audit as replay
-from app.preview.process import Crashed, EvaluatingProcess, TimedOut
+from app.preview.process import EvaluatingProcess
+from app.settings import child_environment
 from app.store import (
     deliveries,
     embedded,
@@ -135,7 +137,7 @@ async def audit(
         CommandFailed: nothing was screened yet, or a trader cannot be replayed, with the reason.
     """
     pool = make_pool(url, max_size=2, name=CONNECTION_NAME)
-    process = EvaluatingProcess(time_limit_s=AUDIT_PIECE_S)
+    process = EvaluatingProcess(wall_limit_s=AUDIT_PIECE_S)
     await pool.open(wait=True)
     try:
         async with pool.connection() as connection:
@@ -149,7 +151,7 @@ async def audit(
             audits.append(await replay(pool, process, one, after=after, through=newest))
             on_audited(audits[-1])
         return audits
-    except (TimedOut, Crashed) as error:
+    except (OutOfTime, Crashed) as error:
         raise CommandFailed(f"The replay broke down: {error}; ask for fewer hours.") from error
     finally:
         await process.close()
@@ -176,7 +178,9 @@ def schema() -> str:
                 "--schema=vyx",
                 server.get_uri(),
             ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 our own program and address
+            done = subprocess.run(  # noqa: S603 our own program and address
+                command, capture_output=True, text=True, check=False, env=child_environment()
+            )
         finally:
             server.cleanup()
     if done.returncode != 0:

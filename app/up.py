@@ -54,8 +54,10 @@ def run(settings: Settings) -> None:
     Serve until a signal comes.
 
     Raises:
+        SettingInvalid: nothing says who may sign in where others can.
         CommandFailed: something needed for the start is not to be had; one sentence says what.
     """
+    settings.signing_secret()  # refused here in one sentence, not by a child
     with _only_one(settings.data_dir), _database(settings) as url:
         migrations.migrate(url)
         asyncio.run(_continue_market(url, settings))

@@ -29,7 +29,7 @@ from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
 from app.metrics import DeliveryMetrics, WorkerMetrics
 from app.metrics_server import serve_metrics
-from app.preview.job import PreviewJob
+from app.preview.job import PROCESSES, PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.revisions import Revisions
 from app.screening.screener import Screener
@@ -78,7 +78,7 @@ class Worker:
         self._hints = Hints(self._pool, on_send=self._wake_sender)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
-        self._previews = PreviewJob(self._pool, self._hints, EvaluatingProcess())
+        self._previews = PreviewJob(self._pool, self._hints, [EvaluatingProcess() for _ in range(PROCESSES)])
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
@@ -179,8 +179,13 @@ class Worker:
         await run_jobs(self._keeper.boot_id, context, self._jobs_ended)
 
     async def _run_previews(self) -> None:
-        """Apart from the other jobs: its own worker, one preview at a time."""
-        await run_previews({"previews": self._previews}, self._stopping)
+        """Apart from the other jobs: its own worker, and processes that start beside it."""
+        starting = asyncio.create_task(self._previews.start())
+        try:
+            await run_previews({"previews": self._previews}, self._stopping)
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
 
     def _wake_sender(self) -> None:
         if self._sender is not None:
@@ -209,6 +214,7 @@ class Worker:
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         log.info("draining")
+        self._previews.stop()
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._keeper.leave()

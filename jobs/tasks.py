@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, cast
-from uuid import UUID
 
 import procrastinate
 import psycopg
@@ -13,7 +12,16 @@ from procrastinate.exceptions import AlreadyEnqueued
 
 from app.delivery import outbox
 from app.errors import Fenced, NotTrusted, Refused
-from app.store import candles, deliveries, jobs, machines, previews, slots, trader_versions
+from app.store import (
+    candles,
+    deliveries,
+    idempotent_answers,
+    jobs,
+    machines,
+    previews,
+    slots,
+    trader_versions,
+)
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
 
@@ -84,25 +92,25 @@ async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # n
 
 
 @app.task(name="preview", queue=PREVIEW_QUEUE, pass_context=True)
-async def preview(context: procrastinate.JobContext, preview_id: str) -> None:
-    """Answer a preview; its row says how it ended."""
-    job = cast("PreviewJob", context.additional_context["previews"])
-    await job.run(UUID(preview_id))
+async def preview(context: procrastinate.JobContext) -> None:
+    """Answer previews by user turns until none may begin; their rows say how they ended."""
+    await cast("PreviewJob", context.additional_context["previews"]).run()
 
 
-async def defer_preview(connection: Connection, preview_id: UUID) -> None:
-    """Inside the caller's transaction, as its last statement: the job exists exactly when the row does."""
+async def defer_preview(connection: Connection) -> None:
+    """Inside the caller's transaction, as its last statement: a job exists when the row does."""
     await jobs.use_job_schema(connection)
-    await preview.configure(connection=connection).defer_async(preview_id=str(preview_id))
+    await preview.configure(connection=connection).defer_async()
 
 
 @app.periodic(cron="*/10 * * * *")
 @app.task(name="prune_previews", queue=TICK_QUEUE, pass_context=True)
 async def prune_previews(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
-    """Drop previews that are an hour old."""
+    """Drop previews that are an hour old, and answers kept for an Idempotency-Key when they are a day old."""
     pool = cast("Pool", context.additional_context["pool"])
     async with pool.connection() as connection:
         await previews.prune(connection, keep_s=PREVIEWS_KEPT_S)
+        await idempotent_answers.prune(connection)
 
 
 @app.periodic(cron="* * * * *")

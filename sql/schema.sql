@@ -87,10 +87,13 @@ COMMENT ON FUNCTION public.redrive_deliveries(since timestamp with time zone, un
 CREATE TABLE public.accounts (
     user_id uuid NOT NULL,
     tier text DEFAULT 'free'::text NOT NULL,
+    is_over boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 COMMENT ON TABLE public.accounts IS 'The tier of each user. A user without a row is on the free tier.';
+
+COMMENT ON COLUMN public.accounts.is_over IS 'The tier may allow less than runs: the next beat of any machine looks and stops the newest traders beyond it.';
 
 CREATE FUNCTION public.set_tier("user" uuid, tier text) RETURNS public.accounts
     LANGUAGE plpgsql
@@ -196,6 +199,15 @@ begin
   reset_after := greatest(interval '0', coalesce(log[cardinality(log)] + window_length - clock, interval '0'));
 end $$;
 
+CREATE FUNCTION vyx.announce_user() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  perform pg_notify('vyx_user', old.user_id::text);
+  return null;
+end $$;
+
 CREATE FUNCTION vyx.beat_v1(boot bigint, owned_now integer, OUT ok boolean, OUT state vyx.machine_state, OUT alive bigint, OUT total bigint, OUT unowned bigint, OUT mine bigint, OUT newest_closed timestamp with time zone) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -257,7 +269,8 @@ begin
   used := vyx.active_traders("user");
   if used >= quota.max_running then
     raise exception 'the % tier runs at most % traders and % are active', quota.tier, quota.max_running, used
-      using errcode = 'VX403', detail = json_build_object('limit', quota.max_running, 'used', used, 'tier', quota.tier);
+      using errcode = 'VX403', detail = json_build_object('quota', 'running_traders', 'limit', quota.max_running, 'used', used,
+        'tier', quota.tier, 'next_tier', vyx.next_tier('running_traders', used));
   end if;
   if max_active is null then return; end if;
   select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
@@ -268,10 +281,130 @@ begin
     select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
   end if;
   if used >= max_active then
-    raise exception 'the service runs at most % traders and is full', max_active
-      using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
+    raise exception 'the service runs at most % traders and is full', max_active using errcode = 'VX503';
   end if;
 end $$;
+
+CREATE FUNCTION vyx.check_stored("user" uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  quota record;
+  used bigint;
+begin
+  insert into public.accounts (user_id) values ("user") on conflict do nothing;
+  select a.tier, t.max_stored into quota from public.accounts a join public.tiers t using (tier) where a.user_id = "user" for update of a;
+  select count(*) into used from public.traders t where t.user_id = "user";
+  if used >= quota.max_stored then
+    raise exception 'the % tier keeps at most % traders and % are saved', quota.tier, quota.max_stored, used
+      using errcode = 'VX403', detail = json_build_object('quota', 'stored_traders', 'limit', quota.max_stored, 'used', used,
+        'tier', quota.tier, 'next_tier', vyx.next_tier('stored_traders', used));
+  end if;
+end $$;
+
+CREATE FUNCTION vyx.claim_idempotent_v1("user" uuid, idempotency_key text, request_fingerprint bytea, now timestamp with time zone DEFAULT NULL::timestamp with time zone, OUT claim uuid, OUT same_request boolean, OUT status integer, OUT headers jsonb, OUT body bytea) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare clock timestamptz := coalesce(now, clock_timestamp());
+begin
+  insert into vyx.idempotent_answers as a (user_id, key, fingerprint, claimed_at) values ("user", idempotency_key, request_fingerprint, clock)
+  on conflict (user_id, key) do update
+    set fingerprint = excluded.fingerprint, claim = gen_random_uuid(), claimed_at = clock, status = null, headers = null, body = null
+    where a.claimed_at <= clock - interval '24 h'
+       or (a.status is null and a.fingerprint = excluded.fingerprint and a.claimed_at <= clock - interval '60 s')
+  returning a.claim into claim;
+  if claim is not null then
+    same_request := true;
+    delete from vyx.idempotent_answers a using (
+      select o.key from vyx.idempotent_answers o where o.user_id = "user" order by o.claimed_at desc offset 1000) old
+     where a.user_id = "user" and a.key = old.key;
+    return;
+  end if;
+  select a.fingerprint = request_fingerprint, a.status, a.headers, a.body into same_request, status, headers, body
+    from vyx.idempotent_answers a where a.user_id = "user" and a.key = idempotency_key;
+end $$;
+
+CREATE TABLE vyx.previews (
+    preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    state vyx.preview_state DEFAULT 'waiting'::vyx.preview_state NOT NULL,
+    user_id uuid NOT NULL,
+    plan jsonb,
+    bars integer,
+    symbols text[],
+    trader_id uuid,
+    since timestamp with time zone,
+    until timestamp with time zone NOT NULL,
+    result jsonb,
+    problem text,
+    bars_done integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    started_at timestamp with time zone,
+    worked_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    CONSTRAINT a_preview_has_a_plan_and_an_audit_a_trader CHECK ((((plan IS NOT NULL) AND (bars IS NOT NULL) AND (trader_id IS NULL) AND (since IS NULL)) OR ((plan IS NULL) AND (bars IS NULL) AND (symbols IS NULL) AND (trader_id IS NOT NULL) AND (since IS NOT NULL)))),
+    CONSTRAINT bars_are_1_to_1000 CHECK (((bars >= 1) AND (bars <= 1000))),
+    CONSTRAINT only_a_done_preview_has_a_result CHECK (((state = 'done'::vyx.preview_state) = (result IS NOT NULL))),
+    CONSTRAINT only_a_failed_preview_has_a_problem CHECK (((state = ANY (ARRAY['failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (problem IS NOT NULL))),
+    CONSTRAINT only_an_ended_preview_has_an_end CHECK (((state = ANY (ARRAY['done'::vyx.preview_state, 'failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (ended_at IS NOT NULL))),
+    CONSTRAINT previewed_symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
+);
+
+COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being saved, and audits of traders. The web process waits for the row to end; it is pruned after an hour.';
+
+COMMENT ON COLUMN vyx.previews.plan IS 'The compiled filter. Validated again by the process that evaluates it.';
+
+COMMENT ON COLUMN vyx.previews.bars IS 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
+
+COMMENT ON COLUMN vyx.previews.symbols IS 'Null: every pair of the market.';
+
+COMMENT ON COLUMN vyx.previews.trader_id IS 'The trader whose signals are audited from since through until; null for a preview.';
+
+COMMENT ON COLUMN vyx.previews.result IS 'The answer as the HTTP interface gives it.';
+
+COMMENT ON COLUMN vyx.previews.problem IS 'Why there is no answer, in a sentence for its user.';
+
+COMMENT ON COLUMN vyx.previews.bars_done IS 'How many of the bars have been looked at so far, the newest first.';
+
+COMMENT ON COLUMN vyx.previews.started_at IS 'When a machine began to answer.';
+
+COMMENT ON COLUMN vyx.previews.worked_at IS 'When that machine last got on with it. One that is silent for long has died; its preview is not counted as being worked on.';
+
+CREATE FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) RETURNS SETOF vyx.previews
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare chosen uuid; now_is timestamptz;
+begin
+  perform pg_advisory_xact_lock(7005, 1);
+  now_is := clock_timestamp();
+  with lines as (
+    select w.user_id, min(w.created_at) as joined_at from vyx.previews w
+     where w.state = 'waiting' and w.created_at > now_is - make_interval(secs => wait_s)
+     group by w.user_id
+  ), turns as (
+    select l.user_id, greatest(l.joined_at, h.started_at, h.ended_at) as turn_at
+      from lines l
+     cross join lateral (
+       select max(p.started_at) as started_at, max(p.ended_at) as ended_at,
+              count(*) filter (where p.state = 'running' and p.worked_at > now_is - make_interval(secs => silent_s)) as in_flight
+         from vyx.previews p
+        where p.user_id = l.user_id and p.created_at > now_is - interval '5 min') h
+     where h.in_flight < in_flight_max
+  )
+  select p.preview_id into chosen
+    from vyx.previews p join turns t using (user_id)
+   where p.state = 'waiting' and p.created_at > now_is - make_interval(secs => wait_s)
+   order by t.turn_at, p.created_at, p.preview_id
+   limit 1 for update of p skip locked;
+  return query
+    update vyx.previews p set state = 'running', started_at = clock_timestamp(), worked_at = clock_timestamp()
+     where p.preview_id = chosen and p.state = 'waiting'
+    returning p.*;
+end $$;
+
+COMMENT ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) IS 'Begin to answer the preview whose turn it is, by user turns; no row when nothing may begin.';
 
 CREATE FUNCTION vyx.claim_v1(boot bigint, n integer) RETURNS bigint
     LANGUAGE plpgsql
@@ -554,6 +687,24 @@ CREATE FUNCTION vyx.machine_is_silent(boot bigint, ttl interval, grace interval,
       or (h.heartbeat_at < clock - grace and clock > server_start + interval '10 s' and not vyx.machine_is_locked(boot))))
 $$;
 
+CREATE FUNCTION vyx.mark_all_over() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  update public.accounts a set is_over = true where a.tier = new.tier;
+  return null;
+end $$;
+
+CREATE FUNCTION vyx.mark_over() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  new.is_over := true;
+  return new;
+end $$;
+
 CREATE FUNCTION vyx.market_time(wall timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -575,6 +726,16 @@ CREATE FUNCTION vyx.newest_slot() RETURNS timestamp with time zone
     SET search_path TO ''
     AS $$
   select max(slot) from vyx.slots
+$$;
+
+CREATE FUNCTION vyx.next_tier(quota text, used bigint) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select t.tier
+    from public.tiers t cross join lateral (select case quota when 'running_traders' then t.max_running else t.max_stored end) l (most)
+   where l.most is null or l.most > used
+   order by l.most nulls last, t.tier limit 1
 $$;
 
 CREATE FUNCTION vyx.note_change() RETURNS trigger
@@ -830,7 +991,58 @@ begin
   return vyx.change_state_v1(trader, 'starting', 'start');
 end $$;
 
-CREATE FUNCTION vyx.stop_trader_v1(trader uuid) RETURNS public.trader_state
+CREATE FUNCTION vyx.start_traders_v1("user" uuid, ids uuid[], max_active bigint DEFAULT NULL::bigint) RETURNS TABLE(trader uuid, code text, message text, detail text)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and case when ids is null then s.state in ('stopped', 'error') else s.trader_id = any (ids) end order by s.trader_id
+  loop
+    code := null; message := null; detail := null;
+    begin
+      perform vyx.start_trader_v1(trader, max_active);
+    exception when others then
+      get stacked diagnostics code = returned_sqlstate, message = message_text, detail = pg_exception_detail;
+      if code not like 'VX%' then raise; end if;
+    end;
+    return next;
+  end loop;
+end $$;
+
+CREATE FUNCTION vyx.stop_beyond_tiers_v1() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  account record;
+  beyond record;
+  excess bigint;
+  stopped bigint := 0;
+begin
+  for account in
+    select a.user_id, a.tier, t.max_running from public.accounts a join public.tiers t using (tier)
+     where a.is_over order by a.user_id limit 100 for update of a skip locked
+  loop
+    excess := vyx.active_traders(account.user_id) - account.max_running;
+    for beyond in
+      select s.trader_id from public.trader_state s
+       where s.user_id = account.user_id and (s.state in ('starting', 'running') or s.retry_at is not null)
+       order by coalesce(s.started_at, s.changed_at) desc, s.trader_id limit greatest(excess, 0) for update skip locked
+    loop
+      perform vyx.stop_trader_v1(beyond.trader_id, format('the %s tier runs at most %s traders', account.tier, account.max_running));
+      excess := excess - 1;
+      stopped := stopped + 1;
+    end loop;
+    if coalesce(excess, 0) <= 0 then
+      update public.accounts a set is_over = false where a.user_id = account.user_id;
+    end if;
+  end loop;
+  return stopped;
+end $$;
+
+CREATE FUNCTION vyx.stop_trader_v1(trader uuid, reason text DEFAULT 'stop'::text) RETURNS public.trader_state
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -839,10 +1051,24 @@ begin
   select * into current from public.trader_state s where s.trader_id = trader for update;
   if not found then raise exception 'there is no trader %', trader using errcode = 'VX404'; end if;
   if current.state in ('stopped', 'stopping') then return current; end if;
-  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
-  current := vyx.change_state_v1(trader, 'stopping', 'stop');
-  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
+  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', reason); end if;
+  current := vyx.change_state_v1(trader, 'stopping', reason);
+  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
   return current;
+end $$;
+
+CREATE FUNCTION vyx.stop_traders_v1("user" uuid, ids uuid[]) RETURNS TABLE(trader uuid)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and s.state <> 'stopped' and (ids is null or s.trader_id = any (ids)) order by s.trader_id
+  loop
+    perform vyx.stop_trader_v1(trader);
+    return next;
+  end loop;
 end $$;
 
 CREATE FUNCTION vyx.touch_destination() RETURNS trigger
@@ -1304,12 +1530,20 @@ COMMENT ON VIEW public.slot_overview IS 'The ledger of slots, with how many live
 CREATE TABLE public.tiers (
     tier text NOT NULL,
     max_running integer,
-    CONSTRAINT max_running_is_not_negative CHECK ((max_running >= 0))
+    max_stored integer,
+    max_streams integer DEFAULT 10 NOT NULL,
+    CONSTRAINT max_running_is_not_negative CHECK ((max_running >= 0)),
+    CONSTRAINT max_stored_is_not_negative CHECK ((max_stored >= 0)),
+    CONSTRAINT max_streams_is_not_negative CHECK ((max_streams >= 0))
 );
 
-COMMENT ON TABLE public.tiers IS 'What a user may run at the same time. A row per tier; edit a number here and it holds from the next start on.';
+COMMENT ON TABLE public.tiers IS 'What a user may have and run at the same time. A row per tier; edit a number here and it holds from the next request on.';
 
-COMMENT ON COLUMN public.tiers.max_running IS 'Traders that may run at once; null is unlimited.';
+COMMENT ON COLUMN public.tiers.max_running IS 'Traders that may run at once; null is unlimited. Lowering it stops the newest traders beyond it.';
+
+COMMENT ON COLUMN public.tiers.max_stored IS 'Traders that may be saved; null is unlimited. Up to 64 KiB of filter each.';
+
+COMMENT ON COLUMN public.tiers.max_streams IS 'Event streams that may be open at once, on each web process.';
 
 CREATE TABLE public.trader_events (
     id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
@@ -1361,6 +1595,28 @@ CREATE TABLE public.trader_versions (
 COMMENT ON TABLE public.trader_versions IS 'Every saved version of filter, symbols and frequency; number is the trader''s revision. Written by a trigger on traders.';
 
 COMMENT ON COLUMN public.trader_versions.screened_after IS 'The version screens the slots after this one, until a later version does; null: no machine has loaded it.';
+
+CREATE TABLE vyx.api_keys (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    scopes text[] NOT NULL,
+    secret_hash bytea NOT NULL,
+    hint text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT key_name_has_1_to_120_characters CHECK (((length(name) >= 1) AND (length(name) <= 120))),
+    CONSTRAINT scopes_are_known CHECK (((cardinality(scopes) > 0) AND (scopes <@ ARRAY['read'::text, 'trade'::text, 'admin'::text])))
+);
+
+COMMENT ON TABLE vyx.api_keys IS 'API keys of users. Deleting a row revokes the key on every web process at once.';
+
+COMMENT ON COLUMN vyx.api_keys.secret_hash IS 'SHA-256 of the key.';
+
+COMMENT ON COLUMN vyx.api_keys.hint IS 'The beginning of the key, to tell it from others.';
+
+COMMENT ON COLUMN vyx.api_keys.last_used_at IS 'To the minute.';
 
 CREATE TABLE vyx.candle_corrections (
     correction_id bigint NOT NULL,
@@ -1494,6 +1750,25 @@ ALTER TABLE vyx.history_checks ALTER COLUMN check_id ADD GENERATED ALWAYS AS IDE
     CACHE 1
 );
 
+CREATE TABLE vyx.idempotent_answers (
+    user_id uuid NOT NULL,
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,
+    claim uuid DEFAULT gen_random_uuid() NOT NULL,
+    claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    status integer,
+    headers jsonb,
+    body bytea,
+    CONSTRAINT an_answer_is_whole CHECK ((((status IS NULL) = (headers IS NULL)) AND ((status IS NULL) = (body IS NULL)))),
+    CONSTRAINT key_has_1_to_200_characters CHECK (((length(key) >= 1) AND (length(key) <= 200)))
+);
+
+COMMENT ON TABLE vyx.idempotent_answers IS 'Answers to POSTs with an Idempotency-Key; without a status the request is still being answered. Pruned after 24 hours.';
+
+COMMENT ON COLUMN vyx.idempotent_answers.fingerprint IS 'Hash of method, path and body: the same key with another request is a mistake of the client.';
+
+COMMENT ON COLUMN vyx.idempotent_answers.claim IS 'Of the request that answers; one that was overtaken after a minute of silence stores nothing.';
+
 CREATE TABLE vyx.incidents (
     incident_id bigint NOT NULL,
     kind text NOT NULL,
@@ -1616,42 +1891,6 @@ CREATE SEQUENCE vyx.notice_id
     NO MAXVALUE
     CACHE 1;
 
-CREATE TABLE vyx.previews (
-    preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    state vyx.preview_state DEFAULT 'waiting'::vyx.preview_state NOT NULL,
-    user_id uuid NOT NULL,
-    plan jsonb,
-    bars integer,
-    symbols text[],
-    trader_id uuid,
-    since timestamp with time zone,
-    until timestamp with time zone NOT NULL,
-    result jsonb,
-    problem text,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    ended_at timestamp with time zone,
-    CONSTRAINT a_preview_has_a_plan_and_an_audit_a_trader CHECK ((((plan IS NOT NULL) AND (bars IS NOT NULL) AND (trader_id IS NULL) AND (since IS NULL)) OR ((plan IS NULL) AND (bars IS NULL) AND (symbols IS NULL) AND (trader_id IS NOT NULL) AND (since IS NOT NULL)))),
-    CONSTRAINT bars_are_1_to_1000 CHECK (((bars >= 1) AND (bars <= 1000))),
-    CONSTRAINT only_a_done_preview_has_a_result CHECK (((state = 'done'::vyx.preview_state) = (result IS NOT NULL))),
-    CONSTRAINT only_a_failed_preview_has_a_problem CHECK (((state = ANY (ARRAY['failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (problem IS NOT NULL))),
-    CONSTRAINT only_an_ended_preview_has_an_end CHECK (((state = ANY (ARRAY['done'::vyx.preview_state, 'failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (ended_at IS NOT NULL))),
-    CONSTRAINT previewed_symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
-);
-
-COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being saved, and audits of traders. The web process waits for the row to end; it is pruned after an hour.';
-
-COMMENT ON COLUMN vyx.previews.plan IS 'The compiled filter. Validated again by the process that evaluates it.';
-
-COMMENT ON COLUMN vyx.previews.bars IS 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
-
-COMMENT ON COLUMN vyx.previews.symbols IS 'Null: every pair of the market.';
-
-COMMENT ON COLUMN vyx.previews.trader_id IS 'The trader whose signals are audited from since through until; null for a preview.';
-
-COMMENT ON COLUMN vyx.previews.result IS 'The answer as the HTTP interface gives it.';
-
-COMMENT ON COLUMN vyx.previews.problem IS 'Why there is no answer, in a sentence for its user.';
-
 CREATE UNLOGGED TABLE vyx.rate_limits (
     user_id uuid NOT NULL,
     kind text NOT NULL,
@@ -1742,6 +1981,12 @@ ALTER TABLE ONLY public.trader_state
 ALTER TABLE ONLY public.traders
     ADD CONSTRAINT traders_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_secret_hash_key UNIQUE (secret_hash);
+
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_pkey PRIMARY KEY (correction_id);
 
@@ -1768,6 +2013,9 @@ ALTER TABLE ONLY vyx.feed_floors
 
 ALTER TABLE ONLY vyx.history_checks
     ADD CONSTRAINT history_checks_pkey PRIMARY KEY (check_id);
+
+ALTER TABLE ONLY vyx.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (user_id, key);
 
 ALTER TABLE ONLY vyx.incidents
     ADD CONSTRAINT incidents_pkey PRIMARY KEY (incident_id);
@@ -1820,6 +2068,8 @@ ALTER TABLE ONLY vyx.transitions
 ALTER TABLE ONLY vyx.troubles
     ADD CONSTRAINT troubles_pkey PRIMARY KEY (user_id, event);
 
+CREATE INDEX accounts_is_over_idx ON public.accounts USING btree (user_id) WHERE is_over;
+
 CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
 
 CREATE INDEX destinations_user_id_idx ON public.destinations USING btree (user_id, created_at DESC, id);
@@ -1858,6 +2108,8 @@ CREATE INDEX trader_versions_user_id_idx ON public.trader_versions USING btree (
 
 CREATE INDEX traders_user_id_created_at_idx ON public.traders USING btree (user_id, created_at DESC, id);
 
+CREATE INDEX api_keys_user_id_idx ON vyx.api_keys USING btree (user_id, created_at);
+
 CREATE INDEX candle_corrections_symbol_id_idx ON vyx.candle_corrections USING btree (symbol_id);
 
 CREATE INDEX candle_corrections_to_screen_idx ON vyx.candle_corrections USING btree (correction_id) WHERE (screened_again_at IS NULL);
@@ -1878,6 +2130,10 @@ CREATE INDEX deliveries_tests_idx ON vyx.deliveries USING btree (source_id) WHER
 
 CREATE INDEX deliveries_untold_idx ON vyx.deliveries USING btree (destination_id) WHERE ((state = 'expired'::public.delivery_state) AND (digest_id IS NULL) AND (event = 'signal'::text));
 
+CREATE INDEX idempotent_answers_claimed_at_idx ON vyx.idempotent_answers USING btree (claimed_at);
+
+CREATE INDEX idempotent_answers_user_id_claimed_at_idx ON vyx.idempotent_answers USING btree (user_id, claimed_at DESC);
+
 CREATE INDEX incidents_boot_id_idx ON vyx.incidents USING btree (boot_id);
 
 CREATE INDEX incidents_trader_id_idx ON vyx.incidents USING btree (trader_id);
@@ -1888,11 +2144,15 @@ CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
 
 CREATE INDEX previews_trader_id_idx ON vyx.previews USING btree (trader_id) WHERE (trader_id IS NOT NULL);
 
-CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
+CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id, created_at);
+
+CREATE INDEX previews_waiting_idx ON vyx.previews USING btree (created_at) WHERE (state = 'waiting'::vyx.preview_state);
 
 CREATE INDEX slots_lacking_idx ON vyx.slots USING btree (slot) WHERE ((state = 'complete'::vyx.slot_state) AND (symbols_missing > 0));
 
 CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
+
+CREATE TRIGGER announce_user AFTER DELETE ON public.accounts FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
 
 CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_new_trader_state();
 
@@ -1912,6 +2172,10 @@ CREATE TRIGGER lock_feed BEFORE INSERT ON public.signals FOR EACH STATEMENT EXEC
 
 CREATE TRIGGER lock_feed BEFORE INSERT ON public.trader_events FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
 
+CREATE TRIGGER mark_all_over AFTER UPDATE ON public.tiers FOR EACH ROW WHEN (((new.max_running IS NOT NULL) AND (new.max_running IS DISTINCT FROM old.max_running))) EXECUTE FUNCTION vyx.mark_all_over();
+
+CREATE TRIGGER mark_over BEFORE UPDATE ON public.accounts FOR EACH ROW WHEN ((new.tier IS DISTINCT FROM old.tier)) EXECUTE FUNCTION vyx.mark_over();
+
 CREATE TRIGGER note_change BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((new.state IS DISTINCT FROM old.state) OR (new.owner IS DISTINCT FROM old.owner))) EXECUTE FUNCTION vyx.note_change();
 
 CREATE TRIGGER note_revision AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.note_revision();
@@ -1923,6 +2187,8 @@ CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECU
 CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.record_trader_events();
 
 CREATE TRIGGER touch_destination BEFORE UPDATE ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.touch_destination();
+
+CREATE TRIGGER announce_user AFTER DELETE OR UPDATE OF scopes, expires_at, secret_hash ON vyx.api_keys FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
 
 CREATE TRIGGER guard_screened_through BEFORE UPDATE ON vyx.machines FOR EACH ROW WHEN ((new.screened_through > old.screened_through)) EXECUTE FUNCTION vyx.guard_screened_through();
 
@@ -1981,6 +2247,9 @@ ALTER TABLE ONLY public.trader_versions
 ALTER TABLE ONLY public.traders
     ADD CONSTRAINT traders_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
 
@@ -2001,6 +2270,9 @@ ALTER TABLE ONLY vyx.destination_queues
 
 ALTER TABLE ONLY vyx.destination_secrets
     ADD CONSTRAINT destination_secrets_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.incidents
     ADD CONSTRAINT incidents_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id);
@@ -2066,6 +2338,8 @@ ALTER TABLE public.traders ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY traders_owner_select ON public.traders FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
+ALTER TABLE vyx.api_keys ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.candle_ranges ENABLE ROW LEVEL SECURITY;
@@ -2085,6 +2359,8 @@ ALTER TABLE vyx.exchange_holds ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vyx.feed_floors ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.history_checks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.idempotent_answers ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.incidents ENABLE ROW LEVEL SECURITY;
 
@@ -2140,6 +2416,11 @@ GRANT ALL ON FUNCTION public.start_trader(trader uuid) TO service_role;
 
 REVOKE ALL ON FUNCTION public.stop_trader(trader uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
+
+GRANT ALL ON TABLE vyx.previews TO service_role;
+
+REVOKE ALL ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) TO service_role;
 
 REVOKE ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) TO service_role;
@@ -2198,6 +2479,8 @@ GRANT SELECT ON TABLE public.trader_overview TO service_role;
 GRANT SELECT ON TABLE public.trader_versions TO authenticated;
 GRANT ALL ON TABLE public.trader_versions TO service_role;
 
+GRANT ALL ON TABLE vyx.api_keys TO service_role;
+
 GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
 
 GRANT ALL ON TABLE vyx.candle_refusals TO service_role;
@@ -2212,6 +2495,8 @@ GRANT ALL ON TABLE vyx.feed_floors TO service_role;
 
 GRANT ALL ON TABLE vyx.history_checks TO service_role;
 
+GRANT ALL ON TABLE vyx.idempotent_answers TO service_role;
+
 GRANT ALL ON TABLE vyx.incidents TO service_role;
 
 GRANT ALL ON TABLE vyx.leases TO service_role;
@@ -2225,8 +2510,6 @@ GRANT ALL ON TABLE vyx.markets TO service_role;
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
 
 GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
-
-GRANT ALL ON TABLE vyx.previews TO service_role;
 
 GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 

@@ -24,13 +24,14 @@ from app.store.pool import Connection, Pool
 class Channel(StrEnum):
     """
     Every notification of the service. Who listens: the keeper (TRADER, LEASE), the feed reader (FEED,
-    PREVIEW).
+    PREVIEW, USER).
     """
 
     TRADER = "vyx_trader"  # a trader's state or text changed
     LEASE = "vyx_lease"  # leases were given back or freed; others may claim them
     FEED = "vyx_feed"  # the feed has new rows
     PREVIEW = "vyx_preview"  # a preview has ended
+    USER = "vyx_user"  # this user, named in it, or a key of theirs is gone; sent by triggers, with the commit
 
 
 COALESCE_S = 0.01

@@ -24,7 +24,7 @@ import structlog
 from app.coordination.hints import Channel, listen, notify
 from app.errors import Fenced, NotTrusted
 from app.metrics import WorkerMetrics
-from app.store import jobs, leases, machines, trader_state
+from app.store import accounts, jobs, leases, machines, trader_state
 from app.store.machines import Beat
 from app.store.pool import Connection, connect_direct
 
@@ -228,6 +228,7 @@ class Keeper:
             return True
         self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
         await trader_state.retry_due(connection)
+        await self._stop_beyond_tiers(connection)
         more = await self._reap(connection)
         again = await self._share(connection, beat) or more
         await self._feed_market(connection)
@@ -235,6 +236,11 @@ class Keeper:
         self._report(beat)
         await self._count_dead_letters(connection)
         return again
+
+    async def _stop_beyond_tiers(self, connection: Connection) -> None:
+        if stopped := await accounts.stop_beyond_tiers(connection):
+            log.info("stopped beyond their tier", traders=stopped)
+            await notify(connection, Channel.TRADER, Channel.FEED)
 
     async def _count_dead_letters(self, connection: Connection) -> None:
         now = time.monotonic()

@@ -23,7 +23,24 @@ async def show_me(call: Call) -> shapes.Me:
         tier=account.tier,
         running=account.running,
         max_running=account.max_running,
+        stored=account.stored,
+        max_stored=account.max_stored,
+        max_streams=account.max_streams,
         rate=shapes.Rate(LIFECYCLE.max_calls, left.remaining, round(left.reset_after.total_seconds(), 3)),
+    )
+
+
+async def list_tiers(call: Call) -> shapes.TierList:
+    """What each tier allows, the smallest first."""
+    async with call.service.pool.connection() as connection:
+        rows = await accounts.list_tiers(connection)
+    return shapes.TierList(
+        [
+            shapes.Tier(
+                tier=t.tier, max_running=t.max_running, max_stored=t.max_stored, max_streams=t.max_streams
+            )
+            for t in rows
+        ]
     )
 
 

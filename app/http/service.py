@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from app.delivery.destinations import Destinations
 from app.explain import Explaining
+from app.http.api_key_auth import Keys
 from app.http.auth import KnownUsers, Verifier
 from app.http.feed import Feed
-from app.http.limits import ReadLimit
+from app.http.limits import CallLimit, InFlight
 from app.http.metrics import Metrics
 from app.http.stream import Streams
 from app.lifecycle import Lifecycle
@@ -27,7 +28,9 @@ class Service:
     pool: Pool
     verifier: Verifier
     users: KnownUsers
-    reads: ReadLimit
+    keys: Keys
+    reads: CallLimit
+    exports: InFlight
     metrics: Metrics
     feed: Feed
     streams: Streams

@@ -23,7 +23,7 @@ import structlog
 from app.domain.demo import DEMO_USER
 from app.errors import CommandFailed
 from app.market.addresses import host_of, own_address
-from app.settings import Settings
+from app.settings import Settings, child_environment
 from app.store import exchange_holds, markets
 from app.store.markets import Market
 from app.store.pool import Pool
@@ -208,6 +208,7 @@ async def _simulated(
 ) -> AsyncIterator[tuple[str, _Clock]]:
     process = await asyncio.create_subprocess_exec(
         *_command(settings, market, stored),
+        env=child_environment(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -6,7 +6,8 @@ In five steps, for "312 live, 312 replayed, 0 differ, 1440 of 1440 slots account
 1. One snapshot of what is on record: the ledger, coverage, the versions that screened the trader, its signals.
 2. Per version, the slots inside the coverage that it screened (`_spans`).
 3. The matches at these slots, by the process that evaluates previews, in pieces of `PIECE_BARS` bars.
-4. A slot that was screened before one of its candles was corrected is replayed again with the candles of then.
+4. A slot that closed before one of its candles was corrected is replayed again with the candles of then. Whether it was screened
+   before the correction or after it is not on record: it is held to the nearer of the two.
 5. Cooldowns and forming bars over all of it in order (`app/domain/audit`), and the comparison.
 
 Left out: pairs of which a signal was refused (they wait in ``signals_failed``), and what lies before the candles that are kept.
@@ -118,7 +119,7 @@ async def audit(
 
     Raises:
         NotAudited: a version's plan is not valid, or cannot be evaluated over this stretch.
-        TimedOut, Crashed: by the evaluating process.
+        OutOfTime, Crashed: by the evaluating process.
     """
     async with pool.connection() as connection, connection.transaction():
         await slots.see_one_snapshot(connection)
@@ -230,9 +231,9 @@ async def _matches(
             unsure.add(slot)
         elif slot in by_slot:
             then = [s for s in await _ask(connection, process, span, 1, slot, unseen) if s.at == slot]
-            signalled = [_seen(signal) for signal in record.live if signal.triggered_at == slot]
-            if all(signal in then for signal in signalled) or not all(s in by_slot[slot] for s in signalled):
-                by_slot[slot] = then
+            live = {_place(_seen(signal)) for signal in record.live if signal.triggered_at == slot}
+            # who caught up after the correction saw the candles of now: the nearer of the two is the one to hold it to
+            by_slot[slot] = min(then, by_slot[slot], key=lambda seen: len(live ^ {_place(s) for s in seen}))
     return [seen for slot in due for seen in by_slot[slot]], unsure
 
 
@@ -281,10 +282,30 @@ async def _ask(  # noqa: PLR0917 where to ask, and what
     answer = await process.evaluate(question, frames)
     if isinstance(answer, wire.Refused):
         raise NotAudited(answer.problem)
+    if answer.bars_left:
+        return await _ask_by_halves(connection, process, span, bars, until, unseen)
     bar_s = TIMEFRAMES[answer.trigger]
     return [
         Seen(hit.symbol, instant(hit.triggered_at_ms), bar_s, (hit.price, hit.values)) for hit in answer.hits
     ]
+
+
+async def _ask_by_halves(  # noqa: PLR0917 as `_ask`
+    connection: Connection,
+    process: EvaluatingProcess,
+    span: _Span,
+    bars: int,
+    until: datetime,
+    unseen: Collection[Correction],
+) -> list[Seen]:
+    """The same where functions used up the CPU time of one question: two questions, about half of the slots each."""
+    if bars == 1:
+        raise NotAudited("The functions of the filter take too long over one slot.")
+    half = bars // 2
+    middle = until - half * timedelta(seconds=TIMEFRAMES[span.plan.due_every])
+    older = await _ask(connection, process, span, bars - half, middle, unseen)
+    newer = await _ask(connection, process, span, half, until, unseen)
+    return [*older, *(seen for seen in newer if seen.at > middle)]
 
 
 def _as_then(
@@ -328,6 +349,10 @@ def _accounted(record: _Record) -> tuple[int, int]:
 
 def _is_paused(slot: datetime, pause: Pause) -> bool:
     return pause.begin_at - SLOT < slot and (pause.end_at is None or slot < pause.end_at + SLOT)
+
+
+def _place(seen: Seen) -> tuple[str, datetime]:
+    return seen.symbol, seen.at
 
 
 def _seen(signal: CommittedSignal) -> Seen:

@@ -68,7 +68,11 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag="found"):
-    """The answer: ``hits`` oldest first; ``bars`` counts the bars of ``due_every`` that were there."""
+    """
+    A piece of the answer, newest bars first: `hits` oldest first, of `bars` bars of `due_every`.
+
+    `bars_left` older bars were not looked at yet; `is_last` says that they will not be.
+    """
 
     trigger: str
     due_every: str
@@ -76,6 +80,8 @@ class Found(msgspec.Struct, frozen=True, tag="found"):
     hits: list[Hit]
     hit_count: int
     evaluated_ms: float
+    bars_left: int = 0
+    is_last: bool = True
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

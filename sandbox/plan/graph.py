@@ -190,8 +190,9 @@ class Graph:
         if inner.op == node.op:
             n += kind.lookback(inner.params)
             series = inner.args[0]
-            if n > (facts.operator.params[0].high or 0):
-                raise PlanError(f"[{n}] looks too far back", index, "lookback")
+            most = int(facts.operator.params[0].high or 0)
+            if n > most:
+                raise PlanError(f"s[{n}] looks too far back: at most {most} bars", index, "lookback")
         shifted = Node(node.op, (series,), {facts.operator.params[0].name: n})
         return self._intern(shifted, facts_of(index, shifted.op, 0, shifted.params))
 

@@ -21,10 +21,10 @@ async def http(make_settings):
 
     from app.http.application import make_application
     from app.web import make_service
-    from tests.http.conftest import FakeCompiler
+    from tests.http.conftest import FakeFilters
 
     settings = make_settings(VYX_SECRET_KEY=KEY, VYX_PUBLIC_URL="https://vyx.test")
-    async with make_service(settings, FakeCompiler()) as service:
+    async with make_service(settings, FakeFilters()) as service:
         transport = httpx2.ASGITransport(make_application(service))
         async with httpx2.AsyncClient(transport=transport, base_url="http://vyx.test") as client:
             client.service = service
@@ -137,9 +137,9 @@ async def test_without_a_key_nothing_is_stored_and_the_answer_says_why(make_sett
 
     from app.http.application import make_application
     from app.web import make_service
-    from tests.http.conftest import FakeCompiler
+    from tests.http.conftest import FakeFilters
 
-    async with make_service(make_settings(), FakeCompiler()) as service:
+    async with make_service(make_settings(), FakeFilters()) as service:
         transport = httpx2.ASGITransport(make_application(service))
         async with httpx2.AsyncClient(transport=transport, base_url="http://vyx.test") as client:
             refused = await create(client, user)

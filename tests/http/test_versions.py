@@ -16,28 +16,28 @@ from app.preview.process import EvaluatingProcess
 from app.screening.screener import Screener
 from app.web import make_service
 from sandbox.interpreter.functions import EachRunner
-from sandbox.language.compiler import FilterCompiler
 from tests import world
+from tests.in_process import in_process_filters
 
 LOW, HIGH = (f'signal(bars("1m").close > {level})\n' for level in (99, 101))
 CLOSES = world.random_closes(4, 60)
 
 
 @pytest.fixture(scope="module")
-def compiler():
-    with FilterCompiler(processes=1) as compiler:
-        yield compiler
+def filters():
+    with in_process_filters() as filters:
+        yield filters
 
 
 @pytest.fixture
-async def service(make_settings, connection, compiler):
+async def service(make_settings, connection, filters):
     connection.execute(
         "insert into vyx.markets (source, anchor_market_at, anchor_wall_at) values ('test', %s, now())",
         (world.at(30),),
     )
     world.put_closes(connection, CLOSES, first=-29)
     world.close_slots(connection, 0)
-    async with make_service(make_settings(), compiler) as service:
+    async with make_service(make_settings(), filters) as service:
         await service.feed.has_horizon.wait()
         yield service
 
@@ -53,16 +53,13 @@ async def http(service):
 async def machine(service, connection):
     """One machine: its screener, and its answers to previews."""
     hints, each = Hints(service.pool), EachRunner()
-    job = PreviewJob(service.pool, hints, EvaluatingProcess(time_limit_s=20))
+    job = PreviewJob(service.pool, hints, [EvaluatingProcess(wall_limit_s=60)])
     screener = Screener(service.pool, hints, WorkerMetrics(CollectorRegistry()), lambda: True, None, each)
     await screener.begin_boot(world.register(connection), world.at(0))
 
     async def work():
         while True:
-            async with service.pool.connection() as own:
-                cursor = await own.execute("select preview_id from vyx.previews where state = 'waiting'")
-                for (preview_id,) in await cursor.fetchall():
-                    await job.run(preview_id)
+            await job.run()
             await asyncio.sleep(0.01)
 
     working = asyncio.create_task(work())

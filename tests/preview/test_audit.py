@@ -93,6 +93,11 @@ async def test_edits_moves_outages_frequencies_and_late_candles_are_honoured(
     Every version is replayed at its own slots, every slot with the candles it was screened with.
     """
     forming = world.above(100, timeframe="5m", op="forming", show=True)
+    connection.execute(  # it comes late: slots 30 and 31 are screened without it
+        "delete from vyx.candles c using vyx.symbols s where s.symbol = 'S2USDT' and c.symbol_id = s.symbol_id"
+        " and c.timeframe = '1m' and c.open_time = %s",
+        (world.at(29),),
+    )
     plans = [world.above_average(7), world.above(100), world.above(100, timeframe="5m"), forming]
     traders = [
         world.add_trader(connection, user, plan, frequency=frequency)
@@ -117,6 +122,13 @@ async def test_edits_moves_outages_frequencies_and_late_candles_are_honoured(
         if number == 21:
             connection.execute(
                 "update public.traders set symbols = '{S1USDT,S2USDT}' where id = %s", (traders[0],)
+            )
+        if number == 31:
+            world.put_closes(connection, {"S2USDT": [150.0]}, first=30)
+            connection.execute(
+                "insert into vyx.candle_corrections (symbol_id, timeframe, open_time, became, reason)"
+                " select symbol_id, '1m', %s, '{}', 'late' from vyx.symbols where symbol = 'S2USDT'",
+                (world.at(29),),
             )
         if number == 25:
             world.put_closes(connection, {"NEWUSDT": [101.0, 102.0, 103.0]}, first=24)

@@ -17,7 +17,8 @@ TROUBLES = (7010, 1)  # telling of outages and lags, one at a time: sql queue_tr
 EXPIRY = (7011, 1)  # ending late deliveries, one sender at a time: sql may_expire
 INGEST = (7101, 1)  # session: the one machine that feeds the market data
 MACHINE = 7100  # session, (7100, boot_id): this process lives: sql machine_is_locked
-LISTED = {FEED, SIGNAL_PARTITION, ACTIVE_TRADERS, TROUBLES, EXPIRY, INGEST}
+PREVIEW_CLAIM = (7005, 1)  # choosing whose preview is next: sql claim_preview_v1
+LISTED = {FEED, SIGNAL_PARTITION, ACTIVE_TRADERS, PREVIEW_CLAIM, TROUBLES, EXPIRY, INGEST}
 
 
 def written(pattern: str) -> set[tuple[int, int]]:

@@ -7,8 +7,10 @@ somewhere by a name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from sandbox.plan.operators.kind import Candles, Constant, Leaf, Session
 from tests.plans import bars, const, node
 
 NAMES = sorted(OPERATORS)
+ROOT = Path(__file__).parents[3]
 MINUTE = 60_000
 SUFFIX = "_twin"
 
@@ -220,3 +223,16 @@ def test_every_kind_of_leaf_and_run_is_among_the_twins():
     kinds = {type(OPERATORS[name].kind) for name in NAMES}
 
     assert {Candles, Constant, Session} <= kinds
+
+
+def test_no_code_compares_an_operators_name():
+    compared = re.compile(r"\.form ==|operator\.name (==|in)\b|OPERATORS\[.*\]\.name")
+    found = [
+        f"{path.name}:{number}: {line.strip()}"
+        for folder in ("sandbox", "app")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if compared.search(line)
+    ]
+
+    assert found == []
