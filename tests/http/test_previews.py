@@ -257,6 +257,7 @@ async def test_a_match_is_explained_with_its_terms_values_and_bars(http, user, c
         "at": text(at),
         "matched": True,
         "reason": None,
+        "revision": None,
         "terms": [
             {"text": "b.close > b.open", "line": 3, "value": True},
             {"text": "b.volume > 0", "line": 3, "value": True},
@@ -545,7 +546,8 @@ def test_openapi_has_both():
     run_it = document["paths"]["/api/v1/execute-filter"]["post"]
     explain_it = document["paths"]["/api/v1/traders/{trader_id}/explain"]["get"]
     assert {"200", "422", "429", "504"} <= set(run_it["responses"])
-    assert {p["name"] for p in explain_it["parameters"]} == {"trader_id", "symbol", "at"}
+    asked = {p["name"] for p in explain_it["parameters"] if p["in"] != "header"}
+    assert asked == {"trader_id", "symbol", "at"}
     assert set(document["components"]["schemas"]["Preview"]["required"]) == {
         "trigger",
         "due_every",
