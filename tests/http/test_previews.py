@@ -557,6 +557,7 @@ def test_openapi_has_both():
         "hit_count",
         "truncated",
         "evaluated_ms",
+        "bars_left",
     }
     assert set(document["components"]["schemas"]["Explain"]["required"]) == {
         "trader_id",
@@ -568,4 +569,5 @@ def test_openapi_has_both():
         "values",
         "bars",
         "forming",
+        "revision",
     }
