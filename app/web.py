@@ -34,6 +34,7 @@ from app.metrics_server import serve_metrics
 from app.preview.request import PreviewRequest
 from app.settings import Settings
 from app.store.pool import make_pool
+from app.store.sessions import prove_direct
 from app.turns import SharedQueue
 from jobs.tasks import defer_preview
 
@@ -52,8 +53,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
         ready: Called once with the server's URL, as soon as /health/ready would answer 200.
 
     Raises:
-        SettingInvalid: a port is taken, or there is no database address.
+        SettingInvalid: a port is taken, there is no database address, or the direct one is a transaction pooler.
     """
+    await prove_direct(settings.addresses()[1])
     async with BoundedFilters() as filters, make_service(settings, filters) as service:
         with (
             serve_metrics(settings.host, settings.metrics_port, service.metrics.registry),
