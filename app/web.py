@@ -40,6 +40,7 @@ from jobs.tasks import defer_preview
 
 FILTERS_WAITING_MAX = 8  # of one user, beside the two in work: an editor that checks while one types has one
 FILTERS_WAIT_S = 10.0
+WEB_ANSWER_WITHIN_S = 16.0  # a second more than any request may take: only a dead link is silent for so long
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +84,9 @@ async def make_service(settings: Settings, filters: Filters) -> AsyncIterator[Se
     database_url, direct_url = settings.addresses()
     verifier = make_verifier(settings)  # refuses before anything is open
     metrics = Metrics()
-    pool = make_pool(database_url, max_size=settings.pool_max, name="vyx web")
+    pool = make_pool(
+        database_url, max_size=settings.pool_max, name="vyx web", answer_within_s=WEB_ANSWER_WITHIN_S
+    )
     await pool.open(wait=False)
     hints = Hints(pool)
     queue = SharedQueue("filters", places=PROCESSES, waiting_max=FILTERS_WAITING_MAX, wait_s=FILTERS_WAIT_S)

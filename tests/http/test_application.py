@@ -358,7 +358,7 @@ async def test_a_database_that_cannot_be_reached_is_unavailable_not_a_bug(http, 
 
 async def test_a_statement_that_takes_too_long_is_a_timeout(http, user, make_trader, connection, kind):
     trader = make_trader(user)
-    blocked = next(e for e in ENDPOINTS if e.path.endswith("/start"))
+    blocked = next(e for e in ENDPOINTS if e.path.endswith("}/start"))
     object.__setattr__(blocked, "time_limit_s", 0.2)
     try:
         with connection.transaction():
