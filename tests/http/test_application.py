@@ -394,7 +394,7 @@ class TestMarket:
             "quote": "USDT",
             "trading": False,
             "screened": False,
-            "reason": "taken out by hand",
+            "reason": "BREAK",
         }
         assert (trading["symbol"], trading["trading"], trading["halted_at"]) == ("ETHUSDT", True, None)
 
