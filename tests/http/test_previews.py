@@ -13,6 +13,7 @@ from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.store.rate_limits import Limit
 from app.web import make_service
+from tests import world
 from tests.in_process import in_process_filters
 from tests.preview.conftest import FIRST, LAST, LATE, OUTAGE, seed_candles
 
@@ -84,10 +85,11 @@ async def explain(http, user, trader_id, **query):
 
 def cover(connection, trader_id, first=FIRST, through=LAST):
     """As if a machine had screened the trader over all of history."""
-    connection.execute(
-        "insert into vyx.leases (trader_id, epoch, boot_id, machine_id, after, through) values (%s, 1, 1, 'm', %s, %s)",
-        (trader_id, first, through),
-    )
+    with world.without_triggers(connection):
+        connection.execute(
+            "insert into vyx.leases (trader_id, epoch, boot_id, machine_id, after, through) values (%s, 1, 1, 'm', %s, %s)",
+            (trader_id, first, through),
+        )
 
 
 def add_stored_signal(connection, trader_id, symbol, at, plan_hash=None):
