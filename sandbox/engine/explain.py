@@ -21,7 +21,7 @@ from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan, Term
 from sandbox.plan.operators import FIELDS, OPERATORS
-from sandbox.plan.operators.kind import AcrossMarket
+from sandbox.plan.operators.kind import AcrossMarket, Each, Shift
 
 
 class TermValue(msgspec.Struct, frozen=True):
@@ -165,7 +165,7 @@ def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
     if case.is_short(blank):
         return _short(case, blank)
     node, name = case.plan.nodes[blank], _name(case.plan, blank)
-    if node.op == "each" and case.values[node.args[0]] is not True:
+    if isinstance(OPERATORS[node.op].kind, Each) and case.values[node.args[0]] is not True:
         return _missing(case, node.args[0]) or (
             "condition false",
             f"{name} was not called: its when= is false",
@@ -194,7 +194,7 @@ def _short(case: _Case, node: int) -> tuple[str, str]:
     row = case.panel.index[symbol] if symbol else case.row
     frame = case.panel.frame(timeframe)
     held = int(frame.present[row, : frame.bars_closed_at(case.ready.instant_ms)].sum())
-    lacks = "cannot be told" if case.plan.node_bools[origin] else "has no value"
+    lacks = "is unknown" if case.plan.node_bools[origin] else "has no value"
     whose = f" of {symbol}" if symbol else ""
     return "not enough history", f"{_name(case.plan, origin)} {lacks} after {held} bars of {timeframe}{whose}"
 
@@ -238,10 +238,11 @@ def _first_blank(plan: Plan, values: Sequence[Value], number: int) -> int:
 def _name(plan: Plan, node: int) -> str:
     """A node in a few words: its operator and constant parameters."""
     at = plan.nodes[node]
-    if at.op == "shift":
-        ago = int(at.params["n"])
+    kind = OPERATORS[at.op].kind
+    if isinstance(kind, Shift):
+        ago = kind.lookback(at.params)
         return f"{_name(plan, at.args[0])} {ago} bar{'s' if ago > 1 else ''} ago"
-    if at.op == "each":
+    if isinstance(kind, Each):
         return f"each({at.params['name']})"
     params = ", ".join(str(value) for value in at.params.values() if value != "")
     return f"{at.op}({params})" if params else at.op

@@ -198,7 +198,7 @@ class LiveValues:
         calls |= dict.fromkeys(call for call in self.failed if call.axis in event.moving)
         calls |= dict.fromkeys(call for group in active if group.axis in void for call in group.calls)
         for call, group in self._fresh.items():
-            if group.is_carried or call.axis not in event.moving:
+            if group.is_incremental or call.axis not in event.moving:
                 calls[call] = None
         for axis in event.opened & self._on_totals.keys():
             # With a block, totals begin that are others also in the bars before.

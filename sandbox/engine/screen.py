@@ -6,7 +6,7 @@ One candle's way through it, with the figures of `bench/screening.py --traders 1
 1. At 00:00 a bar of every timeframe closes. The candles of 400 symbols become one column in each of six frames. This
    lives in `candles/panel`.
 2. All traders whose `due_every` closes are due: 10,000 now, 1,500 at an ordinary minute. This lives in `Evaluator.evaluate`.
-3. Their plans have 161,655 nodes. Equal nodes are one call, 42,329 in all, whoever's plan they are in. This was settled
+3. Their plans have 161,655 nodes. Equal nodes are one call, 42,329 in all, whoever's plan they are in. This was decided
    when the traders were put, and lives in `calls` and `lowering`.
 4. Each call has its newest value for 400 symbols in a row of a table, and calls of one shape are a group. Each group
    moves on by one bar with a few NumPy calls. This lives in `live` and `kinds/`.

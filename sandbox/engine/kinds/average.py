@@ -19,7 +19,7 @@ class Averages(CallGroup):
     TA-Lib adds the newest value, divides, and then subtracts the oldest; so does this, so the bits are the same.
     """
 
-    is_carried = True
+    is_incremental = True
 
     @classmethod
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked

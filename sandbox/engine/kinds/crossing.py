@@ -16,7 +16,7 @@ from sandbox.plan.operators.kind import Crossing
 class Crossings(CallGroup):
     """crossover or crossunder: the relation at the bar before is kept in a row of its own."""
 
-    is_carried = True
+    is_incremental = True
 
     @classmethod
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked

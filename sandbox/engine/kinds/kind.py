@@ -63,11 +63,11 @@ class CallGroup:
     Calls of one shape, axis and level, and how their newest values move on by one bar.
 
     The level of a call is one more than that of its highest argument: groups step in order of their levels.
-    A group that `is_carried` builds on its values at the bar before; the others need only their arguments. Of those,
+    A group that `is_incremental` builds on its values at the bar before; the others need only their arguments. Of those,
     one that `is_pointwise` needs only the newest value of each.
     """
 
-    is_carried = False
+    is_incremental = False
     is_pointwise = False
 
     @classmethod
@@ -133,7 +133,7 @@ class CallGroup:
         """
         Move all calls on by one bar, but for those in `Event.recomputed` where that matters.
 
-        May assume that arguments have their newest values. A carried group may assume besides that its calls were right
+        May assume that arguments have their newest values. An incremental group may assume besides that its calls were right
         at the event before, or are in `Event.recomputed`. Returns calls that it could not move on: the caller
         recomputes them before the next level steps. What it raises fails all its calls.
         """

@@ -58,7 +58,7 @@ class Runs(CallGroup):
     leaves no trace.
     """
 
-    is_carried = True
+    is_incremental = True
 
     @classmethod
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked
@@ -135,7 +135,7 @@ class Runs(CallGroup):
         """
         Where symbols are too young, or a series has a gap: row by row.
 
-        None where a computed series has a value again after a gap: the run begins there, at a bar that only the candles tell.
+        None where a computed series has a value again after a gap: its new run cannot be begun from the newest values alone.
         """
         nothing = (np.nan,) * len(call.operator.outputs)
         blank: Any = nothing if len(nothing) > 1 else np.nan

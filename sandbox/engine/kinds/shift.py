@@ -31,7 +31,7 @@ class Shifts(CallGroup):
     bar opens, x becomes what s is, and s[2] what x was.
     """
 
-    is_carried = True
+    is_incremental = True
 
     @classmethod
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked

@@ -49,7 +49,7 @@ class Windows(CallGroup):
     Kept are a window and room for as much again, so that values are moved rarely.
     """
 
-    is_carried = True
+    is_incremental = True
 
     @classmethod
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:
