@@ -19,36 +19,37 @@ An axis with a forming bar moves in every event. Until the bar closes (`View.is_
 state behind the last closed bar and leave no trace in it.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Sequence
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from sandbox.engine.calls import Call, OperatorError
+from sandbox.engine.calls import Call
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.clock import Clock
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.kinds.table import kind_of
-from sandbox.engine.ranges import Computation
+from sandbox.engine.loading import Loading
 from sandbox.engine.rows import Rows
 from sandbox.engine.runs import begins_block
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
+from sandbox.plan.operators.kind import Each
 from sandbox.plan.timeframes import TIMEFRAMES
 
-LOADED_AT_ONCE = 8192
-"""Calls recomputed together: each keeps the results of 400 symbols in a bar or two, 3 to 6 kB."""
+PREPARED_AT_ONCE = 8
+"""Calls prepared between two looks at the time: a run over 400 symbols takes 1 to 4 ms."""
 
 
 class LiveValues:
     """
     Newest values of calls over *panel*.
 
-    `add` every new call (arguments first), `remove` those gone, `advance` to an instant, then read `rows`. `failed` says
-    which calls could not be computed; `computed` counts calls worked on by the last `advance`, `seconds` its time by operator
-    ("recomputed": from the candles).
+    `add` every new call (arguments first), `remove` those gone, `advance` to an instant, then read `rows`. New calls take
+    long, so a caller may `prepare` them in pieces before the next `advance`. `failed` says
+    which calls could not be computed.
 
     Row numbers hold for one `generation` only: when symbols join the panel, all rows are handed out again in another
     order. Whoever keeps something derived from row numbers keeps the generation with it.
@@ -56,14 +57,22 @@ class LiveValues:
 
     def __init__(self, panel: Panel, each: EachRunner | None = None) -> None:
         self.panel = panel
-        self.each = each
-        self.failed: dict[Call, OperatorError] = {}
         self.unknown: set[Call] = set()
-        self.computed = 0
-        self.seconds: dict[str, float] = {}
         self.generation = 0
         self._calls: dict[Call, CallGroup] = {}
+        self._loading = Loading(panel, each, self._calls)
+        self.failed = self._loading.failed
         self._forget()
+
+    @property
+    def computed(self) -> int:
+        """How many calls the last `advance` worked on."""
+        return self._loading.computed
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the last `advance` took, by operator; "recomputed" is what was computed from the candles."""
+        return self._loading.seconds
 
     def _forget(self) -> None:
         """Begin with empty tables, and another generation of row numbers."""
@@ -73,6 +82,8 @@ class LiveValues:
         self._clock = Clock(self.panel)
         self._groups: dict[Any, CallGroup] = {}
         self._fresh: dict[Call, CallGroup] = {}
+        self._unprepared: deque[Call] = deque()
+        self._on_functions: set[Call] = set()
         self._used: Counter[str] = Counter()
         self._on_totals: dict[str, dict[Call, None]] = {}
 
@@ -88,6 +99,10 @@ class LiveValues:
             group.add(call)
             self._calls[call] = group
             self._fresh[call] = group
+            if isinstance(call.operator.kind, Each) or any(r.call in self._on_functions for r in call.args):
+                self._on_functions.add(call)
+            elif not group.is_pointwise:
+                self._unprepared.append(call)
             if call.axis is not None:
                 self._used[call.axis] += 1
             for axis in call.totals:
@@ -111,6 +126,7 @@ class LiveValues:
             self._calls.pop(call).remove(call)
             self._fresh.pop(call, None)
             self.failed.pop(call, None)
+            self._on_functions.discard(call)
             if call.axis is not None:
                 self._used[call.axis] -= 1
             for axis in call.totals:
@@ -124,8 +140,7 @@ class LiveValues:
 
     def advance(self, instant_ms: int) -> None:
         """Bring every value to *instant_ms*: event by event where possible, else from the candles."""
-        self.computed = 0
-        self.seconds = {}
+        self._loading.begin()
         if self.rows.symbols != len(self.panel.symbols):
             calls = sorted(self._calls, key=lambda call: call.order)
             self._calls.clear()
@@ -140,19 +155,69 @@ class LiveValues:
                     self._move(closes_ms, moving)
                 if self._fresh:
                     self._move(instant_ms, frozenset())
+        self._unprepared.clear()
         self._clock.set(instant_ms, +self._used)
+
+    def prepare(self, instant_ms: int, seconds: float) -> int:
+        """
+        Compute new calls in advance for about *seconds* (at least a few), as of the instant that the other values are of.
+
+        That is *instant_ms* when there was no `advance` yet. Returns how many calls are left to prepare; after 0 the next
+        `advance` takes no longer than it would without new calls. Calls that need a function of `each` are left to it,
+        because their time belongs to a slot.
+        """
+        at_ms = instant_ms if self._clock.at_ms is None else self._clock.at_ms
+        unchanged = self._clock.at_ms is None or self._clock.events(at_ms, +self._used) is not None
+        if not self._fresh or not unchanged or self.rows.symbols != len(self.panel.symbols):
+            return 0  # else the next `advance` recomputes everything
+        self._clock.set(at_ms, +self._used)
+        end = perf_counter() + seconds
+        with np.errstate(all="ignore"):
+            while self._unprepared:
+                self._prepare_part(at_ms)
+                if self._unprepared and perf_counter() >= end:
+                    return len(self._unprepared)
+            self._finish(at_ms)
+        return 0
+
+    def _prepare_part(self, at_ms: int) -> None:
+        size = min(PREPARED_AT_ONCE, len(self._unprepared))
+        part = [self._unprepared.popleft() for _ in range(size)]
+        part = [call for call in part if call in self._fresh]
+        self._loading.load_part(part, at_ms)
+        for call in part:
+            # One that shifts reads its argument's row, which may not be there yet.
+            if not self._fresh[call].is_shifting:
+                del self._fresh[call]
+
+    def _finish(self, at_ms: int) -> None:
+        """What is new needs only the newest values of its arguments, or is a shift that is loaded: all are there now."""
+        event = self._loading.event(at_ms, frozenset(), frozenset())
+        ready = {call: group for call, group in self._fresh.items() if call not in self._on_functions}
+        if not self._is_even(event):
+            return
+        stepping = {group for group in ready.values() if group.is_pointwise}
+        for group in sorted(stepping, key=lambda group: group.level):
+            self._loading.step(group, event)
+        for call in ready:
+            del self._fresh[call]
+        self._loading.fail_users()
 
     def _recompute_all(self, instant_ms: int) -> None:
         self._fresh = dict(self._calls)
         self.failed.clear()
-        event = self._event(instant_ms, frozenset(), frozenset())
-        # Pointwise values need only the newest ones of their arguments, which are there once the others are.
-        stepping = [group for group in self._by_level() if group.is_pointwise] if self._is_even(event) else []
-        stepped = set(stepping)
-        self._load([call for call, group in self._fresh.items() if group not in stepped], event)
-        for group in stepping:
-            self._step(group, event)
+        event = self._loading.event(instant_ms, frozenset(), frozenset())
+        stepping = self._stepping_fresh(event)
+        self._loading.load([call for call, group in self._fresh.items() if group not in stepping], event)
+        for group in sorted(stepping, key=lambda group: group.level):
+            self._loading.step(group, event)
         self._fresh.clear()
+
+    def _stepping_fresh(self, event: Event) -> set[CallGroup]:
+        """Groups whose new calls need not be recomputed: the newest values of their arguments are enough."""
+        if not self._is_even(event):
+            return set()
+        return {group for group in self._fresh.values() if group.is_pointwise}
 
     def _is_even(self, event: Event) -> bool:
         """Whether no bar of a coarser timeframe closed after the newest one of a finer timeframe did."""
@@ -166,10 +231,6 @@ class LiveValues:
             for fine in ends
         )
 
-    def _event(self, instant_ms: int, moving: frozenset[str], opened: frozenset[str]) -> Event:
-        view = Computation(self.panel, instant_ms, keep_streams=True, each=self.each)
-        return Event(view, moving, opened)
-
     def _by_level(self) -> list[CallGroup]:
         empty = [key for key, group in self._groups.items() if not group.calls]
         for key in empty:
@@ -179,75 +240,31 @@ class LiveValues:
     def _move(self, instant_ms: int, moving: frozenset[str]) -> None:
         """One event."""
         opened, void = self._clock.open_bars(instant_ms, moving)
-        event = self._event(instant_ms, moving, opened)
-        active = [group for group in self._by_level() if group.axis in moving]
+        event = self._loading.event(instant_ms, moving, opened)
+        stepping = self._stepping_fresh(event)
+        active = [group for group in self._by_level() if group.axis in moving or group in stepping]
         shifted = [group.shifted() for group in active if group.axis in opened]
         for is_bool, rows, values in filter(None, shifted):
             (self.rows.bits if is_bool else self.rows.floats)[rows] = values
-        self._load(self._restarting(active, event, void), event)
+        self._loading.load(self._restarting(active, stepping, event, void), event)
         self._fresh.clear()
         for group in active:
-            self._step(group, event)
-            self.computed += len(group.calls)
-        if self.failed:
-            self._fail_users()
+            self._loading.step(group, event)
+            self._loading.computed += len(group.calls)
+        self._loading.fail_users()
 
-    def _restarting(self, active: Sequence[CallGroup], event: Event, void: frozenset[str]) -> list[Call]:
+    def _restarting(
+        self, active: Sequence[CallGroup], stepping: Collection[CallGroup], event: Event, void: frozenset[str]
+    ) -> list[Call]:
         """What must be recomputed in an event; *void* are axes whose former newest bar never closed."""
         calls = dict.fromkeys(call for group in active for call in group.restarts(event))
         calls |= dict.fromkeys(call for call in self.failed if call.axis in event.moving)
         calls |= dict.fromkeys(call for group in active if group.axis in void for call in group.calls)
         for call, group in self._fresh.items():
-            if group.is_incremental or call.axis not in event.moving:
+            if group.is_incremental or (call.axis not in event.moving and group not in stepping):
                 calls[call] = None
         for axis in event.opened & self._on_totals.keys():
             # With a block, totals begin that are others also in the bars before.
             if begins_block(*event.view.newest(axis)):
                 calls |= self._on_totals[axis]
         return list(calls)
-
-    def _step(self, group: CallGroup, event: Event) -> None:
-        """What goes wrong in a group fails its calls, which are recomputed at their next bar, and nobody else's."""
-        began = perf_counter()
-        try:
-            for call in group.step(event):
-                self._load([call], event)
-        except Exception as error:  # noqa: BLE001 - whatever an operator raises fails its own traders only
-            failure = OperatorError(f"{group.name}: {error}")
-            self.failed |= dict.fromkeys(group.calls, failure)
-        self.seconds[group.name] = self.seconds.get(group.name, 0.0) + perf_counter() - began
-
-    def _load(self, calls: Sequence[Call], event: Event) -> None:
-        """Compute calls from the candles and set what is kept of them, some at a time to bound the memory."""
-        began = perf_counter()
-        event.recomputed.update(calls)
-        # What shares arguments is computed together.
-        calls = sorted(calls, key=lambda call: (call.axis or "", call.order))
-        for first in range(0, len(calls), LOADED_AT_ONCE):
-            self._load_part(calls[first : first + LOADED_AT_ONCE], event.view.instant_ms)
-        if self.failed:
-            self._fail_users()
-        self.seconds["recomputed"] = self.seconds.get("recomputed", 0.0) + perf_counter() - began
-
-    def _load_part(self, calls: Sequence[Call], instant_ms: int) -> None:
-        view = Computation(self.panel, instant_ms, keep_streams=True, each=self.each)
-        for call in calls:
-            self._calls[call].want(call, view)
-        view.run()
-        self.computed += view.computed
-        for call in calls:
-            self.failed.pop(call, None)
-            try:
-                self._calls[call].load(call, view)
-            except OperatorError as error:
-                self.failed[call] = error
-            except Exception as error:  # noqa: BLE001 - as in `_step`
-                self.failed[call] = OperatorError(f"{call.operator.name}: {error}")
-
-    def _fail_users(self) -> None:
-        """Mark every dependant of a failed call as failed; it is recomputed from candles at its next bar."""
-        for call in self._calls:  # arguments first
-            if call not in self.failed:
-                cause = next((ref.call for ref in call.args if ref.call in self.failed), None)
-                if cause is not None:
-                    self.failed[call] = self.failed[cause]

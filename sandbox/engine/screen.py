@@ -135,6 +135,19 @@ class _Board(msgspec.Struct):
     nodes: int = 0
     rows: _BoardRows | None = None
 
+    def rows_in(self, live: LiveValues) -> _BoardRows:
+        """The rows of the traders among the live values."""
+        if self.rows is None or self.rows.generation != live.generation:
+            rows, names, traders = live.rows, live.panel.symbols, list(self.traders.values())
+            signals = np.array([rows.of(trader.signal) for trader in traders])
+            befores = [-1 if trader.before is None else rows.of(trader.before) for trader in traders]
+            choices = list(dict.fromkeys(trader.symbols for trader in traders))
+            words = rows.packed(np.array([chosen_symbols(names, choice) for choice in choices]))
+            packed = dict(zip(choices, words, strict=True))
+            symbols = np.array([packed[trader.symbols] for trader in traders])
+            self.rows = _BoardRows(live.generation, traders, signals, np.array(befores), symbols)
+        return self.rows
+
 
 class Evaluator:
     """
@@ -230,6 +243,14 @@ class Evaluator:
         needs = {timeframe: +counts for timeframe, counts in self._need.items()}
         return {timeframe: max(counts) + HISTORY_SLACK_BARS for timeframe, counts in needs.items() if counts}
 
+    def prepare(self, slot_ms: int, seconds: float) -> int:
+        """
+        Compute what new traders need in advance, for about *seconds*; returns how many calls are left.
+
+        Without it the next slot does all of it. *slot_ms* is the newest slot whose candles the panel has.
+        """
+        return self._live.prepare(slot_ms, seconds)
+
     def evaluate(self, slot_ms: int, keys: Iterable[Any] | None = None) -> Slot:
         """
         Screen the slot: every due trader (or those of *keys* that are due), seeing bars with close_time <= *slot_ms*.
@@ -287,7 +308,7 @@ class Evaluator:
     def _found(self, when: _When, newest: int, slot_ms: int, failed: dict[Any, str]) -> Iterator[Hits]:
         """Hits of traders that are due together, from the live rows; those that fail on the way are added to *failed*."""
         rows, frame = self._live.rows, self.panel.frame(when.due_every)
-        board = self._rows_of(self._boards[when])
+        board = self._boards[when].rows_in(self._live)
         own_candle = rows.packed(frame.present[:, newest : newest + 1].T)
         before = rows.bits[board.befores]
         before[board.befores < 0] = 0
@@ -312,21 +333,6 @@ class Evaluator:
             recomputed = self._recomputed(slot_ms, [when], unsure)
             failed.update(recomputed.failed)
             yield from recomputed.hits
-
-    def _rows_of(self, board: _Board) -> _BoardRows:
-        generation = self._live.generation
-        if board.rows is None or board.rows.generation != generation:
-            rows, traders = self._live.rows, list(board.traders.values())
-            signals = np.array([rows.of(trader.signal) for trader in traders])
-            befores = np.array(
-                [-1 if trader.before is None else rows.of(trader.before) for trader in traders]
-            )
-            choices = list(dict.fromkeys(trader.symbols for trader in traders))
-            words = rows.packed(np.array([chosen_symbols(self.panel.symbols, choice) for choice in choices]))
-            packed = dict(zip(choices, words, strict=True))
-            symbols = np.array([packed[trader.symbols] for trader in traders])
-            board.rows = _BoardRows(generation, traders, signals, befores, symbols)
-        return board.rows
 
     def _held_before(self, trader: _Trader, slot_ms: int) -> Any:
         return self._before.of(trader.key, trader.signal, trader.when.trigger, trader.need, slot_ms)

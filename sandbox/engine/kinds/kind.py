@@ -64,11 +64,12 @@ class CallGroup:
 
     The level of a call is one more than that of its highest argument: groups step in order of their levels.
     A group that `is_incremental` builds on its values at the bar before; the others need only their arguments. Of those,
-    one that `is_pointwise` needs only the newest value of each.
+    one that `is_pointwise` needs only the newest value of each. One that `is_shifting` has something to say in `shifted`.
     """
 
     is_incremental = False
     is_pointwise = False
+    is_shifting = False
 
     @classmethod
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:

@@ -32,6 +32,7 @@ class Shifts(CallGroup):
     """
 
     is_incremental = True
+    is_shifting = True
 
     @classmethod
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked
