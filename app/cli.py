@@ -10,11 +10,13 @@ import asyncio
 import json
 import os
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
 
+import msgspec
 import psycopg
 import typer
 from rich.console import Console
@@ -23,11 +25,14 @@ from rich.table import Table
 from app import operations
 from app.errors import CommandFailed, Refused
 from app.logging import configure
-from app.settings import Settings, read_settings
+from app.settings import Settings, embedded_key, read_settings
 from app.store import embedded
 
 if TYPE_CHECKING:
+    from app.preview.audit import Audit
     from sandbox.language.compiler import Compiled
+
+AUDIT_LINES_MAX = 20  # of differing signals of one trader
 
 cli = typer.Typer(
     add_completion=False,
@@ -35,6 +40,17 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Vyx screens every closed candle of every USDT pair with the filters its users write. `vyx up` starts everything.",
 )
+
+exports = typer.Typer(no_args_is_help=True, help="Write what is stored to standard output.")
+cli.add_typer(exports, name="export")
+INSTANTS = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%MZ", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]
+
+
+class ExportFormat(StrEnum):
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
 
 DataDir = Annotated[
     Path | None,
@@ -121,13 +137,9 @@ def web(
 ) -> None:
     """Run one web process: the HTTP interface and the event streams. Any number of them may run."""
     from app.web import serve  # noqa: PLC0415
-    from sandbox.language.compiler import FilterCompiler  # noqa: PLC0415
 
     settings = _with_database(_settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port))
-    with FilterCompiler() as compiler:
-        asyncio.run(
-            serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True), compiler=compiler)
-        )
+    asyncio.run(serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True)))
 
 
 @cli.command()
@@ -175,8 +187,9 @@ def token(
     from app import dev_data  # noqa: PLC0415
 
     settings = _settings(data_dir=data_dir)
+    url = _database_url(settings)
     text = dev_data.make_token(settings, user, minutes=minutes)
-    asyncio.run(dev_data.put_user(_database_url(settings), user, tier))
+    asyncio.run(dev_data.put_user(url, user, tier))
     print(text)
 
 
@@ -219,14 +232,83 @@ def preview(
     asyncio.run(terminal.show(url, compiled.plan, bars=bars, symbols=wanted, as_json=as_json))
 
 
+@exports.command("signals")
+def export_signals(
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="What kind of file.")],
+    first: Annotated[
+        datetime | None,
+        typer.Option("--from", formats=INSTANTS, help="Triggered at or after this instant, UTC."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=INSTANTS, help="Triggered at or before this instant, UTC.")
+    ] = None,
+    user: Annotated[UUID | None, typer.Option(help="Of this user alone; of all users when left out.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write signals to standard output as CSV, JSON or Parquet."""
+    from app import export  # noqa: PLC0415
+    from app.store.signals import Wanted  # noqa: PLC0415
+
+    url = _database_url(_settings(data_dir=data_dir))
+    wanted = Wanted(first=_utc(first), last=_utc(until))
+    asyncio.run(export.write_signals(url, file_format.value, user, wanted, sys.stdout.buffer))
+
+
 @cli.command()
-def redeliver(data_dir: DataDir = None) -> None:
-    """Retry dead letters: jobs that failed for good go back to their queues."""
-    retried, left = asyncio.run(operations.redeliver(_database_url(_settings(data_dir=data_dir))))
-    print(
-        f"{retried} redelivered"
-        + (f", {left} left (their machines are gone, or the same job waits already)" if left else "")
+def redeliver(
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Only signals of slots, and deliveries queued, from this instant on (RFC 3339)."
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only those through this instant.")] = None,
+    signal: Annotated[
+        int | None,
+        typer.Option(help="Only deliveries of this signal, or the refused one of this id in dead_letters."),
+    ] = None,
+    destination: Annotated[UUID | None, typer.Option(help="Only deliveries to this destination.")] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="Deliveries that expired, too.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Bring back what failed for good: signals, jobs, and (where an option names them) deliveries, with their ids."""
+    which = operations.Which(
+        signal_id=signal,
+        destination_id=destination,
+        since=_instant(since),
+        until=_instant(until),
+        expired_too=expired,
     )
+    done = asyncio.run(operations.redeliver(_database_url(_settings(data_dir=data_dir)), which))
+    parts = [f"{done.jobs + done.signals + done.deliveries} redelivered"]
+    if done.refused:
+        parts.append(f"{done.refused} signals refused again (dead_letters says why)")
+    if done.left - done.refused > 0:
+        parts.append(
+            f"{done.left - done.refused} left (not asked for, their machines are gone, or the same job waits already)"
+        )
+    print(", ".join(parts))
+
+
+@cli.command()
+def audit(
+    trader: Annotated[UUID | None, typer.Option(help="One trader; all of them when left out.")] = None,
+    hours: Annotated[float, typer.Option(min=0.02, max=24 * 90, help="How far back.")] = 24,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Replay stored slots and hold them against the signals: exit 1 when one differs."""
+    url = _database_url(_settings(data_dir=data_dir))
+
+    def show(found: Audit) -> None:
+        if not as_json:
+            _show_audit(found)
+
+    found = asyncio.run(operations.audit(url, trader, hours=hours, on_audited=show))
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    if any(one.differ for one in found):
+        raise typer.Exit(1)
 
 
 @cli.command()
@@ -263,10 +345,37 @@ def schema() -> None:
     print(operations.schema(), end="")
 
 
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} is no instant; write it like 2024-07-01T10:05:00Z.") from error
+    if at.tzinfo is None:
+        raise typer.BadParameter(f"{text} has no time zone; write it like 2024-07-01T10:05:00Z.")
+    return at
+
+
+def _show_audit(found: Audit) -> None:
+    print(
+        f"{found.trader_id}: {found.live} live, {found.replayed} replayed, {len(found.differ)} differ,"
+        f" {found.slots_accounted} of {found.slots_expected} slots accounted for"
+    )
+    for one in found.differ[:AUDIT_LINES_MAX]:
+        print(f"  {one.symbol} at {one.triggered_at:%Y-%m-%dT%H:%M:%SZ}: only {one.only_in}")
+    if len(found.differ) > AUDIT_LINES_MAX:
+        print(f"  … and {len(found.differ) - AUDIT_LINES_MAX} more; --json has all")
+
+
 def _settings(metrics_port_default: int = 9091, *, start: str | None = None, **flags: object) -> Settings:
     settings = read_settings(flags | {"from": start}, metrics_port_default=metrics_port_default)
     configure(settings.log_format)
     return settings
+
+
+def _utc(instant: datetime | None) -> datetime | None:
+    return None if instant is None else instant.replace(tzinfo=UTC)
 
 
 def _read_filter(file: Path) -> str:
@@ -296,14 +405,19 @@ def _with_database(settings: Settings) -> Settings:
     from dataclasses import replace  # noqa: PLC0415
 
     if settings.database_url is not None:
-        return settings
+        # `vyx up` hands its children the embedded database's address
+        is_embedded = settings.database_url == embedded.find(settings.data_dir)
+        return replace(settings, is_embedded=is_embedded)
     url = _database_url(settings)
-    return replace(settings, database_url=url, direct_database_url=url)
+    keys = settings.secret_keys or (embedded_key(settings.data_dir),)
+    return replace(settings, database_url=url, direct_database_url=url, secret_keys=keys, is_embedded=True)
 
 
 def _show_status(report: dict[str, Any]) -> None:
     console = Console()
     market = {name: _short(value) for name, value in report["ledger"].items()}
+    condition, reason = market["condition"], report["ledger"]["reason"]
+    console.print(condition + (f": {reason}" if reason else ""), highlight=False)
     console.print(
         "market {market}, its time {market_time}, newest slot {newest_closed}".format(**market),
         highlight=False,

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from uuid import UUID
 
 import jwt
 
-from app.errors import CommandFailed
-from app.settings import Settings, development_secret
+from app.delivery.destinations import Destinations, Draft
+from app.delivery.sealing import Sealer
+from app.domain.demo import DEMO_USER
+from app.errors import CommandFailed, SettingInvalid
+from app.settings import Settings
 from app.store import accounts, trader_state, traders
-from app.store.pool import connect_direct
+from app.store.pool import Connection, connect_direct, make_pool
 from app.store.traders import PlanColumns
 from sandbox.language.compiler import FilterCompiler
 
 CONNECTION_NAME = "vyx-dev-data"
-DEMO_USER = UUID("00000000-0000-4000-8000-00000000d3a0")
 DEMO_FILTERS = sorted((Path(__file__).parents[1] / "docs" / "filters").glob("demo_*.py"))
+DEMO_DESTINATION = "this terminal"
 DEMO_TOKEN_MINUTES = 7 * 24 * 60
 
 
@@ -31,12 +35,13 @@ def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
 
     Raises:
         CommandFailed: tokens are checked against signing keys only: nobody here could sign one.
+        SettingInvalid: the development secret is no secret where this database is.
     """
-    if settings.jwt_secret is None and settings.jwks_url is not None:
+    secret = settings.signing_secret()
+    if secret is None:
         raise CommandFailed(
             "Tokens are checked against Supabase's signing keys (SUPABASE_URL or VYX_JWKS_URL): sign in there, or set VYX_JWT_SECRET."
         )
-    secret = settings.jwt_secret or development_secret(settings.data_dir)
     now = datetime.now(UTC)
     claims = {
         "sub": str(user),
@@ -51,11 +56,29 @@ def make_token(settings: Settings, user: UUID, *, minutes: int) -> str:
 
 
 async def put_user(url: str, user: UUID, tier: str | None) -> None:
-    """Make the user's row when it is missing, and set its tier when one is given."""
+    """
+    Make the user's row when it is missing, and set its tier when one is given.
+
+    Raises:
+        SettingInvalid: the database is not ours, or its users come from sign-up.
+    """
     async with await connect_direct(url, name=CONNECTION_NAME) as connection:
+        await _check_ours(connection, user)
         await accounts.put_user(connection, user)
         if tier is not None:
             await accounts.set_tier(connection, user, tier)
+
+
+async def _check_ours(connection: Connection, user: UUID) -> None:
+    whose = await accounts.whose_database(connection)
+    if not whose.is_migrated:
+        raise SettingInvalid(
+            "DATABASE_URL names a database that is not Vyx's; run `vyx migrate` if it is to become so."
+        )
+    if whose.has_sign_up and not await accounts.user_exists(connection, user):
+        raise SettingInvalid(
+            f"DATABASE_URL names a Supabase project, whose users come from sign-up, and {user} is none of them; give the id of one that is."
+        )
 
 
 async def put_demo(url: str) -> list[str]:
@@ -99,3 +122,51 @@ def _compile_examples() -> list[tuple[str, str, PlanColumns]]:
             columns = PlanColumns(plan=plan.encode(), plan_hash=plan.hash, plan_summary=plan.summary())
             examples.append((name, source, columns))
     return examples
+
+
+async def point_demo_destination(url: str, key: str, receiver_url: str) -> str | None:
+    """
+    Let the demo user's signals go to *receiver_url*, one message per bar close.
+
+    Args:
+        url: A direct address of the database.
+        key: The VYX_SECRET_KEY of this installation.
+        receiver_url: Where this process listens.
+
+    Returns:
+        The secret of its signatures, new at each start; None when there is no demo user, or it has other destinations instead.
+    """
+    pool = make_pool(url, max_size=2, name=CONNECTION_NAME)
+    await pool.open(wait=True, timeout=10)
+    destinations = Destinations(
+        pool=pool, sealer=Sealer([key]), allowed=((ip_network("127.0.0.1/32"), None),), public_url=""
+    )
+    try:
+        async with pool.connection() as connection:
+            if not await accounts.user_exists(connection, DEMO_USER):
+                return None
+        existing = await destinations.list_own(DEMO_USER, before=None, limit=100)
+        found = next((d for d in existing if d.name == DEMO_DESTINATION), None)
+        if found is not None:
+            made = await destinations.change(
+                DEMO_USER, found.id, {"url": receiver_url}, enabled=True, rotate=True
+            )
+            return made.secret
+        if existing:
+            return None
+        draft = Draft(
+            name=DEMO_DESTINATION,
+            kind="webhook",
+            url=receiver_url,
+            events=["signal", "error", "recovered", "outage"],
+            trader_ids=None,
+            preset=None,
+            template=None,
+            quiet_hours=None,
+            digest={"per": "bar_close"},
+            rate=None,
+            expires_after_s=None,
+        )
+        return (await destinations.create(DEMO_USER, draft)).secret
+    finally:
+        await pool.close()

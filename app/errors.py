@@ -23,7 +23,9 @@ class Kind(StrEnum):
     QUOTA_EXCEEDED = "quota-exceeded"
     TRANSITION_NOT_ALLOWED = "transition-not-allowed"
     RATE_LIMITED = "rate-limited"
+    BUSY = "busy"
     PAYLOAD_TOO_LARGE = "payload-too-large"
+    SERVICE_FULL = "service-full"
     UNAVAILABLE = "unavailable"
     TIMEOUT = "timeout"
 
@@ -37,7 +39,9 @@ STATUS: dict[Kind, int] = {
     Kind.QUOTA_EXCEEDED: 403,
     Kind.TRANSITION_NOT_ALLOWED: 409,
     Kind.RATE_LIMITED: 429,
+    Kind.BUSY: 429,
     Kind.PAYLOAD_TOO_LARGE: 413,
+    Kind.SERVICE_FULL: 503,
     Kind.UNAVAILABLE: 503,
     Kind.TIMEOUT: 504,
 }

@@ -8,27 +8,26 @@ plan explained is the stored one, which is what is screened. What the plan alone
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal, Protocol
 from uuid import UUID
 
 from app import history
 from app.access import check_own
+from app.bounded import questions
 from app.domain.timeframes import bar_of_slot_ms, epoch_ms, instant, length_ms
 from app.errors import Kind, Refused
-from app.lifecycle import CompiledFilter
-from app.store import leases, signals, slots, symbols, traders
+from app.store import leases, signal_revisions, signals, slots, symbols, traders
 from app.store.pool import Connection, Pool
 from app.store.signals import StoredSignal
 from app.store.slots import SlotState
 from app.store.traders import ExplainedTrader
-from sandbox.engine.calls import OperatorError
-from sandbox.engine.explain import Explanation, explain
-from sandbox.interpreter.functions import EachRunner
+from app.turns import SharedQueue
+from sandbox.engine.explain import Explanation
 from sandbox.plan.document import Plan, PlanError, Term, load_plan
 from sandbox.plan.timeframes import TIMEFRAMES
 
@@ -46,6 +45,7 @@ class Explained:
     at: datetime
     reason: str | None
     explanation: Explanation | None
+    revision: Literal["missing", "new"] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class _Past:
     is_late: bool
     is_covered: bool
     signals: Sequence[StoredSignal]
+    revision: Literal["missing", "new"] | None
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,24 @@ class _Case:
     past: _Past
 
 
+class Filters(Protocol):
+    """Compiles and explains outside this process."""
+
+    async def compile(self, source: str) -> questions.Compiled: ...
+    async def explain(self, question: questions.Explain) -> questions.Explained: ...
+
+
 class Explaining:
     """
     Args:
-        compile_filter: Compiles a filter, for the places of its terms; refuses one that does not compile.
-        each: Runs the functions of filters that use ``each``.
+        filters: Compiles filters, for the places of their terms, and looks at the candles; in bounded children.
+        queue: Whose question is answered next.
     """
 
-    def __init__(
-        self, pool: Pool, compile_filter: Callable[[str], Awaitable[CompiledFilter]], each: EachRunner
-    ) -> None:
+    def __init__(self, pool: Pool, filters: Filters, queue: SharedQueue) -> None:
         self._pool = pool
-        self._each = each
-        self._compile = compile_filter
+        self._filters = filters
+        self._queue = queue
         self._terms: OrderedDict[str, tuple[str, Sequence[Term]]] = OrderedDict()
 
     async def explain(self, user_id: UUID, trader_id: UUID, symbol: str, at: datetime | None) -> Explained:
@@ -91,8 +97,12 @@ class Explaining:
 
         Raises:
             Refused: NOT_FOUND (trader or symbol), FORBIDDEN, REQUEST_INVALID for a slot that has not closed
-                yet, UNAVAILABLE.
+                yet, UNAVAILABLE, BUSY.
         """
+        async with self._queue.turn(user_id):
+            return await self._explained(user_id, trader_id, symbol, at)
+
+    async def _explained(self, user_id: UUID, trader_id: UUID, symbol: str, at: datetime | None) -> Explained:
         async with self._pool.connection() as connection:
             trader = await _own_trader(connection, user_id, trader_id)
             if not await symbols.symbol_exists(connection, symbol):
@@ -111,33 +121,38 @@ class Explaining:
         async with self._pool.connection() as connection:
             stretch = await history.load(connection, plan, bars=BARS_LOOKED_AT, until=slot, symbols=[symbol])
             past = await _past(connection, trader_id, trader, symbol, slot, _bar_began(plan, slot))
-        try:
-            explanation = await asyncio.to_thread(
-                lambda: explain(plan, terms, stretch.panel(), epoch_ms(slot), symbol, self._each)
-            )
-        except OperatorError as error:
-            return Explained(slot, f"evaluation failed: {error}", None)
-        return Explained(slot, _reason(_Case(trader, plan, symbol, slot, explanation, past)), explanation)
+        found = await self._filters.explain(_question(trader, terms, stretch, slot, symbol))
+        if found.explanation is None:
+            return Explained(slot, f"evaluation failed: {found.problem}", None)
+        reason = _reason(_Case(trader, plan, symbol, slot, found.explanation, past))
+        return Explained(slot, reason, found.explanation, past.revision)
 
     async def _terms_of(self, source: str, plan: Plan) -> Sequence[Term]:
-        """
-        The terms of *source* where it compiles to *plan*; none where the stored plan is of something else.
-        """
+        """The terms of *source* where it compiles to *plan*; none where the stored plan is of something else."""
         key = hashlib.sha256(source.encode()).hexdigest()
         if key not in self._terms:
-            try:
-                compiled = await self._compile(source)
-            except Refused as refused:
-                if refused.kind is not Kind.FILTER_INVALID:
-                    raise
-                self._terms[key] = ("", ())
-            else:
-                self._terms[key] = (compiled.plan.hash, compiled.terms)
+            compiled = await self._filters.compile(source)
+            if compiled.plan is None:
+                return ()
+            self._terms[key] = (compiled.plan.hash, compiled.terms)
             if len(self._terms) > TERMS_KEPT:
                 self._terms.popitem(last=False)
         self._terms.move_to_end(key)
         plan_hash, terms = self._terms[key]
         return terms if plan_hash == plan.hash else ()
+
+
+def _question(
+    trader: ExplainedTrader, terms: Sequence[Term], stretch: history.Stretch, slot: datetime, symbol: str
+) -> questions.Explain:
+    return questions.Explain(
+        plan=trader.plan,
+        terms=list(terms),
+        slot_ms=epoch_ms(slot),
+        symbol=symbol,
+        symbols=stretch.symbols,
+        candles=questions.candles_of(stretch.frames),
+    )
 
 
 async def _own_trader(connection: Connection, user_id: UUID, trader_id: UUID) -> ExplainedTrader:
@@ -173,7 +188,8 @@ async def _past(  # noqa: PLR0917 - what is on record belongs to all of these
     reach_s = max(trader.cooldown_s or 0, (slot - bar_began).total_seconds())
     passed_over = await slots.unscreened(connection, slot, slot)
     return _Past(
-        slot=await slots.find(connection, slot),
+        slot=await slots.find(connection, slot, symbol),
+        revision=await signal_revisions.find(connection, trader_id, symbol, slot),
         is_late=any(u.symbol == symbol for u in passed_over),
         is_covered=await leases.is_covered(connection, trader_id, slot),
         signals=await signals.list_around(connection, trader_id, symbol, slot, reach_s=reach_s),
@@ -200,11 +216,18 @@ def _reasons_of_market(case: _Case) -> Iterator[str]:
     if past.slot is not None and past.slot.state == "outage":
         yield f"outage: {past.slot.reason}"
     if case.explanation.blame is not None:
-        yield case.explanation.blame
+        yield case.explanation.blame + _why_missing(case)
     if past.is_late and due_every == "1m":
         yield f"bar missing: the candle of {case.symbol} came after its slot had closed"
     if trader.frequency == "on_enter" and case.explanation.matched_before:
         yield "not entering: the condition was true on the bar before already"
+
+
+def _why_missing(case: _Case) -> str:
+    """What the slot says of a symbol whose bar is missing; nothing where it says nothing."""
+    slot = case.past.slot
+    is_missing = (case.explanation.blame or "").startswith("bar missing")
+    return f" ({slot.missing_reason})" if is_missing and slot is not None and slot.missing_reason else ""
 
 
 def _reasons_of_circumstances(case: _Case) -> Iterator[str]:

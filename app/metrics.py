@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 STATES = ("starting", "running", "stopping", "error")
@@ -63,6 +65,18 @@ class WorkerMetrics:
             "Slots screened by the keeper because no job did within 15 s.",
             registry=registry,
         )
+        self._add_checks(registry)
+        for state in STATES:
+            self.traders_active.labels(state)
+        for reason in ("plan refused", "filter refused", "evaluation failed"):
+            self.trader_errors.labels(reason)
+        for outcome in ("screened", "skipped"):
+            self.slots_screened.labels(outcome)
+        for move in ("claimed", "released", "reaped"):
+            self.lease_moves.labels(move)
+
+    def _add_checks(self, registry: CollectorRegistry) -> None:
+        """What a healthy machine leaves at 0, but for audits made."""
         self.slot_retries = Counter(
             "vyx_slot_retries", "Slots tried again at once after an error that passes.", registry=registry
         )
@@ -90,14 +104,6 @@ class WorkerMetrics:
             registry=registry,
         )
         self.incremental.set(1)
-        for state in STATES:
-            self.traders_active.labels(state)
-        for reason in ("plan refused", "filter refused", "evaluation failed"):
-            self.trader_errors.labels(reason)
-        for outcome in ("screened", "skipped"):
-            self.slots_screened.labels(outcome)
-        for move in ("claimed", "released", "reaped"):
-            self.lease_moves.labels(move)
 
     def record_slot(
         self, *, seconds: float, evaluated: int, signals: int, failures: int, skipped: bool
@@ -107,3 +113,22 @@ class WorkerMetrics:
         self.trader_signals.inc(signals)
         self.trader_errors.labels("evaluation failed").inc(failures)
         self.slots_screened.labels("skipped" if skipped else "screened").inc()
+
+
+DELIVERY_OUTCOMES = ("sent", "retried", "failed", "expired", "digested", "refused")
+
+
+class DeliveryMetrics:
+    """What a sender counts. ``refused``: receipts whose lease had passed to another sender."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.deliveries = Counter(
+            "vyx_deliveries", "Deliveries by what came of an attempt.", ["outcome"], registry=registry
+        )
+        for outcome in DELIVERY_OUTCOMES:
+            self.deliveries.labels(outcome)
+
+    def record(self, states: Iterable[str], *, refused: int) -> None:
+        for state in states:
+            self.deliveries.labels("retried" if state == "pending" else state).inc()
+        self.deliveries.labels("refused").inc(refused)

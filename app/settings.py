@@ -7,20 +7,47 @@ A wrong or contradictory value stops the start with one sentence naming the vari
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from app.errors import SettingInvalid
 
 BINANCE_REST_URL = "https://data-api.binance.vision"  # market data only: no key, no trading
 BINANCE_STREAM_URL = "wss://data-stream.binance.vision"
+KEY_CHARACTERS_MIN = 32
 SECRET_BYTES_MIN = 32  # HS256 wants a key as long as its digest; PyJWT only warns
+
+
+Opening = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int | None]  # a range, and one port of it
+_FOR_CHILDREN = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TMPDIR",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "PYTHONDONTWRITEBYTECODE",
+)
+
+
+def child_environment() -> dict[str, str]:
+    """
+    What a child that needs no secret may know of our environment: where programs are and how text is
+    written, no address, no key.
+    """
+    return {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +76,17 @@ class Settings:
     lease_ttl_s: float
     drain_s: float
     pool_max: int
+    connections_max: int
+    connections_per_address_max: int
+    has_public_metrics: bool
     cors_origins: tuple[str, ...]
     log_format: str
     history_bars: int
+    secret_keys: tuple[str, ...]
+    hook_allow: tuple[Opening, ...]
+    public_url: str | None
+    universe_refresh_s: float
+    is_embedded: bool = False  # the database is the embedded one, of this data directory
 
     def addresses(self) -> tuple[str, str]:
         """
@@ -65,6 +100,27 @@ class Settings:
                 "DATABASE_URL is not set and no embedded database runs in the data directory; start `vyx up`, or set it."
             )
         return self.database_url, self.direct_database_url
+
+    def signing_secret(self) -> str | None:
+        """
+        The HS256 secret; of an installation of one's own that configured neither a secret nor keys, the
+        development secret.
+
+        Raises:
+            SettingInvalid: whoever can reach this process, or its database, is not this machine alone: the
+            development secret is no secret there.
+        """
+        if self.jwt_secret is not None or self.jwks_url is not None:
+            return self.jwt_secret
+        if self.database_url is not None and not (self.is_embedded or _is_on_this_machine(self.database_url)):
+            raise SettingInvalid(
+                "DATABASE_URL names a database of its own and nothing says who may sign in: set SUPABASE_URL, VYX_JWKS_URL or VYX_JWT_SECRET."
+            )
+        if not _is_loopback(self.host):
+            raise SettingInvalid(
+                f"VYX_HOST {self.host} can be reached from elsewhere while tokens are signed with the development secret: set SUPABASE_URL, VYX_JWKS_URL or VYX_JWT_SECRET."
+            )
+        return development_secret(self.data_dir)
 
     @property
     def is_file_market(self) -> bool:
@@ -102,6 +158,12 @@ class _Reader:
         if value != int(value):
             raise SettingInvalid(f"{variable} must be a whole number, got {value:g}.")
         return int(value)
+
+    def flag(self, variable: str) -> bool:
+        raw = (self.text(variable) or "false").lower()
+        if raw not in ("true", "false", "1", "0"):
+            raise SettingInvalid(f"{variable} must be true or false, got {raw!r}.")
+        return raw in ("true", "1")
 
     def url(self, variable: str, default: str | None, schemes: tuple[str, ...]) -> str | None:
         value = self.text(variable, default)
@@ -162,11 +224,18 @@ def read_settings(
         lease_ttl_s=read.number("VYX_LEASE_TTL_S", 10, low=3, high=600),
         drain_s=read.number("VYX_DRAIN_S", 25, low=1, high=290),
         pool_max=read.whole("VYX_POOL_MAX", 10, low=2, high=100),
+        connections_max=read.whole("VYX_CONNECTIONS_MAX", 4000, low=10, high=100_000),
+        connections_per_address_max=read.whole("VYX_CONNECTIONS_PER_ADDRESS_MAX", 1000, low=1, high=100_000),
+        has_public_metrics=read.flag("VYX_PUBLIC_METRICS"),
         cors_origins=tuple(
             o.strip() for o in (read.text("VYX_CORS_ORIGINS", "") or "").split(",") if o.strip()
         ),
         log_format=_log_format(read),
         history_bars=read.whole("VYX_HISTORY_BARS", 1000, low=100, high=3000),
+        secret_keys=_secret_keys(read),
+        hook_allow=_hook_allow(read),
+        public_url=read.url("VYX_PUBLIC_URL", None, ("http", "https")),
+        universe_refresh_s=read.number("VYX_UNIVERSE_REFRESH_S", 600, low=1, high=86_400),
     )
     _check_relations(settings, read)
     return settings
@@ -209,6 +278,38 @@ def _instant(read: _Reader, variable: str, flag: str) -> datetime | None:
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
+def _secret_keys(read: _Reader) -> tuple[str, ...]:
+    keys = _words(read.text("VYX_SECRET_KEY"))
+    if any(len(key) < KEY_CHARACTERS_MIN for key in keys):
+        raise SettingInvalid(
+            f"VYX_SECRET_KEY must have at least {KEY_CHARACTERS_MIN} characters, each of two while rotating (new,old); `openssl rand -hex 32` makes one."
+        )
+    return keys
+
+
+def _hook_allow(read: _Reader) -> tuple[Opening, ...]:
+    try:
+        return tuple(map(_opening, _words(read.text("VYX_HOOK_ALLOW"))))
+    except ValueError as error:
+        raise SettingInvalid(
+            f"VYX_HOOK_ALLOW must be address ranges such as 10.1.0.0/16 or 127.0.0.1/32:8080: {error}."
+        ) from None
+
+
+def _opening(word: str) -> Opening:
+    """
+    Raises:
+        ValueError: it is no range, or its port is no number.
+    """
+    network, slash, rest = word.partition("/")
+    length, colon, port = rest.partition(":")
+    return ipaddress.ip_network(f"{network}{slash}{length}"), int(port) if colon else None
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
 def _log_format(read: _Reader) -> str:
     value = read.text("VYX_LOG_FORMAT", "console" if os.isatty(2) else "json") or "json"
     if value not in ("console", "json"):
@@ -223,6 +324,15 @@ def _check_relations(settings: Settings, read: _Reader) -> None:
         )
     if settings.market_from is not None and not settings.is_file_market:
         raise SettingInvalid("VYX_MARKET_FROM can be set for a file market only.")
+    if settings.jwt_secret is not None and settings.jwt_secret != settings.jwt_secret.strip():
+        raise SettingInvalid(
+            "VYX_JWT_SECRET begins or ends with white space, which the auth server's does not; give the secret alone."
+        )
+    supabase_url, jwks_url = read.text("SUPABASE_URL"), read.text("VYX_JWKS_URL")
+    if supabase_url and jwks_url and urlsplit(supabase_url).hostname != urlsplit(jwks_url).hostname:
+        raise SettingInvalid(
+            f"SUPABASE_URL and VYX_JWKS_URL contradict each other: tokens issued by {urlsplit(supabase_url).hostname} are not signed with the keys of {urlsplit(jwks_url).hostname}; set one of them."
+        )
     if settings.jwt_secret is not None and len(settings.jwt_secret.encode()) < SECRET_BYTES_MIN:
         raise SettingInvalid(
             f"VYX_JWT_SECRET must have at least {SECRET_BYTES_MIN} bytes; {len(settings.jwt_secret.encode())} are too easy to guess."
@@ -237,13 +347,39 @@ def _check_relations(settings: Settings, read: _Reader) -> None:
         )
 
 
+def _is_on_this_machine(database_url: str) -> bool:
+    """Whether it is reached by a Unix socket, as the embedded one is."""
+    try:
+        given = conninfo_to_dict(database_url)
+    except psycopg.ProgrammingError:
+        return False
+    return str(given.get("host", "")).startswith(("/", "@"))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def development_secret(data_dir: Path) -> str:
     """
-    The HS256 secret of an installation that configured none: made once, kept in *data_dir*, readable by its owner only.
+    The HS256 secret of an installation that configured none: made once, kept in *data_dir*, readable by its
+    owner only.
 
     Every process of the same data directory gets the same one; two that race settle on the first file.
     """
-    path = data_dir / "development-secret"
+    return _made_once(data_dir / "development-secret")
+
+
+def embedded_key(data_dir: Path) -> str:
+    """The VYX_SECRET_KEY of an embedded installation that configured none, made and kept the same way."""
+    return _made_once(data_dir / "secret-key")
+
+
+def _made_once(path: Path) -> str:
+    data_dir = path.parent
     data_dir.mkdir(parents=True, exist_ok=True)
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -25,14 +25,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 import structlog
 
 from app import dev_data
 from app.backoff import Backoff
+from app.delivery.terminal_receiver import TerminalReceiver, serving
+from app.domain.demo import DEMO_USER
 from app.errors import CommandFailed
 from app.market import venue
-from app.settings import Settings
+from app.settings import Settings, embedded_key
 from app.store import embedded, markets, migrations
 from app.store.markets import Market
 from app.store.pool import connect_direct
@@ -51,8 +54,10 @@ def run(settings: Settings) -> None:
     Serve until a signal comes.
 
     Raises:
+        SettingInvalid: nothing says who may sign in where others can.
         CommandFailed: something needed for the start is not to be had; one sentence says what.
     """
+    settings.signing_secret()  # refused here in one sentence, not by a child
     with _only_one(settings.data_dir), _database(settings) as url:
         migrations.migrate(url)
         asyncio.run(_continue_market(url, settings))
@@ -60,9 +65,11 @@ def run(settings: Settings) -> None:
         environment = os.environ | {
             "DATABASE_URL": settings.database_url or url,
             "VYX_DIRECT_DATABASE_URL": settings.direct_database_url or url,
+            "VYX_PUBLIC_URL": settings.public_url or f"http://{_reachable(settings.host)}:{port}",
         }
-        children = [_web(settings, port, environment), _worker(settings, environment)]
-        _serve(settings, children, url, f"http://{_reachable(settings.host)}:{port}")
+        with _demo_receiver(settings, environment) as demo:
+            children = [_web(settings, port, environment), _worker(settings, environment)]
+            _serve(settings, children, url, f"http://{_reachable(settings.host)}:{port}", demo)
 
 
 # -- what has to be there before the children ----------------------------------------------------------------
@@ -91,6 +98,30 @@ def _database(settings: Settings) -> Iterator[str]:
         yield server.get_uri()
     finally:
         server.cleanup()
+
+
+@dataclass(frozen=True)
+class _Demo:
+    """Where the demo user's signals are sent: a receiver in this process, so that a newcomer sees one arrive."""
+
+    receiver: TerminalReceiver
+    url: str
+    key: str
+
+
+@contextlib.contextmanager
+def _demo_receiver(settings: Settings, environment: dict[str, str]) -> Iterator[_Demo | None]:
+    """On an embedded database: a receiver that the children may reach, and a key for what destinations keep secret."""
+    if settings.database_url is not None:
+        yield None
+        return
+    key = settings.secret_keys[0] if settings.secret_keys else embedded_key(settings.data_dir)
+    receiver = TerminalReceiver(lambda line: print(line, file=sys.stderr, flush=True))
+    with serving(receiver) as url:
+        opening = f"127.0.0.1/32:{urlsplit(url).port}"
+        environment.setdefault("VYX_SECRET_KEY", key)
+        environment["VYX_HOOK_ALLOW"] = ",".join(filter(None, [environment.get("VYX_HOOK_ALLOW"), opening]))
+        yield _Demo(receiver, url, key)
 
 
 async def _continue_market(url: str, settings: Settings) -> None:
@@ -220,7 +251,9 @@ def _metrics_port(settings: Settings, offset: int) -> str:
 # -- serving -------------------------------------------------------------------------------------------------
 
 
-def _serve(settings: Settings, children: list[_Child], database_url: str, url: str) -> None:
+def _serve(
+    settings: Settings, children: list[_Child], database_url: str, url: str, demo: _Demo | None
+) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -230,7 +263,7 @@ def _serve(settings: Settings, children: list[_Child], database_url: str, url: s
         _await_ready(children, database_url, url, stopping)
         if not stopping.is_set():
             print(f"vyx ready {url}", flush=True)
-            _welcome(settings, database_url, url)
+            _welcome(settings, database_url, url, demo)
         while not stopping.wait(POLL_S):
             for child in children:
                 child.watch()
@@ -278,7 +311,7 @@ def _has_begun(database_url: str) -> bool:
     return stored is not None and (stored.source == "binance" or stored.newest_slot is not None)
 
 
-def _welcome(settings: Settings, database_url: str, url: str) -> None:
+def _welcome(settings: Settings, database_url: str, url: str, demo: _Demo | None) -> None:
     """
     For a person on a terminal: what runs, and what to try. On stderr: stdout carries the ready line alone.
     """
@@ -286,8 +319,10 @@ def _welcome(settings: Settings, database_url: str, url: str) -> None:
     lines = [f"Market: {_plainly(stored.source if stored else 'no market yet', settings)}."]
     if settings.database_url is None and (names := asyncio.run(dev_data.put_demo(database_url))):
         lines.append(f"A demo user runs three example traders: {', '.join(names)}.")
+    if demo is not None:
+        lines += _deliver_here(demo, database_url)
     if settings.database_url is None and settings.jwks_url is None:
-        token = dev_data.make_token(settings, dev_data.DEMO_USER, minutes=dev_data.DEMO_TOKEN_MINUTES)
+        token = dev_data.make_token(settings, DEMO_USER, minutes=dev_data.DEMO_TOKEN_MINUTES)
         lines += [
             "Its token, valid for a week, and two things to try:",
             "",
@@ -297,6 +332,15 @@ def _welcome(settings: Settings, database_url: str, url: str) -> None:
             "",
         ]
     print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _deliver_here(demo: _Demo, database_url: str) -> list[str]:
+    """Point the demo user's destination at this terminal; what to say about it."""
+    made = dev_data.point_demo_destination(database_url, demo.key, demo.url)
+    demo.receiver.secret = asyncio.run(made)
+    if demo.receiver.secret is None:
+        return []
+    return ["Its signals are delivered to this terminal, one message per bar close: a signed webhook."]
 
 
 def _plainly(source: str, settings: Settings) -> str:

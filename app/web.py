@@ -10,15 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from uuid import UUID
 
 import structlog
 
+from app.bounded.filters import PROCESSES, BoundedFilters
 from app.coordination.hints import Hints
-from app.explain import Explaining
+from app.delivery.destinations import Destinations
+from app.delivery.sealing import Sealer
+from app.explain import Explaining, Filters
+from app.http.api_key_auth import Keys
 from app.http.application import make_application
 from app.http.auth import KnownUsers, make_verifier
+from app.http.border import Door
 from app.http.feed import Feed
-from app.http.limits import ReadLimit
+from app.http.limits import EXPORTS_MAX, InFlight, opening_limit, read_limit
 from app.http.metrics import Metrics
 from app.http.server import Server, listen, url_of
 from app.http.service import Service
@@ -28,31 +34,37 @@ from app.metrics_server import serve_metrics
 from app.preview.request import PreviewRequest
 from app.settings import Settings
 from app.store.pool import make_pool
+from app.turns import SharedQueue
 from jobs.tasks import defer_preview
-from sandbox.interpreter.functions import EachRunner
-from sandbox.language.compiler import FilterCompiler
+
+FILTERS_WAITING_MAX = 8  # of one user, beside the two in work: an editor that checks while one types has one
+FILTERS_WAIT_S = 10.0
 
 log = structlog.get_logger(__name__)
 
 
-async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: FilterCompiler) -> None:
+async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
     """
     Serve HTTP until SIGTERM or SIGINT, then drain and return.
 
     Args:
         settings: With the database's addresses.
         ready: Called once with the server's URL, as soon as /health/ready would answer 200.
-        compiler: Compiles filters when they are saved; called from threads.
 
     Raises:
         SettingInvalid: a port is taken, or there is no database address.
     """
-    async with make_service(settings, compiler) as service:
+    async with BoundedFilters() as filters, make_service(settings, filters) as service:
         with (
             serve_metrics(settings.host, settings.metrics_port, service.metrics.registry),
             contextlib.closing(listen(settings.host, settings.port)) as listener,
         ):
-            server = Server(make_application(service), drain_s=settings.drain_s, on_drain=service.drain)
+            server = Server(
+                make_application(service),
+                door=Door(settings.connections_max, settings.connections_per_address_max),
+                drain_s=settings.drain_s,
+                on_drain=service.drain,
+            )
             url = url_of(listener)
             announcing = asyncio.create_task(_announce(service, server, url, ready))
             try:
@@ -64,20 +76,28 @@ async def serve(settings: Settings, *, ready: Callable[[str], None], compiler: F
 
 
 @contextlib.asynccontextmanager
-async def make_service(settings: Settings, compiler: FilterCompiler) -> AsyncIterator[Service]:
+async def make_service(settings: Settings, filters: Filters) -> AsyncIterator[Service]:
     """Everything the handlers need, with the feed reader running; closed in the opposite order."""
     database_url, direct_url = settings.addresses()
+    verifier = make_verifier(settings)  # refuses before anything is open
     metrics = Metrics()
     pool = make_pool(database_url, max_size=settings.pool_max, name="vyx web")
     await pool.open(wait=False)
     hints = Hints(pool)
-    feed = Feed(direct_url, metrics)
-    verifier = make_verifier(settings)
-    each = EachRunner()
+    queue = SharedQueue("filters", places=PROCESSES, waiting_max=FILTERS_WAITING_MAX, wait_s=FILTERS_WAIT_S)
+    users = KnownUsers(pool)
+    keys = Keys(pool)
+
+    def forget(user_id: UUID | None) -> None:
+        users.forget(user_id)
+        keys.forget(user_id)
+
+    feed = Feed(direct_url, metrics, on_user_changed=forget)
     lifecycle = Lifecycle(
         pool,
         hints,
-        compiler,
+        filters,
+        queue,
         active_traders_max=settings.active_traders_max,
         on_compiled=metrics.compile_duration.observe,
     )
@@ -85,16 +105,24 @@ async def make_service(settings: Settings, compiler: FilterCompiler) -> AsyncIte
         settings=settings,
         pool=pool,
         verifier=verifier,
-        users=KnownUsers(pool),
-        reads=ReadLimit(),
+        users=users,
+        keys=keys,
+        reads=read_limit(),
+        exports=InFlight(EXPORTS_MAX, "exports"),
         metrics=metrics,
         feed=feed,
-        streams=Streams(feed, pool, metrics),
+        streams=Streams(feed, pool, metrics, opening_limit()),
         lifecycle=lifecycle,
         previews=PreviewRequest(
             pool, lifecycle.compile, defer=defer_preview, upcoming=feed.previews.upcoming
         ),
-        explaining=Explaining(pool, lifecycle.compile, each),
+        explaining=Explaining(pool, filters, queue),
+        destinations=Destinations(
+            pool=pool,
+            sealer=Sealer(settings.secret_keys) if settings.secret_keys else None,
+            allowed=settings.hook_allow,
+            public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+        ),
     )
     reading = asyncio.create_task(feed.run())
     try:
@@ -105,7 +133,6 @@ async def make_service(settings: Settings, compiler: FilterCompiler) -> AsyncIte
         await asyncio.gather(reading, return_exceptions=True)
         await hints.close()
         await verifier.close()
-        await asyncio.to_thread(each.close)
         await pool.close()
 
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -19,13 +20,18 @@ from prometheus_client import CollectorRegistry
 from app.coordination.hints import Hints
 from app.coordination.keeper import Keeper
 from app.coordination.supervisor import supervise
+from app.delivery.channel_process import ChannelProcess
+from app.delivery.sealing import Sealer
+from app.delivery.sender import Sender
+from app.delivery.transport import Transport
 from app.errors import CommandFailed
 from app.market.feeder import Feeder
 from app.market.metrics import MarketMetrics
-from app.metrics import WorkerMetrics
+from app.metrics import DeliveryMetrics, WorkerMetrics
 from app.metrics_server import serve_metrics
-from app.preview.job import PreviewJob
+from app.preview.job import PROCESSES, PreviewJob
 from app.preview.process import EvaluatingProcess
+from app.revisions import Revisions
 from app.screening.screener import Screener
 from app.screening.standing_audit import StandingAudit
 from app.settings import Settings
@@ -65,18 +71,27 @@ class Worker:
         self._settings = settings
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
+        self._delivery_metrics = DeliveryMetrics(self._registry)
         self._pool = make_pool(database_url, max_size=settings.pool_max, name="vyx-worker")
-        self._hints = Hints(self._pool)
+        self._sender: Sender | None = None
+        self._sealer = Sealer(settings.secret_keys) if settings.secret_keys else None
+        self._hints = Hints(self._pool, on_send=self._wake_sender)
         self._compiler = LazyCompiler()
         self._each = EachRunner()
-        self._previews = PreviewJob(self._pool, self._hints, EvaluatingProcess())
+        self._previews = PreviewJob(self._pool, self._hints, [EvaluatingProcess() for _ in range(PROCESSES)])
         self._stopping = asyncio.Event()
         self._fatal: CommandFailed | None = None
         self._registered = asyncio.Event()
         self._jobs_ended = asyncio.Event()
         self._feeder = Feeder(
-            settings, self._pool, MarketMetrics(self._registry), wake=_defer_tick, on_unusable=self._give_up
+            settings,
+            self._pool,
+            MarketMetrics(self._registry),
+            wake=_defer_tick,
+            on_unusable=self._give_up,
+            on_held=self._feed_no_more,
         )
+        self._audit: StandingAudit
         self._keeper = Keeper(
             direct_url,
             settings.machine_id,
@@ -96,10 +111,17 @@ class Worker:
             trusted,
             self._compiler.compile,
             self._each,
-            on_screened=self._audit.note,
+            on_screened=self._note_screened,
         )
+        self._revisions = Revisions(self._pool)
         self._audit = StandingAudit(self._pool, self._screener, self._metrics, self._each)
         return self._screener
+
+    def _note_screened(self, boot_id: int, slot: datetime) -> None:
+        self._audit.note(boot_id, slot)
+
+    def _feed_no_more(self) -> None:
+        self._keeper.feed_no_more()
 
     def _give_up(self, error: CommandFailed) -> None:
         self._fatal = error
@@ -123,6 +145,8 @@ class Worker:
                     asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
                     asyncio.create_task(supervise("jobs", self._run_jobs, self._stopping)),
                     asyncio.create_task(supervise("audit", self._audit.run, self._stopping)),
+                    asyncio.create_task(supervise("revisions", self._revisions.run, self._stopping)),
+                    asyncio.create_task(supervise("sender", self._send, self._stopping)),
                     asyncio.create_task(supervise("previews", self._run_previews, self._stopping)),
                 ]
                 ready = asyncio.create_task(self._announce(on_ready))
@@ -147,21 +171,59 @@ class Worker:
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
-        context: dict[str, Any] = {"pool": self._pool, "screener": self._screener}
+        context: dict[str, Any] = {
+            "pool": self._pool,
+            "screener": self._screener,
+            "sealer": self._sealer,
+        }
         await run_jobs(self._keeper.boot_id, context, self._jobs_ended)
 
     async def _run_previews(self) -> None:
-        """Apart from the other jobs: its own worker, one preview at a time."""
-        await run_previews({"previews": self._previews}, self._stopping)
+        """Apart from the other jobs: its own worker, and processes that start beside it."""
+        starting = asyncio.create_task(self._previews.start())
+        try:
+            await run_previews({"previews": self._previews}, self._stopping)
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+
+    def _wake_sender(self) -> None:
+        if self._sender is not None:
+            self._sender.wake()
+
+    async def _send(self) -> None:
+        """Deliver until the process ends; attempts under way are finished within the drain."""
+        settings = self._settings
+        transport, channels = Transport(settings.hook_allow), ChannelProcess(settings.hook_allow)
+        self._sender = Sender(
+            self._pool,
+            transport=transport,
+            third_party=channels,
+            sealer=self._sealer,
+            public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+            metrics=self._delivery_metrics,
+        )
+        if self._stopping.is_set():
+            return
+        try:
+            await self._sender.run()
+        finally:
+            self._sender = None
+            await transport.close()
+            await channels.close()
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         log.info("draining")
+        self._previews.stop()
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._keeper.leave()
+                if self._sender is not None:
+                    self._sender.stop()
                 self._registered.set()
                 self._jobs_ended.set()
                 self._audit.stop()
+                self._revisions.stop()
                 await self._feeder.close()
                 await self._hints.close()
                 await asyncio.gather(*tasks, return_exceptions=True)

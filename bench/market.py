@@ -167,7 +167,7 @@ async def measure_exchange(market, *, symbols_max, speed, seconds):
 
 async def listen(client, symbols, pid, seconds):
     count, ups = 0, 0
-    async with contextlib.aclosing(client.stream_klines(symbols)) as events:
+    async with contextlib.aclosing(client.stream_klines(symbols).events()) as events:
         while ups < min(3, len(symbols)):
             ups += isinstance(await anext(events), StreamUp)
         started, own, theirs = time.perf_counter(), time.process_time(), cpu_s(pid)

@@ -12,15 +12,13 @@ from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
+from app.preview.job import PROCESSES
 from app.store.jobs import use_job_schema
 from app.store.pool import KEEPALIVE, Connection
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 
 GRACEFUL_S = 10  # a running screening ends well within
 CONCURRENCY = 4
-PREVIEWS_AT_ONCE = (
-    1  # per machine, apart from the others: a screening never waits for a place behind previews
-)
 
 
 async def _configure(connection: Connection) -> None:
@@ -59,8 +57,12 @@ async def run_jobs(boot_id: int, context: dict[str, Any], stopping: asyncio.Even
 
 
 async def run_previews(context: dict[str, Any], stopping: asyncio.Event) -> None:
-    """Work on the shared queue of previews, as :func:``run_jobs`` does on its own."""
-    await _work([PREVIEW_QUEUE], PREVIEWS_AT_ONCE, context, stopping)
+    """
+    Work on the shared queue of previews, as :func:`run_jobs` does on its own.
+
+    Apart from the others: a screening never waits for a place behind previews.
+    """
+    await _work([PREVIEW_QUEUE], PROCESSES, context, stopping)
 
 
 async def _work(

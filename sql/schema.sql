@@ -7,6 +7,14 @@ CREATE SCHEMA vyx;
 
 COMMENT ON SCHEMA vyx IS 'Machinery of the screener: machines, leases, market data. Not exposed by any API; people read the views in public.';
 
+CREATE TYPE public.delivery_state AS ENUM (
+    'pending',
+    'sent',
+    'failed',
+    'expired',
+    'digested'
+);
+
 CREATE TYPE public.trader_lifecycle AS ENUM (
     'stopped',
     'starting',
@@ -66,13 +74,26 @@ end $$;
 
 COMMENT ON FUNCTION public.drain_machine(machine text) IS 'Take a machine out: it finishes the slot in hand, gives its traders back and claims no more.';
 
+CREATE FUNCTION public.redrive_deliveries(since timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, destination uuid DEFAULT NULL::uuid, signal bigint DEFAULT NULL::bigint, expired_too boolean DEFAULT false) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$
+  select vyx.redrive_deliveries_v1(null, signal, destination, since, until,
+    case when expired_too then array['failed', 'expired'] else array['failed'] end::public.delivery_state[])
+$$;
+
+COMMENT ON FUNCTION public.redrive_deliveries(since timestamp with time zone, until timestamp with time zone, destination uuid, signal bigint, expired_too boolean) IS 'Send again what failed: select redrive_deliveries(''2026-11-28 03:00Z'', ''2026-11-28 04:00Z''). Expired ones only when asked.';
+
 CREATE TABLE public.accounts (
     user_id uuid NOT NULL,
     tier text DEFAULT 'free'::text NOT NULL,
+    is_over boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 COMMENT ON TABLE public.accounts IS 'The tier of each user. A user without a row is on the free tier.';
+
+COMMENT ON COLUMN public.accounts.is_over IS 'The tier may allow less than runs: the next beat of any machine looks and stops the newest traders beyond it.';
 
 CREATE FUNCTION public.set_tier("user" uuid, tier text) RETURNS public.accounts
     LANGUAGE plpgsql
@@ -178,6 +199,15 @@ begin
   reset_after := greatest(interval '0', coalesce(log[cardinality(log)] + window_length - clock, interval '0'));
 end $$;
 
+CREATE FUNCTION vyx.announce_user() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  perform pg_notify('vyx_user', old.user_id::text);
+  return null;
+end $$;
+
 CREATE FUNCTION vyx.beat_v1(boot bigint, owned_now integer, OUT ok boolean, OUT state vyx.machine_state, OUT alive bigint, OUT total bigint, OUT unowned bigint, OUT mine bigint, OUT newest_closed timestamp with time zone) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -239,7 +269,8 @@ begin
   used := vyx.active_traders("user");
   if used >= quota.max_running then
     raise exception 'the % tier runs at most % traders and % are active', quota.tier, quota.max_running, used
-      using errcode = 'VX403', detail = json_build_object('limit', quota.max_running, 'used', used, 'tier', quota.tier);
+      using errcode = 'VX403', detail = json_build_object('quota', 'running_traders', 'limit', quota.max_running, 'used', used,
+        'tier', quota.tier, 'next_tier', vyx.next_tier('running_traders', used));
   end if;
   if max_active is null then return; end if;
   select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
@@ -250,10 +281,130 @@ begin
     select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
   end if;
   if used >= max_active then
-    raise exception 'the service runs at most % traders and is full', max_active
-      using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
+    raise exception 'the service runs at most % traders and is full', max_active using errcode = 'VX503';
   end if;
 end $$;
+
+CREATE FUNCTION vyx.check_stored("user" uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  quota record;
+  used bigint;
+begin
+  insert into public.accounts (user_id) values ("user") on conflict do nothing;
+  select a.tier, t.max_stored into quota from public.accounts a join public.tiers t using (tier) where a.user_id = "user" for update of a;
+  select count(*) into used from public.traders t where t.user_id = "user";
+  if used >= quota.max_stored then
+    raise exception 'the % tier keeps at most % traders and % are saved', quota.tier, quota.max_stored, used
+      using errcode = 'VX403', detail = json_build_object('quota', 'stored_traders', 'limit', quota.max_stored, 'used', used,
+        'tier', quota.tier, 'next_tier', vyx.next_tier('stored_traders', used));
+  end if;
+end $$;
+
+CREATE FUNCTION vyx.claim_idempotent_v1("user" uuid, idempotency_key text, request_fingerprint bytea, now timestamp with time zone DEFAULT NULL::timestamp with time zone, OUT claim uuid, OUT same_request boolean, OUT status integer, OUT headers jsonb, OUT body bytea) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare clock timestamptz := coalesce(now, clock_timestamp());
+begin
+  insert into vyx.idempotent_answers as a (user_id, key, fingerprint, claimed_at) values ("user", idempotency_key, request_fingerprint, clock)
+  on conflict (user_id, key) do update
+    set fingerprint = excluded.fingerprint, claim = gen_random_uuid(), claimed_at = clock, status = null, headers = null, body = null
+    where a.claimed_at <= clock - interval '24 h'
+       or (a.status is null and a.fingerprint = excluded.fingerprint and a.claimed_at <= clock - interval '60 s')
+  returning a.claim into claim;
+  if claim is not null then
+    same_request := true;
+    delete from vyx.idempotent_answers a using (
+      select o.key from vyx.idempotent_answers o where o.user_id = "user" order by o.claimed_at desc offset 1000) old
+     where a.user_id = "user" and a.key = old.key;
+    return;
+  end if;
+  select a.fingerprint = request_fingerprint, a.status, a.headers, a.body into same_request, status, headers, body
+    from vyx.idempotent_answers a where a.user_id = "user" and a.key = idempotency_key;
+end $$;
+
+CREATE TABLE vyx.previews (
+    preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    state vyx.preview_state DEFAULT 'waiting'::vyx.preview_state NOT NULL,
+    user_id uuid NOT NULL,
+    plan jsonb,
+    bars integer,
+    symbols text[],
+    trader_id uuid,
+    since timestamp with time zone,
+    until timestamp with time zone NOT NULL,
+    result jsonb,
+    problem text,
+    bars_done integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    started_at timestamp with time zone,
+    worked_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    CONSTRAINT a_preview_has_a_plan_and_an_audit_a_trader CHECK ((((plan IS NOT NULL) AND (bars IS NOT NULL) AND (trader_id IS NULL) AND (since IS NULL)) OR ((plan IS NULL) AND (bars IS NULL) AND (symbols IS NULL) AND (trader_id IS NOT NULL) AND (since IS NOT NULL)))),
+    CONSTRAINT bars_are_1_to_1000 CHECK (((bars >= 1) AND (bars <= 1000))),
+    CONSTRAINT only_a_done_preview_has_a_result CHECK (((state = 'done'::vyx.preview_state) = (result IS NOT NULL))),
+    CONSTRAINT only_a_failed_preview_has_a_problem CHECK (((state = ANY (ARRAY['failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (problem IS NOT NULL))),
+    CONSTRAINT only_an_ended_preview_has_an_end CHECK (((state = ANY (ARRAY['done'::vyx.preview_state, 'failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (ended_at IS NOT NULL))),
+    CONSTRAINT previewed_symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
+);
+
+COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being saved, and audits of traders. The web process waits for the row to end; it is pruned after an hour.';
+
+COMMENT ON COLUMN vyx.previews.plan IS 'The compiled filter. Validated again by the process that evaluates it.';
+
+COMMENT ON COLUMN vyx.previews.bars IS 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
+
+COMMENT ON COLUMN vyx.previews.symbols IS 'Null: every pair of the market.';
+
+COMMENT ON COLUMN vyx.previews.trader_id IS 'The trader whose signals are audited from since through until; null for a preview.';
+
+COMMENT ON COLUMN vyx.previews.result IS 'The answer as the HTTP interface gives it.';
+
+COMMENT ON COLUMN vyx.previews.problem IS 'Why there is no answer, in a sentence for its user.';
+
+COMMENT ON COLUMN vyx.previews.bars_done IS 'How many of the bars have been looked at so far, the newest first.';
+
+COMMENT ON COLUMN vyx.previews.started_at IS 'When a machine began to answer.';
+
+COMMENT ON COLUMN vyx.previews.worked_at IS 'When that machine last got on with it. One that is silent for long has died; its preview is not counted as being worked on.';
+
+CREATE FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) RETURNS SETOF vyx.previews
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare chosen uuid; now_is timestamptz;
+begin
+  perform pg_advisory_xact_lock(7005, 1);
+  now_is := clock_timestamp();
+  with lines as (
+    select w.user_id, min(w.created_at) as joined_at from vyx.previews w
+     where w.state = 'waiting' and w.created_at > now_is - make_interval(secs => wait_s)
+     group by w.user_id
+  ), turns as (
+    select l.user_id, greatest(l.joined_at, h.started_at, h.ended_at) as turn_at
+      from lines l
+     cross join lateral (
+       select max(p.started_at) as started_at, max(p.ended_at) as ended_at,
+              count(*) filter (where p.state = 'running' and p.worked_at > now_is - make_interval(secs => silent_s)) as in_flight
+         from vyx.previews p
+        where p.user_id = l.user_id and p.created_at > now_is - interval '5 min') h
+     where h.in_flight < in_flight_max
+  )
+  select p.preview_id into chosen
+    from vyx.previews p join turns t using (user_id)
+   where p.state = 'waiting' and p.created_at > now_is - make_interval(secs => wait_s)
+   order by t.turn_at, p.created_at, p.preview_id
+   limit 1 for update of p skip locked;
+  return query
+    update vyx.previews p set state = 'running', started_at = clock_timestamp(), worked_at = clock_timestamp()
+     where p.preview_id = chosen and p.state = 'waiting'
+    returning p.*;
+end $$;
+
+COMMENT ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) IS 'Begin to answer the preview whose turn it is, by user turns; no row when nothing may begin.';
 
 CREATE FUNCTION vyx.claim_v1(boot bigint, n integer) RETURNS bigint
     LANGUAGE plpgsql
@@ -293,6 +444,25 @@ begin
   if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
 end $$;
 
+CREATE FUNCTION vyx.forget_simulated_market_v1(demo uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  perform from vyx.markets m where m.source = 'simulated' and m.chosen_by_auto for update;
+  if not found or exists (select from auth.users u where u.id <> demo) or coalesce(vyx.newest_slot() > clock_timestamp(), false) then
+    return false;
+  end if;
+  delete from public.signals;
+  delete from vyx.leases;
+  truncate vyx.candles, vyx.candle_corrections, vyx.candle_ranges, vyx.candle_refusals, vyx.history_checks, vyx.slots, vyx.market_progress;
+  update vyx.symbols set trading = false, reason = 'of the simulated market', join_count = join_count + 1;
+  delete from vyx.markets;
+  return true;
+end $$;
+
+COMMENT ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) IS 'Remove a simulated market that was only a stand-in, and what was screened on it.';
+
 CREATE FUNCTION vyx.guard_new_trader_state() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -300,6 +470,19 @@ CREATE FUNCTION vyx.guard_new_trader_state() RETURNS trigger
 begin
   if new.state <> 'stopped' or new.owner is not null then
     raise exception 'a trader is created stopped; start it with start_trader(id)' using errcode = 'VX409', detail = 'stopped';
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION vyx.guard_screened_through() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if exists (select from vyx.slots s where s.slot > old.screened_through and s.slot < new.screened_through)
+     or not exists (select from vyx.slots s where s.slot = new.screened_through and s.state <> 'open') then
+    raise exception 'a machine goes on by one closed slot at a time, not from % to %', old.screened_through, new.screened_through
+      using errcode = 'VX422';
   end if;
   return new;
 end $$;
@@ -339,6 +522,16 @@ begin
   elsif new.version is distinct from old.version then
     raise exception 'the version of a trader changes only with its state' using errcode = 'VX409', detail = old.state;
   end if;
+  if new.owner is not distinct from old.owner then                -- what a lease says changes only with its owner
+    if new.epoch is distinct from old.epoch or new.lease_after is distinct from old.lease_after then
+      raise exception 'the epoch and the start of a lease change only with its owner' using errcode = 'VX409', detail = old.state;
+    elsif old.in_step and not new.in_step then
+      raise exception 'a trader falls out of step only when its lease ends' using errcode = 'VX409', detail = old.state;
+    elsif new.in_step and new.owner is not null and (not old.in_step or new.resume_after is distinct from old.resume_after)
+      and new.resume_after is distinct from (select m.screened_through from vyx.machines m where m.boot_id = new.owner) then
+      raise exception 'a trader is in step only where its machine stands' using errcode = 'VX409', detail = old.state;
+    end if;
+  end if;
   if new.owner is distinct from old.owner then
     new.epoch := old.epoch + 1;
     if old.owner is not null then
@@ -354,6 +547,37 @@ begin
     new.lease_after := case when new.owner is not null then new.resume_after end;
   end if;
   return new;
+end $$;
+
+CREATE FUNCTION vyx.halt_pair() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if new.trading then
+    new.halted_at := null;
+    new.reason := null;
+  else
+    new.halted_at := coalesce(new.halted_at, clock_timestamp());
+    new.reason := coalesce(new.reason, 'taken out by hand');
+    new.screened := false;
+    new.waits_for := null;
+    new.retry_at := null;
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION vyx.keep_destination() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if tg_op = 'INSERT' then
+    insert into vyx.destination_queues (destination_id, user_id) values (new.id, new.user_id);
+  elsif new.enabled and not old.enabled then
+    update vyx.destination_queues q set failures = 0, failing_since = null, held_until = 'epoch', hold_reason = null where q.destination_id = new.id;
+  end if;
+  return null;
 end $$;
 
 CREATE FUNCTION vyx.keep_first_of_bar() RETURNS trigger
@@ -391,12 +615,33 @@ begin
   return true;
 end $$;
 
+CREATE FUNCTION vyx.keep_slots() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if old.slot > vyx.newest_slot() - interval '1 day' then
+    raise exception 'the slot % is too young to be deleted: machines count on every slot of the last day', old.slot using errcode = 'VX422';
+  end if;
+  return old;
+end $$;
+
 CREATE FUNCTION vyx.keep_trader_state() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 begin
   insert into public.trader_state (trader_id, user_id) values (new.id, new.user_id);
+  return null;
+end $$;
+
+CREATE FUNCTION vyx.keep_trader_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  insert into public.trader_versions (trader_id, number, user_id, filter, symbols, frequency, plan, plan_hash)
+  values (new.id, new.revision, new.user_id, new.filter, new.symbols, new.frequency, new.plan, new.plan_hash);
   return null;
 end $$;
 
@@ -442,6 +687,24 @@ CREATE FUNCTION vyx.machine_is_silent(boot bigint, ttl interval, grace interval,
       or (h.heartbeat_at < clock - grace and clock > server_start + interval '10 s' and not vyx.machine_is_locked(boot))))
 $$;
 
+CREATE FUNCTION vyx.mark_all_over() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  update public.accounts a set is_over = true where a.tier = new.tier;
+  return null;
+end $$;
+
+CREATE FUNCTION vyx.mark_over() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  new.is_over := true;
+  return new;
+end $$;
+
 CREATE FUNCTION vyx.market_time(wall timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -465,6 +728,16 @@ CREATE FUNCTION vyx.newest_slot() RETURNS timestamp with time zone
   select max(slot) from vyx.slots
 $$;
 
+CREATE FUNCTION vyx.next_tier(quota text, used bigint) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select t.tier
+    from public.tiers t cross join lateral (select case quota when 'running_traders' then t.max_running else t.max_stored end) l (most)
+   where l.most is null or l.most > used
+   order by l.most nulls last, t.tier limit 1
+$$;
+
 CREATE FUNCTION vyx.note_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -483,6 +756,86 @@ begin
   return null;
 end $$;
 
+CREATE FUNCTION vyx.queue_notice("user" uuid, event text, notice jsonb, trader uuid DEFAULT NULL::uuid, source bigint DEFAULT NULL::bigint, apart_from uuid DEFAULT NULL::uuid) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$
+  with source_of as (select coalesce(source, nextval('vyx.notice_id')) as id),
+  queued as (
+    insert into vyx.deliveries (source_id, destination_id, event, user_id, trader_id, notice, expires_at)
+    select s.id, d.id, queue_notice.event, d.user_id, trader, queue_notice.notice, clock_timestamp() + interval '1 day'
+      from source_of s, public.destinations d
+     where d.user_id = "user" and d.enabled and queue_notice.event = any (d.events) and d.id is distinct from apart_from
+       and (trader is null or d.trader_ids is null or trader = any (d.trader_ids))
+    on conflict do nothing
+    returning 1)
+  select count(*) from queued
+$$;
+
+COMMENT ON FUNCTION vyx.queue_notice("user" uuid, event text, notice jsonb, trader uuid, source bigint, apart_from uuid) IS 'Tell a user''s destinations of something that is not a signal; returns to how many.';
+
+CREATE FUNCTION vyx.queue_trader_notices() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  insert into vyx.deliveries (source_id, destination_id, event, user_id, trader_id, notice, expires_at)
+  select e.id, d.id, e.event, d.user_id, e.trader_id,
+         jsonb_build_object('trader_id', e.trader_id, 'trader_name', e.name, 'from', e.from_state, 'state', e.to_state, 'reason', e.why, 'at', e.at),
+         clock_timestamp() + interval '1 day'
+    from (select c.*, t.name, coalesce(case when c.to_state = 'error' then s.last_error end, c.reason) as why,
+                 case when c.to_state = 'error' then 'error'
+                      when c.to_state = 'running' and s.error_count > 0 then 'recovered'
+                      when c.to_state in ('stopped', 'stopping') and c.reason like '%quota%' then 'quota' end as event
+            from changed c join public.traders t on t.id = c.trader_id join public.trader_state s on s.trader_id = c.trader_id) e
+    join public.destinations d on d.user_id = e.user_id and d.enabled and e.event = any (d.events)
+     and (d.trader_ids is null or e.trader_id = any (d.trader_ids))
+   order by e.id, d.id
+  on conflict do nothing;
+  return null;
+end $$;
+
+CREATE FUNCTION vyx.queue_troubles_v1() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  facts record;
+  patience interval;
+  is_outage boolean;
+  why text;
+  queued bigint;
+begin
+  perform pg_advisory_xact_lock(7010, 1);
+  select * into facts from vyx.market_facts;
+  patience := make_interval(secs => greatest(120, 2 * facts.speed));
+  is_outage := coalesce(facts.market_at < coalesce(facts.ends_at, 'infinity')
+                        and (facts.newest_closed_is_outage or facts.oldest_open < facts.market_at - patience), false);
+  why := coalesce(facts.outage_reason, 'no candles have come since ' || facts.oldest_open);
+  with active as (
+    select s.user_id, s.trader_id, t.name, coalesce(not is_outage and vyx.screened_through(s) < facts.newest_closed - patience, false) as lags
+      from public.trader_state s join public.traders t on t.id = s.trader_id
+     where s.state in ('starting', 'running')
+       and exists (select from public.destinations d where d.user_id = s.user_id and d.enabled and d.events && array['outage', 'lagging'])),
+  now_so as (
+    select distinct a.user_id, 'outage' as event, jsonb_build_object('reason', why, 'at', clock_timestamp()) as notice from active a where is_outage
+    union all
+    select a.user_id, 'lagging', jsonb_build_object('count', count(*), 'traders', (array_agg(a.name order by a.name))[1:20], 'at', clock_timestamp(),
+             'reason', 'screened later than ' || patience || ' after the close: ' || left(string_agg(a.name, ', ' order by a.name), 500))
+      from active a where a.lags group by a.user_id),
+  begun as (
+    insert into vyx.troubles (user_id, event) select n.user_id, n.event from now_so n on conflict do nothing returning user_id, event),
+  over as (
+    delete from vyx.troubles t
+     where not exists (select from now_so n where n.user_id = t.user_id and n.event = t.event) and (t.event = 'outage' or not is_outage)
+    returning t.user_id, t.event, t.since)
+  select sum(told) into queued from (
+    select vyx.queue_notice(b.user_id, b.event, n.notice) as told from begun b join now_so n using (user_id, event)
+    union all
+    select vyx.queue_notice(o.user_id, 'recovered', jsonb_build_object('what', o.event, 'since', o.since, 'at', clock_timestamp())) from over o) x;
+  return coalesce(queued, 0);
+end $$;
+
 CREATE FUNCTION vyx.raise_revision() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -492,7 +845,7 @@ begin
   if new.user_id is distinct from old.user_id then
     raise exception 'a trader does not change hands' using errcode = 'VX422';
   end if;
-  if (new.plan, new.filter, new.symbols, new.frequency) is distinct from (old.plan, old.filter, old.symbols, old.frequency) then
+  if (new.plan, new.plan_hash, new.filter, new.symbols, new.frequency) is distinct from (old.plan, old.plan_hash, old.filter, old.symbols, old.frequency) then
     new.revision := old.revision + 1;
   end if;
   return new;
@@ -537,6 +890,25 @@ begin
   end if;
   return null;
 end $$;
+
+CREATE FUNCTION vyx.redrive_deliveries_v1("user" uuid, signal bigint, destination uuid, since timestamp with time zone, until timestamp with time zone, states public.delivery_state[]) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$
+  with again as (
+    update vyx.deliveries d
+       set state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), changed_at = clock_timestamp(), digest_id = null,
+           expires_at = greatest(d.expires_at, clock_timestamp() + interval '1 hour')
+     where d.state = any (states) and d.state in ('failed', 'expired')
+       and ("user" is null or d.user_id = "user") and (signal is null or d.source_id = signal)
+       and (destination is null or d.destination_id = destination)
+       and (since is null or d.queued_at >= since) and (redrive_deliveries_v1.until is null or d.queued_at < redrive_deliveries_v1.until)
+    returning d.destination_id),
+  unheld as (
+    update vyx.destination_queues q set held_until = 'epoch', hold_reason = null
+     where q.destination_id in (select a.destination_id from again a) and q.hold_reason = 'failing')
+  select count(*) from again
+$$;
 
 CREATE TABLE vyx.machines (
     boot_id bigint NOT NULL,
@@ -619,7 +991,58 @@ begin
   return vyx.change_state_v1(trader, 'starting', 'start');
 end $$;
 
-CREATE FUNCTION vyx.stop_trader_v1(trader uuid) RETURNS public.trader_state
+CREATE FUNCTION vyx.start_traders_v1("user" uuid, ids uuid[], max_active bigint DEFAULT NULL::bigint) RETURNS TABLE(trader uuid, code text, message text, detail text)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and case when ids is null then s.state in ('stopped', 'error') else s.trader_id = any (ids) end order by s.trader_id
+  loop
+    code := null; message := null; detail := null;
+    begin
+      perform vyx.start_trader_v1(trader, max_active);
+    exception when others then
+      get stacked diagnostics code = returned_sqlstate, message = message_text, detail = pg_exception_detail;
+      if code not like 'VX%' then raise; end if;
+    end;
+    return next;
+  end loop;
+end $$;
+
+CREATE FUNCTION vyx.stop_beyond_tiers_v1() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  account record;
+  beyond record;
+  excess bigint;
+  stopped bigint := 0;
+begin
+  for account in
+    select a.user_id, a.tier, t.max_running from public.accounts a join public.tiers t using (tier)
+     where a.is_over order by a.user_id limit 100 for update of a skip locked
+  loop
+    excess := vyx.active_traders(account.user_id) - account.max_running;
+    for beyond in
+      select s.trader_id from public.trader_state s
+       where s.user_id = account.user_id and (s.state in ('starting', 'running') or s.retry_at is not null)
+       order by coalesce(s.started_at, s.changed_at) desc, s.trader_id limit greatest(excess, 0) for update skip locked
+    loop
+      perform vyx.stop_trader_v1(beyond.trader_id, format('the %s tier runs at most %s traders', account.tier, account.max_running));
+      excess := excess - 1;
+      stopped := stopped + 1;
+    end loop;
+    if coalesce(excess, 0) <= 0 then
+      update public.accounts a set is_over = false where a.user_id = account.user_id;
+    end if;
+  end loop;
+  return stopped;
+end $$;
+
+CREATE FUNCTION vyx.stop_trader_v1(trader uuid, reason text DEFAULT 'stop'::text) RETURNS public.trader_state
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -628,54 +1051,51 @@ begin
   select * into current from public.trader_state s where s.trader_id = trader for update;
   if not found then raise exception 'there is no trader %', trader using errcode = 'VX404'; end if;
   if current.state in ('stopped', 'stopping') then return current; end if;
-  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
-  current := vyx.change_state_v1(trader, 'stopping', 'stop');
-  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
+  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', reason); end if;
+  current := vyx.change_state_v1(trader, 'stopping', reason);
+  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
   return current;
 end $$;
 
-CREATE VIEW public.dead_letters WITH (security_invoker='true') AS
- SELECT id,
-    task_name AS task,
-    queue_name AS queue,
-    args,
-    attempts,
-    ( SELECT max(e.at) AS max
-           FROM procrastinate.procrastinate_events e
-          WHERE (e.job_id = j.id)) AS failed_at
-   FROM procrastinate.procrastinate_jobs j
-  WHERE (status = ANY (ARRAY['failed'::procrastinate.procrastinate_job_status, 'aborted'::procrastinate.procrastinate_job_status]));
+CREATE FUNCTION vyx.stop_traders_v1("user" uuid, ids uuid[]) RETURNS TABLE(trader uuid)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and s.state <> 'stopped' and (ids is null or s.trader_id = any (ids)) order by s.trader_id
+  loop
+    perform vyx.stop_trader_v1(trader);
+    return next;
+  end loop;
+end $$;
 
-COMMENT ON VIEW public.dead_letters IS 'Jobs that failed for good. Screening is not among them: the ledger screens a slot whatever becomes of its job.';
+CREATE FUNCTION vyx.touch_destination() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if new.user_id is distinct from old.user_id then
+    raise exception 'a destination keeps its owner' using errcode = 'VX422';
+  end if;
+  new.updated_at := clock_timestamp();
+  if new.enabled then
+    new.disabled_reason := null;
+    new.disabled_at := null;
+  elsif old.enabled then
+    new.disabled_at := clock_timestamp();
+    new.disabled_reason := coalesce(new.disabled_reason, 'disabled by hand');
+  end if;
+  return new;
+end $$;
 
-CREATE TABLE vyx.machine_heartbeats (
-    boot_id bigint NOT NULL,
-    heartbeat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    owned integer DEFAULT 0 NOT NULL,
-    active bigint DEFAULT 0 NOT NULL
-)
-WITH (fillfactor='50');
-
-COMMENT ON TABLE vyx.machine_heartbeats IS 'Apart from machines, so that a beat never waits for a fenced transaction. Rewritten once a second per machine.';
-
-COMMENT ON COLUMN vyx.machine_heartbeats.active IS 'How many traders were starting or running, over all machines, at this beat.';
-
-CREATE VIEW public.machine_overview WITH (security_invoker='true') AS
- SELECT m.machine_id,
-    m.boot_id,
-    m.state,
-    m.started_at,
-    m.ended_at,
-    h.heartbeat_at,
-    round(EXTRACT(epoch FROM (clock_timestamp() - h.heartbeat_at)), 1) AS heartbeat_age_s,
-    m.screened_through,
-    ( SELECT count(*) AS count
-           FROM public.trader_state s
-          WHERE (s.owner = m.boot_id)) AS traders
-   FROM (vyx.machines m
-     LEFT JOIN vyx.machine_heartbeats h USING (boot_id));
-
-COMMENT ON VIEW public.machine_overview IS 'One line per boot of a worker.';
+CREATE FUNCTION vyx.wall_lateness(slot timestamp with time zone) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select coalesce((select greatest(vyx.market_time() - slot, interval '0') / m.speed from vyx.markets m), interval '0')
+$$;
 
 CREATE SEQUENCE vyx.feed_id
     START WITH 1
@@ -684,31 +1104,96 @@ CREATE SEQUENCE vyx.feed_id
     NO MAXVALUE
     CACHE 1;
 
-CREATE TABLE public.signals (
-    id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
+CREATE TABLE public.signals_failed (
+    failed_id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
     trader_id uuid NOT NULL,
     user_id uuid NOT NULL,
     symbol text NOT NULL,
-    timeframe vyx.timeframe NOT NULL,
+    timeframe text NOT NULL,
     triggered_at timestamp with time zone NOT NULL,
     price double precision NOT NULL,
-    shown jsonb DEFAULT '{}'::jsonb NOT NULL,
+    shown text NOT NULL,
     plan_hash text NOT NULL,
     epoch bigint NOT NULL,
-    late boolean DEFAULT false NOT NULL,
-    forming boolean DEFAULT false NOT NULL,
-    screened_at timestamp with time zone NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
-)
-PARTITION BY RANGE (triggered_at);
+    forming boolean NOT NULL,
+    cooldown_s double precision,
+    reason text NOT NULL,
+    failed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
 
-COMMENT ON TABLE public.signals IS 'Exactly one row per (trader, symbol, bar); for closed bars the primary key sees to it, for bars in progress the trigger keep_first_of_bar.';
+COMMENT ON TABLE public.signals_failed IS 'Signals that a constraint or a type refused, set aside so that the rest of their slot is kept. `vyx redeliver` tries them again.';
 
-COMMENT ON COLUMN public.signals.triggered_at IS 'The slot at which it matched, close of the bar that matched or (forming) of a minute in it: market time, never a wall clock.';
+COMMENT ON COLUMN public.signals_failed.failed_id IS 'Drawn with the ids of signals, so that one number names one thing for `vyx redeliver --signal`.';
 
-COMMENT ON COLUMN public.signals.shown IS 'The values the filter asked to show, at that bar.';
+COMMENT ON COLUMN public.signals_failed.shown IS 'JSON text as it was offered; not jsonb, since that may be what was refused.';
 
-COMMENT ON COLUMN public.signals.forming IS 'The filter reads bars in progress: what matched at triggered_at may not hold any more when the bar closes.';
+COMMENT ON COLUMN public.signals_failed.reason IS 'What the database said.';
+
+CREATE VIEW public.dead_letters WITH (security_invoker='true') AS
+ SELECT 'signal'::text AS kind,
+    f.failed_id AS id,
+    f.trader_id,
+    ((f.symbol || ' at '::text) || f.triggered_at) AS about,
+    f.reason,
+    f.failed_at
+   FROM public.signals_failed f
+UNION ALL
+ SELECT 'job'::text AS kind,
+    j.id,
+    NULL::uuid AS trader_id,
+    (((((j.task_name)::text || ' on '::text) || (j.queue_name)::text) || ' '::text) || j.args) AS about,
+    (('failed after '::text || j.attempts) || ' attempts'::text) AS reason,
+    ( SELECT max(e.at) AS max
+           FROM procrastinate.procrastinate_events e
+          WHERE (e.job_id = j.id)) AS failed_at
+   FROM procrastinate.procrastinate_jobs j
+  WHERE (j.status = ANY (ARRAY['failed'::procrastinate.procrastinate_job_status, 'aborted'::procrastinate.procrastinate_job_status]));
+
+COMMENT ON VIEW public.dead_letters IS 'What failed for good and waits for `vyx redeliver`: signals that the database refused, and jobs. A slot is screened whatever becomes of its job.';
+
+CREATE TABLE public.destinations (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    hint text NOT NULL,
+    events text[] DEFAULT '{signal}'::text[] NOT NULL,
+    trader_ids uuid[],
+    preset text,
+    template text,
+    quiet_hours jsonb,
+    digest jsonb,
+    rate jsonb,
+    expires_after_s integer,
+    enabled boolean DEFAULT true NOT NULL,
+    disabled_reason text,
+    disabled_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT destination_events_are_known CHECK (((cardinality(events) > 0) AND (events <@ ARRAY['signal'::text, 'error'::text, 'recovered'::text, 'lagging'::text, 'outage'::text, 'quota'::text, 'destination_disabled'::text]))),
+    CONSTRAINT destination_kind_is_known CHECK ((kind = ANY (ARRAY['webhook'::text, 'telegram'::text, 'discord'::text, 'slack'::text, 'email'::text, 'ntfy'::text, 'pushover'::text, 'apprise'::text]))),
+    CONSTRAINT destination_name_has_1_to_120_characters CHECK (((length(name) >= 1) AND (length(name) <= 120))),
+    CONSTRAINT destination_template_has_at_most_8_kib CHECK ((octet_length(template) <= 8192)),
+    CONSTRAINT digest_has_one_rule CHECK (((digest IS NULL) OR (digest = '{"per": "bar_close"}'::jsonb) OR (((digest - 'every_s'::text) = '{}'::jsonb) AND ((((digest ->> 'every_s'::text))::integer >= 60) AND (((digest ->> 'every_s'::text))::integer <= 86400))))),
+    CONSTRAINT disabled_destination_has_a_reason CHECK ((enabled OR (disabled_reason IS NOT NULL))),
+    CONSTRAINT expires_after_is_5_s_to_7_days CHECK (((expires_after_s >= 5) AND (expires_after_s <= 604800)))
+);
+
+COMMENT ON TABLE public.destinations IS 'Where each user''s signals and news are sent. Addresses and secrets are apart, encrypted, in vyx.destination_secrets.';
+
+COMMENT ON COLUMN public.destinations.hint IS 'Enough of the address to recognise it, nothing that would let anyone use it.';
+
+COMMENT ON COLUMN public.destinations.trader_ids IS 'Only these traders; null: all of the user''s.';
+
+COMMENT ON COLUMN public.destinations.preset IS 'Name of a ready-made body for a trading bot; null: the body of the kind.';
+
+COMMENT ON COLUMN public.destinations.quiet_hours IS 'Null, or {"from": "22:00", "until": "07:00", "zone": "Europe/Berlin"}: nothing is sent in between.';
+
+COMMENT ON COLUMN public.destinations.digest IS 'Null, {"every_s": 900} or {"per": "bar_close"}: signals are gathered into one message.';
+
+COMMENT ON COLUMN public.destinations.rate IS 'Null, or {"messages": 10, "per_s": 60}: at most so many.';
+
+COMMENT ON COLUMN public.destinations.expires_after_s IS 'Seconds after the bar''s close beyond which a signal is not sent any more; null: one bar of its timeframe.';
 
 CREATE TABLE public.traders (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -743,6 +1228,226 @@ COMMENT ON COLUMN public.traders.plan_summary IS 'What follows from the plan, fo
 
 COMMENT ON COLUMN public.traders.revision IS 'Rises with every change of filter, symbols or frequency; a running machine loads the new one before its next slot.';
 
+CREATE TABLE vyx.deliveries (
+    source_id bigint NOT NULL,
+    destination_id uuid NOT NULL,
+    state public.delivery_state DEFAULT 'pending'::public.delivery_state NOT NULL,
+    event text DEFAULT 'signal'::text NOT NULL,
+    user_id uuid NOT NULL,
+    trader_id uuid,
+    symbol text,
+    triggered_at timestamp with time zone,
+    notice jsonb,
+    attempts smallint DEFAULT 0 NOT NULL,
+    next_attempt_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    queued_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    sent_at timestamp with time zone,
+    answered_at timestamp with time zone,
+    changed_at timestamp with time zone,
+    status integer,
+    answer text,
+    digest_id bigint,
+    lease_token uuid,
+    CONSTRAINT only_a_pending_delivery_is_leased CHECK (((lease_token IS NULL) OR (state = 'pending'::public.delivery_state))),
+    CONSTRAINT sent_delivery_was_answered CHECK (((state <> 'sent'::public.delivery_state) OR (answered_at IS NOT NULL)))
+)
+WITH (autovacuum_vacuum_scale_factor='0.02');
+
+COMMENT ON TABLE vyx.deliveries IS 'The outbox: one row per signal (or notice) and destination, with the receipt of its last attempt.';
+
+COMMENT ON COLUMN vyx.deliveries.source_id IS 'Id of the signal; of the trader event; negative: a test, a digest or another notice. The webhook id is msg_<source>_<destination> in every attempt.';
+
+COMMENT ON COLUMN vyx.deliveries.notice IS 'What it says when it is not about a signal; null for a signal, whose row says it.';
+
+COMMENT ON COLUMN vyx.deliveries.attempts IS 'Attempts begun. One without an answer was begun by a sender that died.';
+
+COMMENT ON COLUMN vyx.deliveries.next_attempt_at IS 'Due then. While it is being sent: when the lease of its sender ends.';
+
+COMMENT ON COLUMN vyx.deliveries.changed_at IS 'Of the last receipt or end; null until there is one.';
+
+COMMENT ON COLUMN vyx.deliveries.answer IS 'The first 200 bytes of the answer, or why there was none.';
+
+COMMENT ON COLUMN vyx.deliveries.digest_id IS 'The digest that tells of it.';
+
+COMMENT ON COLUMN vyx.deliveries.lease_token IS 'Of the attempt under way; a receipt with another token is refused.';
+
+CREATE TABLE vyx.destination_queues (
+    destination_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    service_key text,
+    held_until timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    hold_reason text,
+    paced_until timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    last_digest_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    CONSTRAINT failing_has_failures CHECK (((failing_since IS NOT NULL) = (failures > 0)))
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
+
+COMMENT ON TABLE vyx.destination_queues IS 'How each destination stands. Its row is locked by whoever takes deliveries for it.';
+
+COMMENT ON COLUMN vyx.destination_queues.service_key IS 'Destinations with the same one share a limit of the service, such as one Telegram bot.';
+
+COMMENT ON COLUMN vyx.destination_queues.held_until IS 'Nothing is sent before: quiet hours, a digest that is gathering, Retry-After, or repeated failures.';
+
+COMMENT ON COLUMN vyx.destination_queues.paced_until IS 'When the sends so far would have ended at the allowed rate (a generic cell rate).';
+
+CREATE VIEW public.delivery_overview WITH (security_invoker='true') AS
+ SELECT d.source_id,
+        CASE
+            WHEN (d.event = 'signal'::text) THEN d.source_id
+            ELSE NULL::bigint
+        END AS signal_id,
+    t.name AS trader,
+    d.symbol,
+    d.triggered_at,
+    n.name AS destination,
+    n.kind,
+    d.event,
+    d.state,
+    d.attempts,
+    d.status,
+    d.answer,
+    d.queued_at,
+    d.sent_at,
+    d.answered_at,
+        CASE
+            WHEN (d.state = 'pending'::public.delivery_state) THEN GREATEST(d.next_attempt_at, q.held_until)
+            ELSE NULL::timestamp with time zone
+        END AS next_attempt_at,
+        CASE
+            WHEN (q.held_until > clock_timestamp()) THEN q.hold_reason
+            ELSE NULL::text
+        END AS hold_reason,
+    d.expires_at,
+    round((EXTRACT(epoch FROM (d.answered_at - d.queued_at)) * (1000)::numeric)) AS queued_to_answered_ms,
+    d.destination_id,
+    d.trader_id,
+    d.user_id
+   FROM (((vyx.deliveries d
+     JOIN public.destinations n ON ((n.id = d.destination_id)))
+     JOIN vyx.destination_queues q ON ((q.destination_id = d.destination_id)))
+     LEFT JOIN public.traders t ON ((t.id = d.trader_id)));
+
+COMMENT ON VIEW public.delivery_overview IS 'One line per delivery with its receipt; order by queued_at desc for the newest.';
+
+CREATE TABLE vyx.candle_ranges (
+    symbol_id integer NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    known tstzmultirange DEFAULT '{}'::tstzmultirange NOT NULL,
+    absent tstzmultirange DEFAULT '{}'::tstzmultirange NOT NULL,
+    CONSTRAINT absent_bars_are_known CHECK ((known @> absent))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE vyx.candle_ranges IS 'Of which bars the exchange has been asked. Every bar in known is a row of candles, except those in absent; what lies between two pieces of known is a gap and gets filled.';
+
+COMMENT ON COLUMN vyx.candle_ranges.known IS 'Spans of open times, upper end exclusive.';
+
+COMMENT ON COLUMN vyx.candle_ranges.absent IS 'Bars that the exchange does not have (outage, not listed yet, halted), or that were refused: candle_refusals says why.';
+
+CREATE TABLE vyx.symbols (
+    symbol_id integer NOT NULL,
+    symbol text NOT NULL,
+    base text NOT NULL,
+    quote text NOT NULL,
+    trading boolean DEFAULT true NOT NULL,
+    listed_at timestamp with time zone DEFAULT now() NOT NULL,
+    halted_at timestamp with time zone,
+    reason text,
+    screened boolean DEFAULT false NOT NULL,
+    waits_for text,
+    retry_at timestamp with time zone,
+    join_count integer DEFAULT 0 NOT NULL,
+    CONSTRAINT only_a_halted_pair_has_a_reason CHECK (((trading = (halted_at IS NULL)) AND (trading = (reason IS NULL)))),
+    CONSTRAINT only_a_trading_pair_is_screened CHECK ((trading OR (NOT screened))),
+    CONSTRAINT only_an_unscreened_pair_waits CHECK (((NOT screened) OR ((waits_for IS NULL) AND (retry_at IS NULL)))),
+    CONSTRAINT symbol_is_not_empty CHECK ((symbol <> ''::text))
+);
+
+COMMENT ON TABLE vyx.symbols IS 'Pairs ever screened. trading says whether the exchange lists the pair as TRADING now.';
+
+COMMENT ON COLUMN vyx.symbols.listed_at IS 'When the pair was first seen listed; of a pair that was there at the first start, when that was.';
+
+COMMENT ON COLUMN vyx.symbols.reason IS 'Why the pair is not screened now: its status on the exchange, or a limit of the universe.';
+
+COMMENT ON COLUMN vyx.symbols.screened IS 'Its history is whole, and slots wait for its candle. False: it waits for its history, or does not trade.';
+
+COMMENT ON COLUMN vyx.symbols.waits_for IS 'What a trading pair without whole history waits for; its own backoff ends at retry_at.';
+
+COMMENT ON COLUMN vyx.symbols.join_count IS 'How often its history became whole. A change tells panels to read their frames again.';
+
+CREATE VIEW public.history_overview WITH (security_invoker='true') AS
+ SELECT s.symbol,
+    r.timeframe,
+    lower(r.known) AS from_open,
+    upper(r.known) AS through_close,
+    (tstzmultirange(range_merge(r.known)) - r.known) AS gaps,
+    r.absent,
+    s.screened,
+    s.waits_for
+   FROM (vyx.candle_ranges r
+     JOIN vyx.symbols s USING (symbol_id));
+
+COMMENT ON VIEW public.history_overview IS 'How far the history of each pair and timeframe reaches, and which bars are not known yet.';
+
+CREATE TABLE vyx.machine_heartbeats (
+    boot_id bigint NOT NULL,
+    heartbeat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    owned integer DEFAULT 0 NOT NULL,
+    active bigint DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE vyx.machine_heartbeats IS 'Apart from machines, so that a beat never waits for a fenced transaction. Rewritten once a second per machine.';
+
+COMMENT ON COLUMN vyx.machine_heartbeats.active IS 'How many traders were starting or running, over all machines, at this beat.';
+
+CREATE VIEW public.machine_overview WITH (security_invoker='true') AS
+ SELECT m.machine_id,
+    m.boot_id,
+    m.state,
+    m.started_at,
+    m.ended_at,
+    h.heartbeat_at,
+    round(EXTRACT(epoch FROM (clock_timestamp() - h.heartbeat_at)), 1) AS heartbeat_age_s,
+    m.screened_through,
+    ( SELECT count(*) AS count
+           FROM public.trader_state s
+          WHERE (s.owner = m.boot_id)) AS traders
+   FROM (vyx.machines m
+     LEFT JOIN vyx.machine_heartbeats h USING (boot_id));
+
+COMMENT ON VIEW public.machine_overview IS 'One line per boot of a worker.';
+
+CREATE TABLE public.signals (
+    id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
+    trader_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    symbol text NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    triggered_at timestamp with time zone NOT NULL,
+    price double precision NOT NULL,
+    shown jsonb DEFAULT '{}'::jsonb NOT NULL,
+    plan_hash text NOT NULL,
+    epoch bigint NOT NULL,
+    late boolean DEFAULT false NOT NULL,
+    forming boolean DEFAULT false NOT NULL,
+    screened_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+PARTITION BY RANGE (triggered_at);
+
+COMMENT ON TABLE public.signals IS 'Exactly one row per (trader, symbol, bar); for closed bars the primary key sees to it, for bars in progress the trigger keep_first_of_bar.';
+
+COMMENT ON COLUMN public.signals.triggered_at IS 'The slot at which it matched, close of the bar that matched or (forming) of a minute in it: market time, never a wall clock.';
+
+COMMENT ON COLUMN public.signals.shown IS 'The values the filter asked to show, at that bar.';
+
+COMMENT ON COLUMN public.signals.forming IS 'The filter reads bars in progress: what matched at triggered_at may not hold any more when the bar closes.';
+
 CREATE VIEW public.signal_feed WITH (security_invoker='true') AS
  SELECT s.id,
     t.name AS trader,
@@ -761,12 +1466,37 @@ CREATE VIEW public.signal_feed WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.signal_feed IS 'Signals with the name of their trader; order by id desc for the newest.';
 
+CREATE TABLE public.signal_revisions (
+    revision_id bigint NOT NULL,
+    trader_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    symbol text NOT NULL,
+    triggered_at timestamp with time zone NOT NULL,
+    kind text NOT NULL,
+    found_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['missing'::text, 'new'::text])))
+);
+
+COMMENT ON TABLE public.signal_revisions IS 'Signals that would be missing or new had the candles of their slot been what they are now. The signals themselves stay as they are.';
+
+COMMENT ON COLUMN public.signal_revisions.kind IS 'missing: the signal is stored, and would not be sent now. new: it would be sent now, and never was.';
+
+ALTER TABLE public.signal_revisions ALTER COLUMN revision_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.signal_revisions_revision_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE vyx.slots (
     slot timestamp with time zone NOT NULL,
     state vyx.slot_state DEFAULT 'open'::vyx.slot_state NOT NULL,
     symbols_expected integer DEFAULT 0 NOT NULL,
     symbols_missing integer DEFAULT 0 NOT NULL,
     missing text[] DEFAULT '{}'::text[] NOT NULL,
+    missing_reasons jsonb DEFAULT '{}'::jsonb NOT NULL,
     reason text,
     opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     closed_at timestamp with time zone,
@@ -778,6 +1508,8 @@ CREATE TABLE vyx.slots (
 COMMENT ON TABLE vyx.slots IS 'The ledger: every minute boundary at which bars close. open: waiting for candles; complete: candles are rows, screen it; outage: the exchange had no candle, skipped with a reason.';
 
 COMMENT ON COLUMN vyx.slots.missing IS 'Symbols without a candle in this slot, at most 20 names; symbols_missing is the number.';
+
+COMMENT ON COLUMN vyx.slots.missing_reasons IS 'Why each symbol named in missing has no candle.';
 
 CREATE VIEW public.slot_overview WITH (security_invoker='true') AS
  SELECT slot,
@@ -798,12 +1530,20 @@ COMMENT ON VIEW public.slot_overview IS 'The ledger of slots, with how many live
 CREATE TABLE public.tiers (
     tier text NOT NULL,
     max_running integer,
-    CONSTRAINT max_running_is_not_negative CHECK ((max_running >= 0))
+    max_stored integer,
+    max_streams integer DEFAULT 10 NOT NULL,
+    CONSTRAINT max_running_is_not_negative CHECK ((max_running >= 0)),
+    CONSTRAINT max_stored_is_not_negative CHECK ((max_stored >= 0)),
+    CONSTRAINT max_streams_is_not_negative CHECK ((max_streams >= 0))
 );
 
-COMMENT ON TABLE public.tiers IS 'What a user may run at the same time. A row per tier; edit a number here and it holds from the next start on.';
+COMMENT ON TABLE public.tiers IS 'What a user may have and run at the same time. A row per tier; edit a number here and it holds from the next request on.';
 
-COMMENT ON COLUMN public.tiers.max_running IS 'Traders that may run at once; null is unlimited.';
+COMMENT ON COLUMN public.tiers.max_running IS 'Traders that may run at once; null is unlimited. Lowering it stops the newest traders beyond it.';
+
+COMMENT ON COLUMN public.tiers.max_stored IS 'Traders that may be saved; null is unlimited. Up to 64 KiB of filter each.';
+
+COMMENT ON COLUMN public.tiers.max_streams IS 'Event streams that may be open at once, on each web process.';
 
 CREATE TABLE public.trader_events (
     id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
@@ -839,6 +1579,45 @@ CREATE VIEW public.trader_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.trader_overview IS 'One line per trader.';
 
+CREATE TABLE public.trader_versions (
+    trader_id uuid NOT NULL,
+    number bigint NOT NULL,
+    user_id uuid NOT NULL,
+    filter text NOT NULL,
+    symbols text[],
+    frequency jsonb NOT NULL,
+    plan jsonb NOT NULL,
+    plan_hash text NOT NULL,
+    saved_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    screened_after timestamp with time zone
+);
+
+COMMENT ON TABLE public.trader_versions IS 'Every saved version of filter, symbols and frequency; number is the trader''s revision. Written by a trigger on traders.';
+
+COMMENT ON COLUMN public.trader_versions.screened_after IS 'The version screens the slots after this one, until a later version does; null: no machine has loaded it.';
+
+CREATE TABLE vyx.api_keys (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    scopes text[] NOT NULL,
+    secret_hash bytea NOT NULL,
+    hint text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT key_name_has_1_to_120_characters CHECK (((length(name) >= 1) AND (length(name) <= 120))),
+    CONSTRAINT scopes_are_known CHECK (((cardinality(scopes) > 0) AND (scopes <@ ARRAY['read'::text, 'trade'::text, 'admin'::text])))
+);
+
+COMMENT ON TABLE vyx.api_keys IS 'API keys of users. Deleting a row revokes the key on every web process at once.';
+
+COMMENT ON COLUMN vyx.api_keys.secret_hash IS 'SHA-256 of the key.';
+
+COMMENT ON COLUMN vyx.api_keys.hint IS 'The beginning of the key, to tell it from others.';
+
+COMMENT ON COLUMN vyx.api_keys.last_used_at IS 'To the minute.';
+
 CREATE TABLE vyx.candle_corrections (
     correction_id bigint NOT NULL,
     symbol_id integer NOT NULL,
@@ -847,13 +1626,44 @@ CREATE TABLE vyx.candle_corrections (
     was jsonb,
     became jsonb NOT NULL,
     reason text NOT NULL,
-    corrected_at timestamp with time zone DEFAULT now() NOT NULL
+    corrected_at timestamp with time zone DEFAULT now() NOT NULL,
+    screened_again_at timestamp with time zone
 );
 
 COMMENT ON TABLE vyx.candle_corrections IS 'Candles that arrived after their slot had closed (was is null) or that the exchange changed afterwards.';
 
+COMMENT ON COLUMN vyx.candle_corrections.screened_again_at IS 'When its slot was screened again, to report in signal_revisions what it would have changed.';
+
 ALTER TABLE vyx.candle_corrections ALTER COLUMN correction_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.candle_corrections_correction_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE vyx.candle_refusals (
+    refusal_id bigint NOT NULL,
+    symbol_id integer NOT NULL,
+    timeframe vyx.timeframe NOT NULL,
+    open_time timestamp with time zone NOT NULL,
+    source text NOT NULL,
+    what text NOT NULL,
+    raw text NOT NULL,
+    refused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT raw_text_is_bounded CHECK ((octet_length(raw) <= 1000)),
+    CONSTRAINT source_is_known CHECK ((source = ANY (ARRAY['stream'::text, 'rest'::text, 'file'::text])))
+);
+
+COMMENT ON TABLE vyx.candle_refusals IS 'Candles set aside because no candle can be like that. Each was asked again by REST once; a bar refused by both sources stays absent.';
+
+COMMENT ON COLUMN vyx.candle_refusals.open_time IS 'The bar it stands for: an open time off the grid is moved to the nearest bar, the text says what it was.';
+
+COMMENT ON COLUMN vyx.candle_refusals.raw IS 'What the exchange sent, its first 1,000 bytes.';
+
+ALTER TABLE vyx.candle_refusals ALTER COLUMN refusal_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.candle_refusals_refusal_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -871,7 +1681,7 @@ CREATE TABLE vyx.candles (
     close double precision NOT NULL,
     volume double precision NOT NULL,
     quote_volume double precision DEFAULT 0 NOT NULL,
-    trade_count integer DEFAULT 0 NOT NULL,
+    trade_count bigint DEFAULT 0 NOT NULL,
     CONSTRAINT high_is_highest CHECK (((high >= open) AND (high >= close) AND (high >= low))),
     CONSTRAINT low_is_lowest CHECK (((low <= open) AND (low <= close))),
     CONSTRAINT prices_are_positive CHECK ((low > (0)::double precision)),
@@ -882,6 +1692,37 @@ COMMENT ON TABLE vyx.candles IS 'Closed candles only; a row never changes except
 
 COMMENT ON COLUMN vyx.candles.open_time IS 'Start of the bar; it closes at open_time + timeframe, exclusive.';
 
+CREATE TABLE vyx.destination_secrets (
+    destination_id uuid NOT NULL,
+    key_id text NOT NULL,
+    sealed bytea NOT NULL
+);
+
+COMMENT ON TABLE vyx.destination_secrets IS 'Address, tokens and signing secrets of a destination: AES-256-GCM under a key made from VYX_SECRET_KEY.';
+
+COMMENT ON COLUMN vyx.destination_secrets.key_id IS 'Which key of VYX_SECRET_KEY sealed it; rows of an older key are sealed again by a job.';
+
+CREATE TABLE vyx.exchange_holds (
+    host text NOT NULL,
+    address text NOT NULL,
+    held_until timestamp with time zone,
+    held_s double precision DEFAULT 0 NOT NULL,
+    status integer,
+    reason text,
+    weight_minute timestamp with time zone,
+    weight_used integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT a_hold_has_a_reason CHECK (((held_until IS NULL) OR (reason IS NOT NULL)))
+);
+
+COMMENT ON TABLE vyx.exchange_holds IS 'Until when an exchange must not be asked from an address, and the weight that address has used. Whoever feeds obeys it, after any restart.';
+
+COMMENT ON COLUMN vyx.exchange_holds.address IS 'The address a machine reaches the exchange from, as far as it knows: behind a gateway, its own.';
+
+COMMENT ON COLUMN vyx.exchange_holds.held_until IS 'Stays after its time: one probe is allowed then. An answer clears it, another refusal doubles held_s.';
+
+COMMENT ON COLUMN vyx.exchange_holds.status IS 'HTTP status that said so; null: the breaker opened after failures in a row.';
+
 CREATE TABLE vyx.feed_floors (
     only_one boolean DEFAULT true NOT NULL,
     id bigint DEFAULT 0 NOT NULL,
@@ -889,6 +1730,70 @@ CREATE TABLE vyx.feed_floors (
 );
 
 COMMENT ON TABLE vyx.feed_floors IS 'Up to this id the feed has been pruned.';
+
+CREATE TABLE vyx.history_checks (
+    check_id bigint NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ranges integer NOT NULL,
+    bars bigint NOT NULL,
+    wrong jsonb DEFAULT '[]'::jsonb NOT NULL
+);
+
+COMMENT ON TABLE vyx.history_checks IS 'What comparing the rows of candles with candle_ranges found; a wrong range is forgotten and fetched again.';
+
+ALTER TABLE vyx.history_checks ALTER COLUMN check_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.history_checks_check_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE vyx.idempotent_answers (
+    user_id uuid NOT NULL,
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,
+    claim uuid DEFAULT gen_random_uuid() NOT NULL,
+    claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    status integer,
+    headers jsonb,
+    body bytea,
+    CONSTRAINT an_answer_is_whole CHECK ((((status IS NULL) = (headers IS NULL)) AND ((status IS NULL) = (body IS NULL)))),
+    CONSTRAINT key_has_1_to_200_characters CHECK (((length(key) >= 1) AND (length(key) <= 200)))
+);
+
+COMMENT ON TABLE vyx.idempotent_answers IS 'Answers to POSTs with an Idempotency-Key; without a status the request is still being answered. Pruned after 24 hours.';
+
+COMMENT ON COLUMN vyx.idempotent_answers.fingerprint IS 'Hash of method, path and body: the same key with another request is a mistake of the client.';
+
+COMMENT ON COLUMN vyx.idempotent_answers.claim IS 'Of the request that answers; one that was overtaken after a minute of silence stores nothing.';
+
+CREATE TABLE vyx.incidents (
+    incident_id bigint NOT NULL,
+    kind text NOT NULL,
+    boot_id bigint NOT NULL,
+    trader_id uuid,
+    slot timestamp with time zone,
+    message text NOT NULL,
+    found_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['audit mismatch'::text, 'position moved'::text, 'matches without a lease'::text])))
+);
+
+COMMENT ON TABLE vyx.incidents IS 'Differences that a machine found between its own state, the rows and a recomputation. Empty in a healthy service.';
+
+COMMENT ON COLUMN vyx.incidents.kind IS 'audit mismatch: a committed slot differs from its recomputation, and the machine carries nothing from slot to slot any more. position moved: somebody else changed screened_through, and it was put right. matches without a lease: matches were offered whose lease had changed; the slot was screened again.';
+
+COMMENT ON COLUMN vyx.incidents.message IS 'A sentence for whoever runs the service.';
+
+ALTER TABLE vyx.incidents ALTER COLUMN incident_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vyx.incidents_incident_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE vyx.leases (
     trader_id uuid NOT NULL,
@@ -903,6 +1808,13 @@ CREATE TABLE vyx.leases (
 
 COMMENT ON TABLE vyx.leases IS 'Ended leases: the machine accounted for every slot in (after, through]. Their union with the live leases is a trader''s coverage; a hole is a gap.';
 
+CREATE TABLE vyx.machine_addresses (
+    boot_id bigint NOT NULL,
+    address text NOT NULL
+);
+
+COMMENT ON TABLE vyx.machine_addresses IS 'From which address a machine reaches the exchange, as far as it knows: a machine that is held lets one at another address feed.';
+
 ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.machines_boot_id_seq
     START WITH 1
@@ -912,9 +1824,23 @@ ALTER TABLE vyx.machines ALTER COLUMN boot_id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE vyx.market_progress (
+    only_one boolean DEFAULT true NOT NULL,
+    stage text NOT NULL,
+    reason text,
+    history_done integer DEFAULT 0 NOT NULL,
+    history_total integer DEFAULT 0 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT one_progress_per_database CHECK (only_one),
+    CONSTRAINT stage_is_known CHECK ((stage = ANY (ARRAY['starting'::text, 'held'::text, 'history'::text, 'live'::text])))
+);
+
+COMMENT ON TABLE vyx.market_progress IS 'What whoever feeds the market is doing, for status and health.';
+
 CREATE TABLE vyx.markets (
     only_one boolean DEFAULT true NOT NULL,
     source text NOT NULL,
+    chosen_by_auto boolean DEFAULT false NOT NULL,
     speed double precision DEFAULT 1 NOT NULL,
     anchor_market_at timestamp with time zone NOT NULL,
     anchor_wall_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -927,6 +1853,8 @@ COMMENT ON TABLE vyx.markets IS 'The market this database holds, and how its tim
 
 COMMENT ON COLUMN vyx.markets.source IS 'binance, simulated or the file market''s fingerprint; a process with another market refuses to start here.';
 
+COMMENT ON COLUMN vyx.markets.chosen_by_auto IS 'Nobody named this market: a simulated one gives way to Binance as long as only the demo user lives here.';
+
 COMMENT ON COLUMN vyx.markets.ends_at IS 'A file market stands still here; null for an endless one.';
 
 CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
@@ -938,9 +1866,14 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
     closed.reason AS outage_reason,
     ( SELECT min(o.slot) AS min
            FROM vyx.slots o
-          WHERE (o.state = 'open'::vyx.slot_state)) AS oldest_open
-   FROM ((( VALUES (true)) one(only_one)
+          WHERE (o.state = 'open'::vyx.slot_state)) AS oldest_open,
+    ( SELECT min(f.slot) AS min
+           FROM vyx.slots f) AS first_slot,
+    p.stage,
+    p.reason AS stage_reason
+   FROM (((( VALUES (true)) one(only_one)
      LEFT JOIN vyx.markets m USING (only_one))
+     LEFT JOIN vyx.market_progress p USING (only_one))
      LEFT JOIN LATERAL ( SELECT s.slot,
             s.state,
             s.reason
@@ -951,36 +1884,12 @@ CREATE VIEW vyx.market_facts WITH (security_invoker='true') AS
 
 COMMENT ON VIEW vyx.market_facts IS 'What the health of a trader is derived from, beside its own row.';
 
-CREATE TABLE vyx.previews (
-    preview_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    state vyx.preview_state DEFAULT 'waiting'::vyx.preview_state NOT NULL,
-    user_id uuid NOT NULL,
-    plan jsonb NOT NULL,
-    bars integer NOT NULL,
-    symbols text[],
-    until timestamp with time zone NOT NULL,
-    result jsonb,
-    problem text,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    ended_at timestamp with time zone,
-    CONSTRAINT bars_are_1_to_1000 CHECK (((bars >= 1) AND (bars <= 1000))),
-    CONSTRAINT only_a_done_preview_has_a_result CHECK (((state = 'done'::vyx.preview_state) = (result IS NOT NULL))),
-    CONSTRAINT only_a_failed_preview_has_a_problem CHECK (((state = ANY (ARRAY['failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (problem IS NOT NULL))),
-    CONSTRAINT only_an_ended_preview_has_an_end CHECK (((state = ANY (ARRAY['done'::vyx.preview_state, 'failed'::vyx.preview_state, 'timeout'::vyx.preview_state])) = (ended_at IS NOT NULL))),
-    CONSTRAINT previewed_symbols_are_not_empty CHECK ((cardinality(symbols) > 0))
-);
-
-COMMENT ON TABLE vyx.previews IS 'Filters run over recent history without being saved. The web process waits for the row to end; it is pruned after an hour.';
-
-COMMENT ON COLUMN vyx.previews.plan IS 'The compiled filter. Validated again by the process that evaluates it.';
-
-COMMENT ON COLUMN vyx.previews.bars IS 'How many slots at which the plan is due are looked at (bars of its trigger, or minutes), the newest of them closing at or before until.';
-
-COMMENT ON COLUMN vyx.previews.symbols IS 'Null: every pair of the market.';
-
-COMMENT ON COLUMN vyx.previews.result IS 'The answer as the HTTP interface gives it.';
-
-COMMENT ON COLUMN vyx.previews.problem IS 'Why there is no answer, in a sentence for its user.';
+CREATE SEQUENCE vyx.notice_id
+    START WITH -1
+    INCREMENT BY -1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE UNLOGGED TABLE vyx.rate_limits (
     user_id uuid NOT NULL,
@@ -991,17 +1900,24 @@ WITH (fillfactor='50');
 
 COMMENT ON TABLE vyx.rate_limits IS 'Instants of each user''s last calls of a kind, newest last.';
 
-CREATE TABLE vyx.symbols (
-    symbol_id integer NOT NULL,
-    symbol text NOT NULL,
-    base text NOT NULL,
-    quote text NOT NULL,
-    trading boolean DEFAULT true NOT NULL,
-    listed_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT symbol_is_not_empty CHECK ((symbol <> ''::text))
+CREATE VIEW vyx.recomputing_machines WITH (security_invoker='true') AS
+ SELECT m.boot_id,
+    m.machine_id,
+    count(*) AS mismatches,
+    min(i.found_at) AS since
+   FROM (vyx.incidents i
+     JOIN vyx.machines m USING (boot_id))
+  WHERE ((i.kind = 'audit mismatch'::text) AND (m.state <> 'dead'::vyx.machine_state))
+  GROUP BY m.boot_id, m.machine_id;
+
+COMMENT ON VIEW vyx.recomputing_machines IS 'Machines on which an audit found a difference; restart them once the cause is known.';
+
+CREATE TABLE vyx.service_paces (
+    service_key text NOT NULL,
+    paced_until timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL
 );
 
-COMMENT ON TABLE vyx.symbols IS 'Pairs ever screened. trading says whether the exchange lists the pair as TRADING now.';
+COMMENT ON TABLE vyx.service_paces IS 'The same for destinations that share a limit of their service.';
 
 ALTER TABLE vyx.symbols ALTER COLUMN symbol_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vyx.symbols_symbol_id_seq
@@ -1020,11 +1936,38 @@ CREATE TABLE vyx.transitions (
 
 COMMENT ON TABLE vyx.transitions IS 'The lifecycle as a table; app/domain/lifecycle.py holds the same one and a test keeps them equal.';
 
+CREATE TABLE vyx.troubles (
+    user_id uuid NOT NULL,
+    event text NOT NULL,
+    since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT trouble_is_an_outage_or_a_lag CHECK ((event = ANY (ARRAY['outage'::text, 'lagging'::text])))
+);
+
+COMMENT ON TABLE vyx.troubles IS 'What each user has been told of and has not been told the end of: one message per user, not one per trader or slot.';
+
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (user_id);
 
+ALTER TABLE ONLY public.destinations
+    ADD CONSTRAINT destinations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT one_failure_per_trader_symbol_and_bar UNIQUE (trader_id, symbol, triggered_at);
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT one_revision_per_signal_and_kind UNIQUE (trader_id, symbol, triggered_at, kind);
+
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT one_row_per_version PRIMARY KEY (trader_id, number);
+
 ALTER TABLE ONLY public.signals
     ADD CONSTRAINT one_signal_per_trader_symbol_and_bar PRIMARY KEY (trader_id, symbol, triggered_at);
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_pkey PRIMARY KEY (revision_id);
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_pkey PRIMARY KEY (failed_id);
 
 ALTER TABLE ONLY public.tiers
     ADD CONSTRAINT tiers_pkey PRIMARY KEY (tier);
@@ -1038,17 +1981,50 @@ ALTER TABLE ONLY public.trader_state
 ALTER TABLE ONLY public.traders
     ADD CONSTRAINT traders_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_secret_hash_key UNIQUE (secret_hash);
+
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_pkey PRIMARY KEY (correction_id);
+
+ALTER TABLE ONLY vyx.candle_ranges
+    ADD CONSTRAINT candle_ranges_pkey PRIMARY KEY (symbol_id, timeframe);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT candle_refusals_pkey PRIMARY KEY (refusal_id);
 
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_pkey PRIMARY KEY (timeframe, symbol_id, open_time);
 
+ALTER TABLE ONLY vyx.destination_queues
+    ADD CONSTRAINT destination_queues_pkey PRIMARY KEY (destination_id);
+
+ALTER TABLE ONLY vyx.destination_secrets
+    ADD CONSTRAINT destination_secrets_pkey PRIMARY KEY (destination_id);
+
+ALTER TABLE ONLY vyx.exchange_holds
+    ADD CONSTRAINT exchange_holds_pkey PRIMARY KEY (host, address);
+
 ALTER TABLE ONLY vyx.feed_floors
     ADD CONSTRAINT feed_floors_pkey PRIMARY KEY (only_one);
 
+ALTER TABLE ONLY vyx.history_checks
+    ADD CONSTRAINT history_checks_pkey PRIMARY KEY (check_id);
+
+ALTER TABLE ONLY vyx.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (user_id, key);
+
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_pkey PRIMARY KEY (incident_id);
+
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (trader_id, epoch);
+
+ALTER TABLE ONLY vyx.machine_addresses
+    ADD CONSTRAINT machine_addresses_pkey PRIMARY KEY (boot_id);
 
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_pkey PRIMARY KEY (boot_id);
@@ -1056,14 +2032,26 @@ ALTER TABLE ONLY vyx.machine_heartbeats
 ALTER TABLE ONLY vyx.machines
     ADD CONSTRAINT machines_pkey PRIMARY KEY (boot_id);
 
+ALTER TABLE ONLY vyx.market_progress
+    ADD CONSTRAINT market_progress_pkey PRIMARY KEY (only_one);
+
 ALTER TABLE ONLY vyx.markets
     ADD CONSTRAINT markets_pkey PRIMARY KEY (only_one);
+
+ALTER TABLE ONLY vyx.deliveries
+    ADD CONSTRAINT one_delivery_per_signal_and_destination PRIMARY KEY (destination_id, source_id);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT one_refusal_per_bar_and_source UNIQUE (symbol_id, timeframe, open_time, source);
 
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_pkey PRIMARY KEY (preview_id);
 
 ALTER TABLE ONLY vyx.rate_limits
     ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (user_id, kind);
+
+ALTER TABLE ONLY vyx.service_paces
+    ADD CONSTRAINT service_paces_pkey PRIMARY KEY (service_key);
 
 ALTER TABLE ONLY vyx.slots
     ADD CONSTRAINT slots_pkey PRIMARY KEY (slot);
@@ -1077,11 +2065,24 @@ ALTER TABLE ONLY vyx.symbols
 ALTER TABLE ONLY vyx.transitions
     ADD CONSTRAINT transitions_pkey PRIMARY KEY (from_state, to_state);
 
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_pkey PRIMARY KEY (user_id, event);
+
+CREATE INDEX accounts_is_over_idx ON public.accounts USING btree (user_id) WHERE is_over;
+
 CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
+
+CREATE INDEX destinations_user_id_idx ON public.destinations USING btree (user_id, created_at DESC, id);
+
+CREATE INDEX signal_revisions_user_id_idx ON public.signal_revisions USING btree (user_id);
+
+CREATE INDEX signals_failed_user_id_idx ON public.signals_failed USING btree (user_id);
 
 CREATE INDEX signals_id_idx ON ONLY public.signals USING btree (id);
 
 CREATE INDEX signals_trader_id_created_at_idx ON ONLY public.signals USING btree (trader_id, created_at);
+
+CREATE INDEX signals_triggered_at_idx ON ONLY public.signals USING brin (triggered_at) WITH (pages_per_range='16', autosummarize='on');
 
 CREATE INDEX signals_user_id_created_at_idx ON ONLY public.signals USING btree (user_id, created_at, id);
 
@@ -1103,25 +2104,67 @@ CREATE INDEX trader_state_retry_at_idx ON public.trader_state USING btree (retry
 
 CREATE INDEX trader_state_user_id_idx ON public.trader_state USING btree (user_id);
 
+CREATE INDEX trader_versions_user_id_idx ON public.trader_versions USING btree (user_id);
+
 CREATE INDEX traders_user_id_created_at_idx ON public.traders USING btree (user_id, created_at DESC, id);
+
+CREATE INDEX api_keys_user_id_idx ON vyx.api_keys USING btree (user_id, created_at);
 
 CREATE INDEX candle_corrections_symbol_id_idx ON vyx.candle_corrections USING btree (symbol_id);
 
+CREATE INDEX candle_corrections_to_screen_idx ON vyx.candle_corrections USING btree (correction_id) WHERE (screened_again_at IS NULL);
+
 CREATE INDEX candles_timeframe_open_time_idx ON vyx.candles USING btree (timeframe, open_time);
+
+CREATE INDEX deliveries_changed_idx ON vyx.deliveries USING btree (user_id, changed_at) WHERE (changed_at IS NOT NULL);
+
+CREATE INDEX deliveries_digest_idx ON vyx.deliveries USING btree (digest_id) WHERE (digest_id IS NOT NULL);
+
+CREATE INDEX deliveries_ended_idx ON vyx.deliveries USING btree (destination_id, queued_at) WHERE (state <> 'pending'::public.delivery_state);
+
+CREATE INDEX deliveries_pending_idx ON vyx.deliveries USING btree (destination_id, next_attempt_at) WHERE (state = 'pending'::public.delivery_state);
+
+CREATE INDEX deliveries_queued_at_idx ON vyx.deliveries USING brin (queued_at);
+
+CREATE INDEX deliveries_tests_idx ON vyx.deliveries USING btree (source_id) WHERE ((state = 'pending'::public.delivery_state) AND (event = 'test'::text));
+
+CREATE INDEX deliveries_untold_idx ON vyx.deliveries USING btree (destination_id) WHERE ((state = 'expired'::public.delivery_state) AND (digest_id IS NULL) AND (event = 'signal'::text));
+
+CREATE INDEX idempotent_answers_claimed_at_idx ON vyx.idempotent_answers USING btree (claimed_at);
+
+CREATE INDEX idempotent_answers_user_id_claimed_at_idx ON vyx.idempotent_answers USING btree (user_id, claimed_at DESC);
+
+CREATE INDEX incidents_boot_id_idx ON vyx.incidents USING btree (boot_id);
+
+CREATE INDEX incidents_trader_id_idx ON vyx.incidents USING btree (trader_id);
 
 CREATE INDEX machines_not_dead_idx ON vyx.machines USING btree (boot_id) WHERE (state <> 'dead'::vyx.machine_state);
 
 CREATE INDEX previews_created_at_idx ON vyx.previews USING btree (created_at);
 
-CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id);
+CREATE INDEX previews_trader_id_idx ON vyx.previews USING btree (trader_id) WHERE (trader_id IS NOT NULL);
+
+CREATE INDEX previews_user_id_idx ON vyx.previews USING btree (user_id, created_at);
+
+CREATE INDEX previews_waiting_idx ON vyx.previews USING btree (created_at) WHERE (state = 'waiting'::vyx.preview_state);
+
+CREATE INDEX slots_lacking_idx ON vyx.slots USING btree (slot) WHERE ((state = 'complete'::vyx.slot_state) AND (symbols_missing > 0));
 
 CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
+
+CREATE TRIGGER announce_user AFTER DELETE ON public.accounts FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
 
 CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_new_trader_state();
 
 CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_trader_state();
 
+CREATE TRIGGER keep_destination AFTER INSERT OR UPDATE OF enabled ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.keep_destination();
+
 CREATE TRIGGER keep_first_of_bar BEFORE INSERT ON public.signals FOR EACH ROW WHEN (new.forming) EXECUTE FUNCTION vyx.keep_first_of_bar();
+
+CREATE TRIGGER keep_first_version AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_version();
+
+CREATE TRIGGER keep_next_version AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.keep_trader_version();
 
 CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_state();
 
@@ -1129,19 +2172,50 @@ CREATE TRIGGER lock_feed BEFORE INSERT ON public.signals FOR EACH STATEMENT EXEC
 
 CREATE TRIGGER lock_feed BEFORE INSERT ON public.trader_events FOR EACH STATEMENT EXECUTE FUNCTION vyx.lock_feed();
 
+CREATE TRIGGER mark_all_over AFTER UPDATE ON public.tiers FOR EACH ROW WHEN (((new.max_running IS NOT NULL) AND (new.max_running IS DISTINCT FROM old.max_running))) EXECUTE FUNCTION vyx.mark_all_over();
+
+CREATE TRIGGER mark_over BEFORE UPDATE ON public.accounts FOR EACH ROW WHEN ((new.tier IS DISTINCT FROM old.tier)) EXECUTE FUNCTION vyx.mark_over();
+
 CREATE TRIGGER note_change BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((new.state IS DISTINCT FROM old.state) OR (new.owner IS DISTINCT FROM old.owner))) EXECUTE FUNCTION vyx.note_change();
 
 CREATE TRIGGER note_revision AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.note_revision();
 
+CREATE TRIGGER queue_trader_notices AFTER INSERT ON public.trader_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.queue_trader_notices();
+
 CREATE TRIGGER raise_revision BEFORE UPDATE ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.raise_revision();
 
 CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.record_trader_events();
+
+CREATE TRIGGER touch_destination BEFORE UPDATE ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.touch_destination();
+
+CREATE TRIGGER announce_user AFTER DELETE OR UPDATE OF scopes, expires_at, secret_hash ON vyx.api_keys FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
+
+CREATE TRIGGER guard_screened_through BEFORE UPDATE ON vyx.machines FOR EACH ROW WHEN ((new.screened_through > old.screened_through)) EXECUTE FUNCTION vyx.guard_screened_through();
+
+CREATE TRIGGER halt_pair BEFORE INSERT OR UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
+
+CREATE TRIGGER keep_slots BEFORE DELETE ON vyx.slots FOR EACH ROW EXECUTE FUNCTION vyx.keep_slots();
 
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES public.tiers(tier);
 
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.destinations
+    ADD CONSTRAINT destinations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signal_revisions
+    ADD CONSTRAINT signal_revisions_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signals_failed
+    ADD CONSTRAINT signals_failed_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE public.signals
     ADD CONSTRAINT signals_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
@@ -1164,29 +2238,83 @@ ALTER TABLE ONLY public.trader_state
 ALTER TABLE ONLY public.trader_state
     ADD CONSTRAINT trader_state_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT trader_versions_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.trader_versions
+    ADD CONSTRAINT trader_versions_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.traders
     ADD CONSTRAINT traders_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.api_keys
+    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.candle_corrections
     ADD CONSTRAINT candle_corrections_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
 
+ALTER TABLE ONLY vyx.candle_ranges
+    ADD CONSTRAINT candle_ranges_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
+ALTER TABLE ONLY vyx.candle_refusals
+    ADD CONSTRAINT candle_refusals_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
+
 ALTER TABLE ONLY vyx.candles
     ADD CONSTRAINT candles_symbol_id_fkey FOREIGN KEY (symbol_id) REFERENCES vyx.symbols(symbol_id);
 
+ALTER TABLE ONLY vyx.deliveries
+    ADD CONSTRAINT deliveries_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.destination_queues
+    ADD CONSTRAINT destination_queues_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.destination_secrets
+    ADD CONSTRAINT destination_secrets_destination_id_fkey FOREIGN KEY (destination_id) REFERENCES public.destinations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id);
+
+ALTER TABLE ONLY vyx.incidents
+    ADD CONSTRAINT incidents_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY vyx.leases
     ADD CONSTRAINT leases_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.machine_addresses
+    ADD CONSTRAINT machine_addresses_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.machine_heartbeats
     ADD CONSTRAINT machine_heartbeats_boot_id_fkey FOREIGN KEY (boot_id) REFERENCES vyx.machines(boot_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY vyx.previews
+    ADD CONSTRAINT previews_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY vyx.troubles
+    ADD CONSTRAINT troubles_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY accounts_owner_select ON public.accounts FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
+ALTER TABLE public.destinations ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY destinations_owner_select ON public.destinations FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.signal_revisions ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY signal_revisions_owner_select ON public.signal_revisions FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
 ALTER TABLE public.signals ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.signals_failed ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY signals_failed_owner_select ON public.signals_failed FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
 CREATE POLICY signals_owner_select ON public.signals FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
@@ -1202,21 +2330,49 @@ ALTER TABLE public.trader_state ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY trader_state_owner_select ON public.trader_state FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
+ALTER TABLE public.trader_versions ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY trader_versions_owner_select ON public.trader_versions FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
 ALTER TABLE public.traders ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY traders_owner_select ON public.traders FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
+ALTER TABLE vyx.api_keys ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.candle_corrections ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.candle_ranges ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.candle_refusals ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.candles ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.deliveries ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.destination_queues ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.destination_secrets ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.exchange_holds ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.feed_floors ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.history_checks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.idempotent_answers ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.incidents ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.leases ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.machine_addresses ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.machine_heartbeats ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.machines ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.market_progress ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.markets ENABLE ROW LEVEL SECURITY;
 
@@ -1224,11 +2380,15 @@ ALTER TABLE vyx.previews ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.rate_limits ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.service_paces ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.slots ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.symbols ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.transitions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.troubles ENABLE ROW LEVEL SECURITY;
 
 GRANT USAGE ON SCHEMA public TO anon;
 GRANT USAGE ON SCHEMA public TO authenticated;
@@ -1238,6 +2398,9 @@ GRANT USAGE ON SCHEMA vyx TO service_role;
 
 REVOKE ALL ON FUNCTION public.drain_machine(machine text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.drain_machine(machine text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.redrive_deliveries(since timestamp with time zone, until timestamp with time zone, destination uuid, signal bigint, expired_too boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.redrive_deliveries(since timestamp with time zone, until timestamp with time zone, destination uuid, signal bigint, expired_too boolean) TO service_role;
 
 GRANT SELECT ON TABLE public.accounts TO authenticated;
 GRANT ALL ON TABLE public.accounts TO service_role;
@@ -1254,23 +2417,52 @@ GRANT ALL ON FUNCTION public.start_trader(trader uuid) TO service_role;
 REVOKE ALL ON FUNCTION public.stop_trader(trader uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.stop_trader(trader uuid) TO service_role;
 
+GRANT ALL ON TABLE vyx.previews TO service_role;
+
+REVOKE ALL ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) TO service_role;
+
+REVOKE ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) TO service_role;
+
 GRANT ALL ON TABLE vyx.machines TO service_role;
 
+GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
+
+GRANT SELECT ON TABLE public.signals_failed TO authenticated;
+GRANT ALL ON TABLE public.signals_failed TO service_role;
+
 GRANT SELECT ON TABLE public.dead_letters TO service_role;
+
+GRANT SELECT ON TABLE public.destinations TO authenticated;
+GRANT ALL ON TABLE public.destinations TO service_role;
+
+GRANT SELECT ON TABLE public.traders TO authenticated;
+GRANT ALL ON TABLE public.traders TO service_role;
+
+GRANT ALL ON TABLE vyx.deliveries TO service_role;
+
+GRANT ALL ON TABLE vyx.destination_queues TO service_role;
+
+GRANT SELECT ON TABLE public.delivery_overview TO service_role;
+
+GRANT ALL ON TABLE vyx.candle_ranges TO service_role;
+
+GRANT ALL ON TABLE vyx.symbols TO service_role;
+
+GRANT SELECT ON TABLE public.history_overview TO service_role;
 
 GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
 
 GRANT SELECT ON TABLE public.machine_overview TO service_role;
 
-GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
-
 GRANT SELECT ON TABLE public.signals TO authenticated;
 GRANT ALL ON TABLE public.signals TO service_role;
 
-GRANT SELECT ON TABLE public.traders TO authenticated;
-GRANT ALL ON TABLE public.traders TO service_role;
-
 GRANT SELECT ON TABLE public.signal_feed TO service_role;
+
+GRANT SELECT ON TABLE public.signal_revisions TO authenticated;
+GRANT ALL ON TABLE public.signal_revisions TO service_role;
 
 GRANT ALL ON TABLE vyx.slots TO service_role;
 
@@ -1284,22 +2476,47 @@ GRANT ALL ON TABLE public.trader_events TO service_role;
 
 GRANT SELECT ON TABLE public.trader_overview TO service_role;
 
+GRANT SELECT ON TABLE public.trader_versions TO authenticated;
+GRANT ALL ON TABLE public.trader_versions TO service_role;
+
+GRANT ALL ON TABLE vyx.api_keys TO service_role;
+
 GRANT ALL ON TABLE vyx.candle_corrections TO service_role;
+
+GRANT ALL ON TABLE vyx.candle_refusals TO service_role;
 
 GRANT ALL ON TABLE vyx.candles TO service_role;
 
+GRANT ALL ON TABLE vyx.destination_secrets TO service_role;
+
+GRANT ALL ON TABLE vyx.exchange_holds TO service_role;
+
 GRANT ALL ON TABLE vyx.feed_floors TO service_role;
 
+GRANT ALL ON TABLE vyx.history_checks TO service_role;
+
+GRANT ALL ON TABLE vyx.idempotent_answers TO service_role;
+
+GRANT ALL ON TABLE vyx.incidents TO service_role;
+
 GRANT ALL ON TABLE vyx.leases TO service_role;
+
+GRANT ALL ON TABLE vyx.machine_addresses TO service_role;
+
+GRANT ALL ON TABLE vyx.market_progress TO service_role;
 
 GRANT ALL ON TABLE vyx.markets TO service_role;
 
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
 
-GRANT ALL ON TABLE vyx.previews TO service_role;
+GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
 
 GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 
-GRANT ALL ON TABLE vyx.symbols TO service_role;
+GRANT SELECT ON TABLE vyx.recomputing_machines TO service_role;
+
+GRANT ALL ON TABLE vyx.service_paces TO service_role;
 
 GRANT ALL ON TABLE vyx.transitions TO service_role;
+
+GRANT ALL ON TABLE vyx.troubles TO service_role;

@@ -46,6 +46,15 @@ POSTGRES = "postgresql://localhost/vyx"
         ("VYX_POOL_MAX", "1"),
         ("VYX_LOG_FORMAT", "xml"),
         ("VYX_HISTORY_BARS", "99"),
+        ("VYX_CONNECTIONS_MAX", "9"),
+        ("VYX_CONNECTIONS_PER_ADDRESS_MAX", "0"),
+        ("VYX_PUBLIC_METRICS", "perhaps"),
+        ("VYX_SECRET_KEY", "too short"),
+        ("VYX_SECRET_KEY", "a-key-that-is-long-enough-to-be-one-,short"),
+        ("VYX_HOOK_ALLOW", "127.0.0.1/8"),
+        ("VYX_HOOK_ALLOW", "home"),
+        ("VYX_HOOK_ALLOW", "127.0.0.1/32:http"),
+        ("VYX_PUBLIC_URL", "vyx.example"),
     ],
 )
 def test_a_bad_value_is_refused_by_a_sentence_that_names_its_variable(variable, value):
@@ -75,6 +84,79 @@ def test_settings_that_contradict_each_other_are_refused(variable, environment):
     """
     with pytest.raises(SettingInvalid, match=variable):
         read_settings(environment=environment)
+
+
+@pytest.mark.parametrize(
+    ("variable", "environment"),
+    [
+        ("VYX_HOST", {"VYX_HOST": "0.0.0.0"}),  # noqa: S104 a value to be refused
+        ("VYX_HOST", {"VYX_HOST": "::"}),
+        ("VYX_HOST", {"VYX_HOST": "vyx.internal"}),
+        ("DATABASE_URL", {"DATABASE_URL": POSTGRES}),
+        ("DATABASE_URL", {"DATABASE_URL": "host=db.example user=vyx"}),
+    ],
+)
+def test_the_development_secret_is_refused_where_it_is_none(tmp_path, variable, environment):
+    """
+    Whoever knows how it is made, or reads the folder, would be any user.
+    """
+    found = read_settings(environment={"VYX_DATA_DIR": str(tmp_path), **environment})
+    with pytest.raises(SettingInvalid, match=variable):
+        found.signing_secret()
+
+    secret = "a-secret-that-is-long-enough-for-hs256"
+    assert read_settings(environment={**environment, "VYX_JWT_SECRET": secret}).signing_secret() == secret
+    assert (
+        read_settings(environment={**environment, "SUPABASE_URL": "https://x.supabase.co"}).signing_secret()
+        is None
+    )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_the_development_secret_is_for_this_machine(tmp_path, host):
+    """
+    Embedded Postgres is reached by a Unix socket.
+    """
+    for url in ("", "postgresql:///vyx?host=/tmp/vyx", "host=/tmp/vyx user=postgres"):
+        found = read_settings(
+            environment={"VYX_DATA_DIR": str(tmp_path), "VYX_HOST": host, "DATABASE_URL": url}
+        )
+        assert found.signing_secret() == development_secret(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [" " * 40, "a-secret-that-is-long-enough-for-hs256\n", "\ta-secret-that-is-long-enough-for-hs256"],
+)
+def test_white_space_around_a_secret_is_refused(secret):
+    """
+    It comes from copying; every token would be refused without a word why.
+    """
+    with pytest.raises(SettingInvalid, match="VYX_JWT_SECRET"):
+        read_settings(environment={"VYX_JWT_SECRET": secret})
+
+
+def test_keys_of_another_issuer_are_refused():
+    """
+    The issuer follows from SUPABASE_URL.
+    """
+    with pytest.raises(SettingInvalid, match="SUPABASE_URL and VYX_JWKS_URL"):
+        read_settings(
+            environment={
+                "SUPABASE_URL": "https://a.supabase.co",
+                "VYX_JWKS_URL": "https://b.supabase.co/jwks.json",
+            }
+        )
+
+
+def test_children_inherit_no_address_and_no_secret(monkeypatch):
+    """
+    Whatever a child does, it cannot tell what it does not know.
+    """
+    for variable in ("DATABASE_URL", "VYX_DIRECT_DATABASE_URL", "VYX_JWT_SECRET", "PGPASSWORD", "HTTP_PROXY"):
+        monkeypatch.setenv(variable, "secret")
+
+    assert "secret" not in module.child_environment().values()
 
 
 def test_a_secret_is_not_shown_when_it_is_refused():
@@ -144,14 +226,14 @@ def test_the_direct_address_is_the_pooled_one_unless_given():
 
 def test_supabase_brings_its_keys_and_its_issuer():
     """
-    One variable for a Supabase project; the keys' address may still be another.
+    One variable for a Supabase project; its keys may have another path.
     """
     found = read_settings(environment={"SUPABASE_URL": "https://x.supabase.co/"})
     assert found.jwks_url == "https://x.supabase.co/auth/v1/.well-known/jwks.json"
     assert found.jwt_issuer == "https://x.supabase.co/auth/v1"
 
-    other = {"SUPABASE_URL": "https://x.supabase.co", "VYX_JWKS_URL": "https://keys.example/jwks"}
-    assert read_settings(environment=other).jwks_url == "https://keys.example/jwks"
+    other = {"SUPABASE_URL": "https://x.supabase.co", "VYX_JWKS_URL": "https://x.supabase.co/jwks"}
+    assert read_settings(environment=other).jwks_url == "https://x.supabase.co/jwks"
 
 
 def test_a_machine_is_called_by_its_own_name_first():
@@ -196,7 +278,11 @@ def test_every_setting_is_documented_and_every_documented_one_exists():
     """
     One row per field, in the order of the dataclass; every variable that the reader asks for is named.
     """
-    assert [row[0].strip("`") for row in rows()] == [field.name for field in fields(Settings)]
+    assert [row[0].strip("`") for row in rows()] == [
+        field.name
+        for field in fields(Settings)
+        if field.name != "is_embedded"  # found out, not set
+    ]
     source = Path(module.__file__).read_text(encoding="utf-8")
     asked = set(re.findall(r'"((?:VYX|FLY)_[A-Z_]+|DATABASE_URL|SUPABASE_URL)"', source))
     named = set(
@@ -215,7 +301,7 @@ def test_a_documented_default_and_range_are_the_real_ones(row):
     name, variable = row[0].strip("`"), row[2].strip("`")
     plain = re.fullmatch(r"`?([^\s`]+)`?", row[3])
     if plain and plain[1] not in ("none", "DATABASE_URL"):
-        assert str(getattr(read_settings(environment={}), name)) == plain[1]
+        assert str(getattr(read_settings(environment={}), name)).lower() == plain[1].lower()
     if span := re.search(r"([\d.]+) … ([\d.]+)", row[4]):
         for end in span.groups():
             read_settings(environment={variable: end})

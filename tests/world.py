@@ -235,7 +235,7 @@ def close_slots(connection: psycopg.Connection[Any], *numbers: int, state: str =
             "states": [state] * len(numbers),
             "expected": [1] * len(numbers),
             "missing_counts": [0] * len(numbers),
-            "missing": [""] * len(numbers),
+            "missing": ["{}"] * len(numbers),
             "reasons": ["the exchange has no candles" if state == "outage" else None] * len(numbers),
         },
     )
@@ -247,7 +247,7 @@ def put_symbols(connection: psycopg.Connection[Any], *names: str) -> dict[str, i
         SYMBOLS["put_symbols"],
         {"symbols": list(names), "bases": list(names), "quotes": ["USDT"] * len(names)},
     )
-    return {symbol: number for number, symbol, _ in connection.execute(SYMBOLS["list_universe"])}
+    return {row[1]: row[0] for row in connection.execute(SYMBOLS["list_universe"])}
 
 
 def put_closes(

@@ -10,6 +10,7 @@ notification per ``COALESCE_S`` and process however many changes there were.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 
 import psycopg
@@ -23,13 +24,14 @@ from app.store.pool import Connection, Pool
 class Channel(StrEnum):
     """
     Every notification of the service. Who listens: the keeper (TRADER, LEASE), the feed reader (FEED,
-    PREVIEW).
+    PREVIEW, USER).
     """
 
     TRADER = "vyx_trader"  # a trader's state or text changed
     LEASE = "vyx_lease"  # leases were given back or freed; others may claim them
     FEED = "vyx_feed"  # the feed has new rows
     PREVIEW = "vyx_preview"  # a preview has ended
+    USER = "vyx_user"  # this user, named in it, or a key of theirs is gone; sent by triggers, with the commit
 
 
 COALESCE_S = 0.01
@@ -50,10 +52,17 @@ async def listen(connection: Connection, *channels: Channel) -> None:
 
 
 class Hints:
-    """Sends hints through the pool. Call ``send`` after the commit; ``close`` sends what is pending."""
+    """
+    Sends hints through the pool. Call ``send`` after the commit; ``close`` sends what is pending.
 
-    def __init__(self, pool: Pool, *, coalesce_s: float = COALESCE_S) -> None:
+    *on_send* is called at once by each ``send``: for work that this process does itself.
+    """
+
+    def __init__(
+        self, pool: Pool, *, coalesce_s: float = COALESCE_S, on_send: Callable[[], None] = lambda: None
+    ) -> None:
         self._pool = pool
+        self._on_send = on_send
         self._coalesce_s = coalesce_s
         self._pending: set[Channel] = set()
         self._task: asyncio.Task[None] | None = None
@@ -61,6 +70,7 @@ class Hints:
     def send(self, *channels: Channel) -> None:
         """Wake the listeners of these channels within ``COALESCE_S``. Never fails, never waits."""
         self._pending.update(channels)
+        self._on_send()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 

@@ -24,12 +24,13 @@ import structlog
 from app.coordination.hints import Channel, listen, notify
 from app.errors import Fenced, NotTrusted
 from app.metrics import WorkerMetrics
-from app.store import jobs, leases, machines, trader_state
+from app.store import accounts, jobs, leases, machines, trader_state
 from app.store.machines import Beat
 from app.store.pool import Connection, connect_direct
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
+FEED_AGAIN_S = 60.0
 GRACE_S = 2.5  # lock gone and no heartbeat for this long: dead
 TRUST_MARGIN_S = 0.5
 CYCLE_TIMEOUT_S = 3.0  # a cycle that takes longer is a broken connection
@@ -101,6 +102,7 @@ class Keeper:
         self._unscreened_since: float | None = None
         self._stood_at: datetime | None = None
         self._counted_at = -math.inf
+        self._feeds_from = -math.inf
         self._stopping = asyncio.Event()
         self.boot_id: int | None = None
         self.holder = holder_of(self.trusted)
@@ -226,6 +228,7 @@ class Keeper:
             return True
         self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
         await trader_state.retry_due(connection)
+        await self._stop_beyond_tiers(connection)
         more = await self._reap(connection)
         again = await self._share(connection, beat) or more
         await self._feed_market(connection)
@@ -233,6 +236,11 @@ class Keeper:
         self._report(beat)
         await self._count_dead_letters(connection)
         return again
+
+    async def _stop_beyond_tiers(self, connection: Connection) -> None:
+        if stopped := await accounts.stop_beyond_tiers(connection):
+            log.info("stopped beyond their tier", traders=stopped)
+            await notify(connection, Channel.TRADER, Channel.FEED)
 
     async def _count_dead_letters(self, connection: Connection) -> None:
         now = time.monotonic()
@@ -280,13 +288,19 @@ class Keeper:
         log.info("released", traders=released)
 
     async def _feed_market(self, connection: Connection) -> None:
-        if (
-            "ingest" not in self._tasks
-            and self.boot_id is not None
-            and await machines.try_ingest_lock(connection)
-        ):
+        if "ingest" in self._tasks or self.boot_id is None:
+            return
+        if time.monotonic() < self._feeds_from:
+            await machines.give_ingest_lock_back(connection)
+        elif await machines.try_ingest_lock(connection):
             boot_id = self.boot_id
             self._spawn("ingest", lambda: self._on_ingest(boot_id))
+
+    def feed_no_more(self) -> None:
+        """Let another machine feed the market; this one tries again after ``FEED_AGAIN_S``."""
+        self._feeds_from = time.monotonic() + FEED_AGAIN_S
+        if (task := self._tasks.pop("ingest", None)) is not None:
+            task.cancel()
 
     def _watch(self, beat: Beat) -> None:
         """The backstop: jobs wake the screening, but a slot that waits for 15 s is screened without them."""

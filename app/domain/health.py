@@ -21,6 +21,17 @@ PATIENCE_WALL_S = (
 SLOT_S = 60.0
 
 
+NOT_BEGUN = "no minute of the market has closed yet"
+
+
+class Condition(StrEnum):
+    """How the market itself stands, for everybody."""
+
+    OK = "ok"
+    STARTING = "starting"
+    DEGRADED = "degraded"
+
+
 class Health(StrEnum):
     OK = "ok"
     WAITING = "waiting"
@@ -42,6 +53,9 @@ class MarketFacts:
     newest_closed_is_outage: bool = False
     outage_reason: str | None = None
     oldest_open: datetime | None = None
+    first_slot: datetime | None = None
+    stage: str | None = None
+    stage_reason: str | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -82,6 +96,26 @@ def _outage(facts: MarketFacts) -> str | None:
     return None
 
 
+def condition_of(facts: MarketFacts) -> tuple[Condition, str | None]:
+    """How the market stands, and why when it is not well: starting until the first slot has closed, degraded in an outage or a hold."""
+    if facts.newest_closed is None:
+        return Condition.STARTING, facts.stage_reason or NOT_BEGUN
+    if facts.stage == "held":
+        return Condition.DEGRADED, facts.stage_reason
+    if outage := _outage(facts):
+        return Condition.DEGRADED, outage
+    return Condition.OK, None
+
+
+def _not_begun(screened_through: datetime | None, facts: MarketFacts) -> str | None:
+    """Why nothing has been screened at all yet, if so: running is proved from the first second."""
+    if facts.newest_closed is None:
+        return facts.stage_reason or NOT_BEGUN
+    if screened_through is None or (facts.first_slot is not None and screened_through < facts.first_slot):
+        return "its first slot has closed and is being screened"
+    return None
+
+
 def health_of(
     state: TraderState,
     *,
@@ -105,6 +139,8 @@ def health_of(
             Health.WAITING,
             "a machine is loading its plan" if is_owned else "waiting for a machine to claim it",
         )
+    if waiting := _not_begun(screened_through, facts):
+        return Health.WAITING, waiting
     return _health_of_running(lag_s(state, screened_through, facts), facts)
 
 

@@ -8,19 +8,53 @@ from typing import Any
 
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Kind, Refused
-from app.http import health, market, openapi, previews, problems, shapes, signals, traders
+from app.http import (
+    api_keys,
+    deliveries,
+    delivery_shapes,
+    destinations,
+    exports,
+    health,
+    market,
+    openapi,
+    previews,
+    problems,
+    shapes,
+    signals,
+    traders,
+    versions,
+)
 from app.http.endpoints import Call, Endpoint, routes
 from app.http.middleware import Envelope, Guard
 from app.http.service import Service
+from app.preview.audit import Audit
 from app.preview.job import Preview
+from app.settings import Settings
 
 VERSION = "0.1.0"
-PREVIEW_S_MAX = 30.0  # waiting for a compiler, then for the answer, 10 s each, and some
+PREVIEW_S_MAX = 35.0  # waiting for a compiler 10 s, for the answer 20 s, and some
+GZIP_BYTES_MIN = 1024
+GZIP_LEVEL = 1  # a page of 1 MiB in about 8 ms of the loop; level 9 takes ten times as long for a tenth less
+ALLOWED_HEADERS = (
+    "Authorization",
+    "Cache-Control",  # event-stream clients send it
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "X-Request-Id",
+    "apikey",  # supabase-js sends these with every request
+    "x-client-info",
+    "x-supabase-api-version",
+)
+DELIVERY_TEST_S_MAX = 20.0  # an attempt takes at most 10 s, its sender looks 4 times a second
 _OF_TRADER = (Kind.FORBIDDEN, Kind.NOT_FOUND)
 
 _PAGE = """<!doctype html>
@@ -51,14 +85,32 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         returns=shapes.SavedTrader,
         status=201,
         body=shapes.NewTrader,
-        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
     ),
     Endpoint(
         method="GET",
         path="/api/v1/traders",
         handler=traders.list_traders,
         returns=shapes.TraderList,
-        query=shapes.PageQuery,
+        query=shapes.TraderQuery,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/traders/start",
+        handler=traders.start_traders,
+        returns=shapes.OutcomeList,
+        status=202,
+        body=shapes.TraderIds,
+        refusals=(Kind.RATE_LIMITED,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/traders/stop",
+        handler=traders.stop_traders,
+        returns=shapes.OutcomeList,
+        status=202,
+        body=shapes.TraderIds,
         counts_as_read=True,
     ),
     Endpoint(
@@ -83,7 +135,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=traders.change_trader,
         returns=shapes.SavedTrader,
         body=shapes.TraderChange,
-        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
     ),
     Endpoint(
         method="DELETE",
@@ -96,17 +148,21 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/api/v1/traders/{trader_id}/start",
         handler=traders.start_trader,
+        accepts=("Prefer",),
         returns=shapes.Status,
         status=202,
-        refusals=(*_OF_TRADER, Kind.TRANSITION_NOT_ALLOWED, Kind.QUOTA_EXCEEDED, Kind.RATE_LIMITED),
+        refusals=(*_OF_TRADER, Kind.TRANSITION_NOT_ALLOWED, Kind.QUOTA_EXCEEDED, Kind.SERVICE_FULL),
+        counts_as_read=True,
     ),
     Endpoint(
         method="POST",
         path="/api/v1/traders/{trader_id}/stop",
         handler=traders.stop_trader,
+        accepts=("Prefer",),
         returns=shapes.Status,
         status=202,
-        refusals=(*_OF_TRADER, Kind.RATE_LIMITED),
+        refusals=_OF_TRADER,
+        counts_as_read=True,
     ),
     Endpoint(
         method="GET",
@@ -130,8 +186,41 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=previews.explain_trader,
         returns=shapes.Explain,
         query=shapes.ExplainQuery,
-        refusals=(*_OF_TRADER, Kind.UNAVAILABLE),
+        refusals=(*_OF_TRADER, Kind.UNAVAILABLE, Kind.BUSY),
         counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/check",
+        handler=previews.check_filter,
+        returns=shapes.Check,
+        body=shapes.FilterCheck,
+        refusals=(Kind.BUSY, Kind.UNAVAILABLE),
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/traders/{trader_id}/versions",
+        handler=versions.list_versions,
+        returns=shapes.VersionList,
+        refusals=_OF_TRADER,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/traders/{trader_id}/versions/{number}/restore",
+        handler=versions.restore_version,
+        returns=shapes.SavedTrader,
+        refusals=(*_OF_TRADER, Kind.FILTER_INVALID, Kind.REQUEST_INVALID, Kind.RATE_LIMITED),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/traders/{trader_id}/audit",
+        handler=versions.audit_trader,
+        returns=Audit,
+        query=shapes.AuditQuery,
+        refusals=(*_OF_TRADER, Kind.RATE_LIMITED),
+        time_limit_s=PREVIEW_S_MAX,
     ),
     Endpoint(
         method="POST",
@@ -139,13 +228,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=previews.execute_filter,
         returns=Preview,
         body=shapes.FilterRun,
-        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED),
+        refusals=(Kind.FILTER_INVALID, Kind.RATE_LIMITED, Kind.BUSY),
         time_limit_s=PREVIEW_S_MAX,
+        needs=shapes.Scope.READ,
     ),
     Endpoint(
         method="GET",
         path="/api/v1/signals",
         handler=signals.list_signals,
+        also_gives=(exports.CSV, exports.PARQUET),
         returns=shapes.SignalList,
         query=shapes.SignalQuery,
         counts_as_read=True,
@@ -154,11 +245,129 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/api/v1/stream",
         handler=signals.stream,
+        accepts=("Last-Event-ID",),
         query=shapes.StreamQuery,
         media_type="text/event-stream",
         refusals=(Kind.RATE_LIMITED,),
     ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/tiers",
+        handler=market.list_tiers,
+        returns=shapes.TierList,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/keys",
+        handler=api_keys.list_keys,
+        returns=shapes.KeyList,
+        counts_as_read=True,
+        needs=shapes.Scope.ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/keys",
+        handler=api_keys.create_key,
+        returns=shapes.MadeKey,
+        status=201,
+        body=shapes.NewKey,
+        refusals=(Kind.RATE_LIMITED,),
+        has_secret=True,
+        needs=shapes.Scope.ADMIN,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/v1/keys/{key_id}",
+        handler=api_keys.delete_key,
+        status=204,
+        refusals=(Kind.NOT_FOUND,),
+        counts_as_read=True,
+        needs=shapes.Scope.ADMIN,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/destinations",
+        handler=destinations.create_destination,
+        returns=delivery_shapes.MadeDestination,
+        status=201,
+        body=delivery_shapes.NewDestination,
+        refusals=(Kind.QUOTA_EXCEEDED, Kind.RATE_LIMITED, Kind.UNAVAILABLE),
+        has_secret=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/destinations",
+        handler=destinations.list_destinations,
+        returns=delivery_shapes.DestinationList,
+        query=shapes.PageQuery,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/destinations/{destination_id}",
+        handler=destinations.show_destination,
+        returns=delivery_shapes.DestinationDetails,
+        refusals=_OF_TRADER,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="PATCH",
+        path="/api/v1/destinations/{destination_id}",
+        handler=destinations.change_destination,
+        returns=delivery_shapes.MadeDestination,
+        body=delivery_shapes.DestinationChange,
+        refusals=(*_OF_TRADER, Kind.RATE_LIMITED, Kind.UNAVAILABLE),
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/v1/destinations/{destination_id}",
+        handler=destinations.delete_destination,
+        status=204,
+        refusals=_OF_TRADER,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/destinations/{destination_id}/test",
+        handler=destinations.check_destination,
+        returns=delivery_shapes.Delivery,
+        refusals=(*_OF_TRADER, Kind.RATE_LIMITED),
+        time_limit_s=DELIVERY_TEST_S_MAX,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/deliveries",
+        handler=deliveries.list_deliveries,
+        returns=delivery_shapes.DeliveryList,
+        query=delivery_shapes.DeliveryQuery,
+        counts_as_read=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/deliveries/redrive",
+        handler=deliveries.redrive_deliveries,
+        returns=delivery_shapes.Redriven,
+        body=delivery_shapes.Redrive,
+        refusals=(Kind.RATE_LIMITED,),
+    ),
     Endpoint(method="GET", path="/api/v1/me", handler=market.show_me, returns=shapes.Me, counts_as_read=True),
+    Endpoint(
+        method="DELETE",
+        path="/api/v1/me",
+        handler=exports.delete_me,
+        status=204,
+        refusals=(Kind.RATE_LIMITED,),
+        needs=shapes.Scope.ADMIN,
+        time_limit_s=None,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/me/export",
+        handler=exports.export_me,
+        returns=shapes.AccountExport,
+        counts_as_read=True,
+        needs=shapes.Scope.ADMIN,
+    ),
     Endpoint(
         method="GET",
         path="/api/v1/market/symbols",
@@ -208,22 +417,23 @@ def make_application(service: Service) -> ASGIApp:
         await problems.respond(refused)(scope, receive, send)
 
     application: ASGIApp = Guard(
-        Router(routes(service, ENDPOINTS), redirect_slashes=False, default=not_found)
+        _PlainPaths(
+            Router(
+                routes(service, endpoints_of(service.settings)), redirect_slashes=False, default=not_found
+            ),
+            not_found,
+        )
     )
+    application = GZipMiddleware(application, minimum_size=GZIP_BYTES_MIN, compresslevel=GZIP_LEVEL)
     if service.settings.cors_origins:
         application = CORSMiddleware(
             application,
             allow_origins=service.settings.cors_origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=[
-                "Authorization",
-                "Content-Type",
-                "Idempotency-Key",
-                "Last-Event-ID",
-                "Prefer",
-                "X-Request-Id",
-            ],
+            allow_headers=ALLOWED_HEADERS,
             expose_headers=[
+                "ETag",
+                "Idempotency-Replayed",
                 "Location",
                 "Preference-Applied",
                 "Retry-After",
@@ -233,6 +443,23 @@ def make_application(service: Service) -> ASGIApp:
             max_age=600,
         )
     return Envelope(application, service.metrics)
+
+
+class _PlainPaths:
+    """A path with a control character in it is nobody's: a route's pattern would take ``/health%0A`` for ``/health``."""
+
+    def __init__(self, application: ASGIApp, not_found: ASGIApp) -> None:
+        self._application = application
+        self._not_found = not_found
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        application = self._application if scope["path"].isprintable() else self._not_found
+        await application(scope, receive, send)
+
+
+def endpoints_of(settings: Settings) -> tuple[Endpoint, ...]:
+    """Those that are open with these settings: ``/metrics`` has a port of its own and is public only when asked for."""
+    return tuple(e for e in ENDPOINTS if e.path != "/metrics" or settings.has_public_metrics)
 
 
 def openapi_document() -> dict[str, Any]:

@@ -1,39 +1,76 @@
 """
 Who is calling: a Supabase user's JWT, checked here and nowhere else.
 
-Asymmetric tokens by the auth server's published keys, HS256 only with a configured secret (or the development secret of an
-installation that configured neither). The algorithm is bound to the key, so a public key is never taken for a secret.
-Authorisation reads our own tables, never the token's metadata, which users can edit or which is stale.
+Asymmetric tokens by the auth server's published keys, HS256 only with a configured secret (or the
+development secret of an installation that configured neither). The algorithm is bound to the key, so a
+public key is never taken for a secret. Authorisation reads our own tables, never the token's metadata,
+which users can edit or which is stale.
 """
 
 from __future__ import annotations
 
+import base64
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import jwt
+import msgspec
 
 from app.http.keys import ALGORITHMS, SigningKeys
 from app.http.problems import Unauthorized, unknown_user
-from app.settings import Settings, development_secret
+from app.settings import Settings
 from app.store import accounts
 from app.store.pool import Pool
 
 CLOCK_SKEW_S = 10.0  # for `nbf` alone: an expired token is expired
-KNOWN_USER_S = 60.0  # how long a deleted user may go on reading; writes fail at once by their foreign key
+KNOWN_USER_S = 5.0  # how long a deleted user may go on reading when the database's word of it is lost
 KNOWN_USERS_MAX = 100_000
+TOKEN_BYTES_MAX = 8 * 1024  # what proxies take as one header
+_UNIX_S_MAX = 253_402_300_799  # the last second of the year 9999
+
+_Part = TypeVar("_Part")
+_UnixSeconds = Annotated[float, msgspec.Meta(ge=0, le=_UNIX_S_MAX)]
+
+
+class _Header(msgspec.Struct):
+    """What is read of a token's header before anything is computed from it."""
+
+    alg: str
+    kid: str | None = None
+
+
+class _Claims(msgspec.Struct):
+    """Of which type each claim must be; PyJWT judges them, and takes any type."""
+
+    exp: _UnixSeconds
+    sub: UUID
+    aud: str | list[str]
+    iss: str | None = None
+    role: str | None = None
+    nbf: _UnixSeconds = 0
 
 
 @dataclass(frozen=True)
 class Caller:
-    """A signed-in user; ``expires_at`` in Unix seconds."""
+    """
+    A signed-in user; ``expires_at`` in Unix seconds. ``scopes`` are an API key's; None of a user's own
+    session: all.
+    """
 
     user_id: UUID
     expires_at: float
+    scopes: frozenset[str] | None = None
+
+    @property
+    def is_by_key(self) -> bool:
+        return self.scopes is not None
+
+    def may(self, scope: str) -> bool:
+        return self.scopes is None or scope in self.scopes
 
 
 class Verifier:
@@ -63,33 +100,34 @@ class Verifier:
         """
         try:
             claims = await self._claims(token)
-            user_id = _user_id(claims)
         except jwt.ExpiredSignatureError:
             raise _refusal("the token has expired") from None
         except jwt.InvalidTokenError as error:
             raise _refusal(str(error)) from None
-        return Caller(user_id, float(claims["exp"]))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            raise _refusal("it is malformed") from None
+        return Caller(claims.sub, claims.exp)
 
     async def close(self) -> None:
         if self._keys is not None:
             await self._keys.close()
 
-    async def _claims(self, token: str) -> dict[str, Any]:
-        header = jwt.get_unverified_header(token)
-        algorithm = header.get("alg")
+    async def _claims(self, token: str) -> _Claims:
+        header, claims = _parts(token)
+        algorithm = header.alg
         key: jwt.PyJWK | str
         if algorithm == "HS256" and self._secret is not None:
             key = self._secret
         elif algorithm in ALGORITHMS and self._keys is not None:
-            key = await self._keys.find(header.get("kid"))
+            key = await self._keys.find(header.kid)
             if key.algorithm_name != algorithm:
                 raise jwt.InvalidAlgorithmError("the key is not of the token's algorithm")
         else:
             raise jwt.InvalidAlgorithmError("tokens of this algorithm are not accepted here")
-        claims: dict[str, Any] = jwt.decode(
+        jwt.decode(
             token,
             key,
-            algorithms=[str(algorithm)],
+            algorithms=[algorithm],
             audience=self._audience,
             issuer=self._issuer,
             options={"require": ["exp", "sub", "aud"], "verify_iat": False, "verify_nbf": False},
@@ -99,20 +137,25 @@ class Verifier:
 
 
 def make_verifier(settings: Settings) -> Verifier:
-    """By the settings; the development secret only where neither a secret nor keys are configured."""
-    secret = settings.jwt_secret
-    if secret is None and settings.jwks_url is None:
-        secret = development_secret(settings.data_dir)
+    """
+    By the settings; the development secret only where neither a secret nor keys are configured.
+
+    Raises:
+        SettingInvalid: it would be used where it is no secret.
+    """
     return Verifier(
         keys=SigningKeys(settings.jwks_url) if settings.jwks_url else None,
-        secret=secret,
+        secret=settings.signing_secret(),
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
     )
 
 
 class KnownUsers:
-    """Remembers for ``KNOWN_USER_S`` that a user exists, so that not every request asks. Absence is never remembered."""
+    """
+    Remembers for ``KNOWN_USER_S`` that a user exists, so that not every request asks. Absence is never
+    remembered.
+    """
 
     def __init__(self, pool: Pool, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
@@ -127,13 +170,23 @@ class KnownUsers:
         if self._clock() - self._seen_at.get(user_id, float("-inf")) < KNOWN_USER_S:
             return
         async with self._pool.connection() as connection:
-            if not await accounts.user_exists(connection, user_id):
+            if not await accounts.know_user(connection, user_id):
                 self._seen_at.pop(user_id, None)
                 raise unknown_user()
         self._seen_at[user_id] = self._clock()
         self._seen_at.move_to_end(user_id)
         if len(self._seen_at) > KNOWN_USERS_MAX:
             self._seen_at.popitem(last=False)
+
+    def forget(self, user_id: UUID | None) -> None:
+        """
+        The database announced a change of this user, or (None) may have announced any while nobody
+        listened.
+        """
+        if user_id is None:
+            self._seen_at.clear()
+        else:
+            self._seen_at.pop(user_id, None)
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:
@@ -147,19 +200,32 @@ def bearer_token(headers: Mapping[str, str]) -> str:
     return token.strip()
 
 
-def _check_claims(claims: Mapping[str, Any]) -> None:
-    if claims.get("role") != "authenticated":
+def _parts(token: str) -> tuple[_Header, _Claims]:
+    """
+    Header and claims, not verified, of the types they must have: a small token and one pass over each part,
+    whatever it holds.
+
+    Raises:
+        jwt.InvalidTokenError: it is too long, or not of three parts.
+        msgspec.MsgspecError, ValueError, RecursionError: a part is not base64 of JSON of these types.
+    """
+    if len(token) > TOKEN_BYTES_MAX:
+        raise jwt.InvalidTokenError(f"it has more than {TOKEN_BYTES_MAX // 1024} KiB")
+    if token.count(".") != 2 or not token.isascii():
+        raise jwt.InvalidTokenError("it is not a JSON web token")
+    header, claims, _signature = token.split(".")
+    return _decoded(header, _Header), _decoded(claims, _Claims)
+
+
+def _decoded(part: str, shape: type[_Part]) -> _Part:
+    return msgspec.json.decode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), type=shape)
+
+
+def _check_claims(claims: _Claims) -> None:
+    if claims.role != "authenticated":
         raise jwt.InvalidTokenError("the token is not a signed-in user's")
-    not_before = claims.get("nbf", 0)
-    if not isinstance(not_before, int | float) or not_before > time.time() + CLOCK_SKEW_S:
+    if claims.nbf > time.time() + CLOCK_SKEW_S:
         raise jwt.ImmatureSignatureError("the token is not valid yet")
-
-
-def _user_id(claims: Mapping[str, Any]) -> UUID:
-    try:
-        return UUID(str(claims["sub"]))
-    except ValueError:
-        raise jwt.InvalidTokenError("the token's subject is not a user id") from None
 
 
 def _refusal(reason: str) -> Unauthorized:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from uuid import UUID
 
 import msgspec
@@ -31,7 +31,9 @@ from app.backoff import Backoff
 from app.coordination.hints import Channel, listen
 from app.domain.lifecycle import TraderState
 from app.http import shapes
+from app.http.delivery_events import DeliveryEvents
 from app.http.metrics import Metrics
+from app.store import accounts
 from app.store import feed as store
 from app.store.pool import Connection, connect_direct
 
@@ -42,6 +44,7 @@ PENDING_MAX = 1000  # events a client may fall behind before it is cut; it resum
 PAGE_ROWS = (
     PENDING_MAX // 2
 )  # offered at once, between two reads in which the streams send: a slot's burst cuts nobody who takes it
+DELETED_MAX = 1000  # users remembered as gone, until no request of theirs can still be on its way to a stream
 RECONNECT_S = 0.2
 RECONNECT_S_MAX = 3.0
 
@@ -83,13 +86,15 @@ class Watermark:
 class Subscription:
     """One listener of one user's events: a bounded queue of encoded events, and why it ended, once it has."""
 
-    def __init__(self, user_id: UUID) -> None:
+    def __init__(self, user_id: UUID, *, is_by_key: bool = False) -> None:
         self.user_id = user_id
+        self.is_by_key = is_by_key
         self.ended: str | None = None
-        self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending: deque[tuple[int | None, bytes]] = deque()
         self._wake = asyncio.Event()
 
-    def offer(self, event_id: int, chunk: bytes) -> None:
+    def offer(self, event_id: int | None, chunk: bytes) -> None:
+        """An event; one without an id is told live only and moves no cursor."""
         if len(self._pending) >= PENDING_MAX:
             self.end("too_slow")
         else:
@@ -109,7 +114,7 @@ class Subscription:
         except TimeoutError:
             return False
 
-    def take(self) -> list[tuple[int, bytes]]:
+    def take(self) -> list[tuple[int | None, bytes]]:
         """Everything pending, oldest first."""
         taken = list(self._pending)
         self._pending.clear()
@@ -141,22 +146,37 @@ class Feed:
     the table for good, what is above it will be offered.
     """
 
-    def __init__(self, direct_url: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        direct_url: str,
+        metrics: Metrics,
+        *,
+        on_user_changed: Callable[[UUID | None], None] = lambda _: None,
+    ) -> None:
         self._direct_url = direct_url
+        self._on_user_changed = on_user_changed
         self._metrics = metrics
         self._watermark = Watermark()
         self._subscriptions: dict[UUID, set[Subscription]] = {}
+        self._deleted: deque[UUID] = deque(maxlen=DELETED_MAX)
         self._closed: str | None = None
+        self._deliveries = DeliveryEvents()
         self.horizon: int | None = None
         self.has_horizon = asyncio.Event()
         self.previews = Announcements()
         self.polled_at: float | None = None
 
-    def attach(self, user_id: UUID) -> Subscription:
-        """A subscription to everything after ``horizon``; detach it when done. Ended from the start on a closed feed."""
-        subscription = Subscription(user_id)
+    def attach(self, user_id: UUID, *, is_by_key: bool = False) -> Subscription:
+        """
+        A subscription to everything after ``horizon``; detach it when done. Ended from the start on a closed feed.
+
+        One *is_by_key* ends when its user's API keys change: the client reconnects with a key that is valid, or does not.
+        """
+        subscription = Subscription(user_id, is_by_key=is_by_key)
         if self._closed is not None:
             subscription.end(self._closed)
+        elif user_id in self._deleted:
+            subscription.end("user_deleted")
         self._subscriptions.setdefault(user_id, set()).add(subscription)
         return subscription
 
@@ -185,7 +205,9 @@ class Feed:
                 connection = await connect_direct(self._direct_url, name="vyx feed")
                 async with connection:
                     backoff.reset()
-                    await listen(connection, Channel.FEED, Channel.PREVIEW)
+                    await listen(connection, Channel.FEED, Channel.PREVIEW, Channel.USER)
+                    self._on_user_changed(None)  # whoever was deleted while nobody listened
+                    await self._end_deleted(connection, self._subscriptions)
                     await self._follow(connection)
             except (psycopg.Error, OSError) as error:
                 self._metrics.feed_reconnects.inc()
@@ -200,12 +222,34 @@ class Feed:
             await self.poll(connection)
             if not self._watermark.is_waiting:
                 pause_s = CANDIDATE_POLL_S
+                changed: set[UUID] = set()
                 async for notification in connection.notifies(timeout=POLL_S, stop_after=1):
+                    # of the feed's own rows it is only a hint: the poll asks the table
                     if notification.channel == Channel.PREVIEW:
-                        self.previews.announce()  # of the feed's own rows it is only a hint: the poll asks the table
+                        self.previews.announce()
+                    elif notification.channel == Channel.USER:
+                        changed.add(UUID(notification.payload))
+                await self._note_changed(connection, changed)
                 continue
             pause_s = CANDIDATE_POLL_S if self.horizon != before else min(pause_s * 1.5, CANDIDATE_POLL_S_MAX)
             await asyncio.sleep(pause_s)
+
+    async def _note_changed(self, connection: Connection, user_ids: set[UUID]) -> None:
+        """These users' accounts or keys have changed: forget what is remembered of them, and end the streams of who is gone."""
+        for user_id in user_ids:
+            self._on_user_changed(user_id)
+            for subscription in self._subscriptions.get(user_id, ()):
+                if subscription.is_by_key:
+                    subscription.end("keys_changed")
+        await self._end_deleted(connection, user_ids)
+
+    async def _end_deleted(self, connection: Connection, user_ids: Collection[UUID]) -> None:
+        if not user_ids:
+            return
+        for user_id in await accounts.missing_users(connection, user_ids):
+            self._deleted.append(user_id)  # a stream of theirs may be about to open
+            for subscription in self._subscriptions.get(user_id, ()):
+                subscription.end("user_deleted")
 
     async def poll(self, connection: Connection) -> None:
         """One poll: observe, then publish what became final."""
@@ -219,6 +263,9 @@ class Feed:
                 self.has_horizon.set()
         elif through is not None and through > self.horizon:
             await self._publish_through(connection, through)
+        for user_id, chunk in await self._deliveries.look(connection, self._subscriptions):
+            for subscription in self._subscriptions.get(user_id, ()):
+                subscription.offer(None, chunk)
         self._metrics.feed_polls.inc()
         self._metrics.feed_horizon.set(self.horizon or 0)
         self.polled_at = time.monotonic()
@@ -251,8 +298,18 @@ class Feed:
 
 def encode_event(entry: store.Entry) -> bytes:
     """An entry as the bytes of a server-sent event, with its id."""
-    name, body = ("signal", _signal(entry)) if entry.to_state is None else ("trader", _trader_event(entry))
+    name, body = _named(entry)
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (entry.id, name.encode(), _encode(body))
+
+
+def encode_entry(entry: store.Entry) -> bytes:
+    """An entry as a JSON object ``{event, data}``, with the stream's names."""
+    name, body = _named(entry)
+    return _encode({"event": name, "data": body})
+
+
+def _named(entry: store.Entry) -> tuple[str, object]:
+    return ("signal", _signal(entry)) if entry.to_state is None else ("trader", _trader_event(entry))
 
 
 def _signal(entry: store.Entry) -> dict[str, object]:

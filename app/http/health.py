@@ -5,11 +5,13 @@ What load balancers, operators and monitors ask. Open to all, so nothing here is
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout
 from starlette.responses import Response
 
+from app.domain.health import condition_of
 from app.errors import Kind, Refused
 from app.http import shapes
 from app.http.endpoints import Answer, Call
@@ -42,7 +44,8 @@ async def health(call: Call) -> Answer:
     row = await _summary(service)
     poll_age_s = service.feed.poll_age_s()
     body = shapes.ServiceSummary(
-        status="ok" if row is not None and row.machines_alive > 0 and not service.is_draining else "degraded",
+        status=_status(service, row),
+        reason=None if row is None else condition_of(row.facts)[1],
         database="ok" if row is not None else "unreachable",
         draining=service.is_draining,
         feed=shapes.FeedSummary(
@@ -56,8 +59,14 @@ async def health(call: Call) -> Answer:
         market=None
         if row is None
         else shapes.MarketSummary(
-            source=row.market_source, speed=row.speed, time=row.market_at, ended=row.market_ended
+            source=row.market_source,
+            speed=row.facts.speed,
+            time=row.facts.market_at,
+            ended=row.facts.has_ended,
         ),
+        audit=None
+        if row is None
+        else shapes.AuditSummary(recomputing=row.recomputing, mismatches=row.mismatches),
     )
     return Answer(body, status=200 if row is not None else 503)
 
@@ -65,6 +74,13 @@ async def health(call: Call) -> Answer:
 async def metrics(call: Call) -> Response:
     """Counters of this process, in Prometheus' text format."""
     return call.service.metrics.render()
+
+
+def _status(service: Service, row: markets.Summary | None) -> Literal["ok", "starting", "degraded"]:
+    """Degraded by what is ours (database, machines, audit, draining), else how the market stands."""
+    if row is None or row.machines_alive == 0 or row.recomputing or service.is_draining:
+        return "degraded"
+    return condition_of(row.facts)[0].value
 
 
 async def _summary(service: Service) -> markets.Summary | None:

@@ -4,6 +4,8 @@ What every signed-in user may read: who they are to us, the market's pairs and c
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from app.errors import Kind, Refused
 from app.http import shapes
 from app.http.endpoints import Call
@@ -21,7 +23,24 @@ async def show_me(call: Call) -> shapes.Me:
         tier=account.tier,
         running=account.running,
         max_running=account.max_running,
+        stored=account.stored,
+        max_stored=account.max_stored,
+        max_streams=account.max_streams,
         rate=shapes.Rate(LIFECYCLE.max_calls, left.remaining, round(left.reset_after.total_seconds(), 3)),
+    )
+
+
+async def list_tiers(call: Call) -> shapes.TierList:
+    """What each tier allows, the smallest first."""
+    async with call.service.pool.connection() as connection:
+        rows = await accounts.list_tiers(connection)
+    return shapes.TierList(
+        [
+            shapes.Tier(
+                tier=t.tier, max_running=t.max_running, max_stored=t.max_stored, max_streams=t.max_streams
+            )
+            for t in rows
+        ]
     )
 
 
@@ -29,7 +48,7 @@ async def list_symbols(call: Call) -> shapes.PairList:
     """Every pair of the market, and whether it trades now."""
     async with call.service.pool.connection() as connection:
         rows = await symbols.list_symbols(connection)
-    return shapes.PairList([shapes.Pair(p.symbol, p.base, p.quote, p.trading) for p in rows])
+    return shapes.PairList([shapes.Pair(**asdict(pair)) for pair in rows])
 
 
 async def list_candles(call: Call, query: shapes.CandleQuery) -> shapes.CandleList:

@@ -54,15 +54,26 @@ class Envelope:
         began_at = time.perf_counter()
         status = 500
 
+        is_body_read = not _announces_body(scope)
+
+        async def note_body(*, _receive: Receive = receive) -> Message:
+            nonlocal is_body_read
+            message = await _receive()
+            is_body_read = is_body_read or not message.get("more_body", False)
+            return message
+
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": _with_headers(message["headers"], request_id)}
+                headers = _with_headers(message["headers"], request_id)
+                if not is_body_read:
+                    headers.append((b"connection", b"close"))  # nobody is going to read it
+                message = {**message, "headers": headers}
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, note_body, send_with_headers)
         finally:
             self._record(scope, status, time.perf_counter() - began_at)
 
@@ -117,6 +128,13 @@ def _request_id(scope: Scope) -> str:
         "latin-1"
     )
     return given if _GIVEN_ID.match(given) else uuid.uuid4().hex
+
+
+def _announces_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"")
+        for name, value in scope["headers"]
+    )
 
 
 def _with_headers(headers: Any, request_id: str) -> list[tuple[bytes, bytes]]:

@@ -62,6 +62,19 @@ def read_signal_cursor(cursor: str | None) -> tuple[datetime, int] | None:
     return at, int(row_id)
 
 
+def read_delivery_cursor(cursor: str | None) -> tuple[datetime, int] | None:
+    """
+    Raises:
+        Refused: it is not one of ours.
+    """
+    if cursor is None:
+        return None
+    at, row_id = _parts(cursor)
+    if not (row_id.isascii() and row_id.removeprefix("-").isdigit() and abs(int(row_id)) < 2**63):
+        raise _foreign()
+    return at, int(row_id)
+
+
 def read_id_cursor(cursor: str | None) -> UUID:
     """
     Where a list in the order of its ids goes on; the lowest id for its beginning.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import psycopg
@@ -29,10 +30,14 @@ _TITLES: dict[Kind, str] = {
     Kind.QUOTA_EXCEEDED: "Quota exceeded",
     Kind.TRANSITION_NOT_ALLOWED: "Not possible in this state",
     Kind.RATE_LIMITED: "Too many requests",
+    Kind.BUSY: "Too much of yours at once",
     Kind.PAYLOAD_TOO_LARGE: "Payload too large",
+    Kind.SERVICE_FULL: "The service is full",
     Kind.UNAVAILABLE: "Unavailable for the moment",
     Kind.TIMEOUT: "Took too long",
 }
+
+_RETRIED = (Kind.RATE_LIMITED, Kind.BUSY, Kind.SERVICE_FULL, Kind.UNAVAILABLE)
 
 
 class Unauthorized(Refused):
@@ -51,49 +56,48 @@ def retry_after_s(seconds: float) -> int:
 def respond(refused: Refused) -> Response:
     """The answer that says *refused*, with the headers its kind asks for."""
     headers: dict[str, str] = {}
-    members = dict(refused.members)
-    if refused.kind in (Kind.RATE_LIMITED, Kind.UNAVAILABLE):
-        members["retry_after_s"] = retry_after_s(members.get("retry_after_s", RETRY_SOON_S))
-        headers["retry-after"] = str(members["retry_after_s"])
+    document = describe(refused)
+    if "retry_after_s" in document:
+        headers["retry-after"] = str(document["retry_after_s"])
     if isinstance(refused, Unauthorized):
         headers["www-authenticate"] = f"Bearer {refused.challenge}".strip()
-    if refused.kind is Kind.PAYLOAD_TOO_LARGE:
-        headers["connection"] = "close"  # the rest of the body is not going to be read
-    if allow := members.pop("allow", None):
+    if allow := document.pop("allow", None):
         headers["allow"] = allow
-    return problem(
-        f"{TYPE_PREFIX}{refused.kind}",
-        _TITLES[refused.kind],
-        refused.status,
-        refused.detail,
-        members,
-        headers,
-    )
+    return _problem(document, headers)
+
+
+def describe(refused: Refused) -> dict[str, Any]:
+    """The problem document of a refusal."""
+    members = dict(refused.members)
+    if refused.kind in _RETRIED or "retry_after_s" in members:
+        members["retry_after_s"] = retry_after_s(members.get("retry_after_s", RETRY_SOON_S))
+    return {
+        "type": f"{TYPE_PREFIX}{refused.kind}",
+        "title": _TITLES[refused.kind],
+        "status": refused.status,
+        "detail": refused.detail,
+        **members,
+    }
 
 
 def internal_error() -> Response:
     """What is said when it is our fault; the log has the rest under the same request id."""
-    return problem("about:blank", "Internal error", 500, "This is our fault, and it has been logged.", {}, {})
+    return _problem(
+        {
+            "type": "about:blank",
+            "title": "Internal error",
+            "status": 500,
+            "detail": "This is our fault, and it has been logged.",
+        },
+        {},
+    )
 
 
-def problem(  # noqa: PLR0917 RFC 9457's own order
-    kind: str,
-    title: str,
-    status: int,
-    detail: str,
-    members: Mapping[str, object],
-    headers: Mapping[str, str],
-) -> Response:
-    request_id = structlog.contextvars.get_contextvars().get("request_id")
-    body = {
-        "type": kind,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "request_id": request_id,
-        **members,
-    }
-    return Response(msgspec.json.encode(body), status, dict(headers), media_type="application/problem+json")
+def _problem(document: dict[str, Any], headers: Mapping[str, str]) -> Response:
+    body = {**document, "request_id": structlog.contextvars.get_contextvars().get("request_id")}
+    return Response(
+        msgspec.json.encode(body), document["status"], dict(headers), media_type="application/problem+json"
+    )
 
 
 _UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed)

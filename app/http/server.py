@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from app.errors import SettingInvalid
+from app.http.border import Door, bounded
 
 GRACEFUL_S_MAX = 5  # requests in flight are answered within milliseconds, streams end at once
 KEEP_ALIVE_S = 75  # longer than usual proxies keep an idle connection, so that they close it first
@@ -25,12 +26,15 @@ BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
-    """Calls *on_drain* once, as soon as it is told to end."""
+    """Calls *on_drain* once, as soon as it is told to end. *door* bounds its connections."""
 
-    def __init__(self, application: ASGIApp, *, drain_s: float, on_drain: Callable[[], None]) -> None:
+    def __init__(
+        self, application: ASGIApp, *, door: Door, drain_s: float, on_drain: Callable[[], None]
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 application,
+                http=bounded(door),
                 access_log=False,
                 log_config=None,
                 lifespan="off",

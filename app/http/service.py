@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.delivery.destinations import Destinations
 from app.explain import Explaining
+from app.http.api_key_auth import Keys
 from app.http.auth import KnownUsers, Verifier
 from app.http.feed import Feed
-from app.http.limits import ReadLimit
+from app.http.limits import CallLimit, InFlight
 from app.http.metrics import Metrics
 from app.http.stream import Streams
 from app.lifecycle import Lifecycle
@@ -26,13 +28,16 @@ class Service:
     pool: Pool
     verifier: Verifier
     users: KnownUsers
-    reads: ReadLimit
+    keys: Keys
+    reads: CallLimit
+    exports: InFlight
     metrics: Metrics
     feed: Feed
     streams: Streams
     lifecycle: Lifecycle
     previews: PreviewRequest
     explaining: Explaining
+    destinations: Destinations
     is_draining: bool = False
 
     def drain(self) -> None:

@@ -1,5 +1,6 @@
 """
-What goes over the wire: the JSON of ``docs/contract.md`` as types. OpenAPI, validation and encoding all follow from these.
+What goes over the wire: the JSON of ``docs/contract.md`` as types. OpenAPI, validation and encoding all
+follow from these.
 
 Requests refuse unknown fields. NUL is refused wherever text reaches Postgres, which cannot store it.
 """
@@ -7,6 +8,7 @@ Requests refuse unknown fields. NUL is refused wherever text reaches Postgres, w
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -20,13 +22,21 @@ COOLDOWN_S_MAX = 30 * 24 * 3600  # a month; what lasts longer is another trader
 FILTER_BYTES_MAX = 64 * 1024
 SYMBOLS_MAX = 2000  # more than the exchange lists
 
-Name = Annotated[str, Meta(min_length=1, max_length=120, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+# What has no width: soft hyphen, joiners, direction marks, fillers, variation selectors. A name of these alone cannot be seen.
+_UNSEEN = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
+)
+Name = Annotated[
+    str, Meta(min_length=1, max_length=120, pattern=rf"^[^\x00]*[^\s\x00-\x1f\x7f{_UNSEEN}][^\x00]*$")
+]
 Description = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*$")]
 Filter = Annotated[str, Meta(min_length=1, max_length=FILTER_BYTES_MAX, pattern=r"^[^\x00]*$")]
 Symbol = Annotated[str, Meta(min_length=1, max_length=40, pattern=r"^[^\s\x00]+$")]
 Symbols = Annotated[list[Symbol], Meta(min_length=1, max_length=SYMBOLS_MAX)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Cursor = Annotated[str, Meta(min_length=1, max_length=200)]
+Values = dict[str, float | bool | None]  # what a filter shows, by its own names; null: not known at that bar
 Timeframe = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"]
 
 
@@ -58,7 +68,10 @@ class TraderChange(Struct, forbid_unknown_fields=True):
 
 
 class FilterRun(Struct, forbid_unknown_fields=True):
-    """A filter to run over the newest ``bars`` slots at which it is due, by ``until`` (null: now): its trigger's bars, or minutes."""
+    """
+    A filter to run over the newest ``bars`` slots at which it is due, by ``until`` (null: now): its
+    trigger's bars, or minutes.
+    """
 
     filter: Filter
     bars: Annotated[int, Meta(ge=1, le=1000)] = 200
@@ -88,11 +101,26 @@ class Diagnostic(Struct):
     hint: str | None
 
 
-class Trader(Struct, kw_only=True):
+class FilterCheck(Struct, forbid_unknown_fields=True):
+    """A filter to look at, as it stands in an editor."""
+
+    filter: Filter
+
+
+class Check(Struct):
+    """What is wrong or odd about a filter; ``plan`` is null exactly if a diagnostic is an error."""
+
+    diagnostics: list[Diagnostic]
+    plan: PlanSummary | None
+
+
+class TraderSummary(Struct, kw_only=True):
+    """A trader in a list; its filter only with `include=filter`."""
+
     id: UUID
     name: str
     description: str
-    filter: str
+    filter: str | UnsetType = UNSET
     symbols: list[str] | None
     frequency: Frequency
     state: TraderState
@@ -102,6 +130,10 @@ class Trader(Struct, kw_only=True):
     updated_at: datetime
     version: int
     revision: int
+
+
+class Trader(TraderSummary, kw_only=True):
+    filter: str
 
 
 class SavedTrader(Trader, kw_only=True):
@@ -129,7 +161,10 @@ class Status(Struct, kw_only=True):
 
 
 class Signal(Struct, kw_only=True):
-    """``forming``: the filter reads bars in progress, so that what matched may not hold any more when the bar closes."""
+    """
+    ``forming``: the filter reads bars in progress, so that what matched may not hold any more when the bar
+    closes.
+    """
 
     id: int
     trader_id: UUID
@@ -137,11 +172,17 @@ class Signal(Struct, kw_only=True):
     timeframe: str
     triggered_at: datetime
     price: float
-    values: dict[str, Any]
+    values: Values
     screened_at: datetime
     created_at: datetime
     late: bool
     forming: bool
+
+
+class TraderIds(Struct, forbid_unknown_fields=True):
+    """Which of your traders; null: all that it makes a difference to."""
+
+    ids: Annotated[list[UUID], Meta(min_length=1, max_length=1000)] | None
 
 
 class TraderEvent(Struct, kw_only=True):
@@ -171,10 +212,21 @@ class CoverageGap(Struct, kw_only=True):
     reason: str
 
 
+class CoverageLack(Struct, kw_only=True):
+    """A slot that was screened without some of the trader's symbols, and why each had no candle; at most 20 are named."""
+
+    slot: datetime
+    symbols: dict[str, str]
+    count: int
+
+
 class Coverage(Struct, kw_only=True):
+    """`lacking` holds the newest 100 such slots."""
+
     trader_id: UUID
     ranges: list[CoverageRange]
     gaps: list[CoverageGap]
+    lacking: list[CoverageLack]
 
 
 class Rate(Struct):
@@ -190,14 +242,59 @@ class Me(Struct, kw_only=True):
     tier: str
     running: int
     max_running: int | None
+    stored: int
+    max_stored: int | None
+    max_streams: int
     rate: Rate
 
 
+class Scope(StrEnum):
+    """What a key may do: read; read and change; all of it, keys and the account included."""
+
+    READ = "read"
+    TRADE = "trade"
+    ADMIN = "admin"
+
+
+class NewKey(Struct, forbid_unknown_fields=True):
+    name: Name
+    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=3)]
+    expires_at: Instant | None = None
+
+
+class Key(Struct, kw_only=True):
+    """An API key as it is listed; ``last_used_at`` to the minute."""
+
+    id: UUID
+    name: str
+    scopes: list[Scope]
+    hint: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+class MadeKey(Key, kw_only=True):
+    """A new key with its secret, which no other answer holds."""
+
+    key: str
+
+
+class KeyList(Struct):
+    items: list[Key]
+
+
 class Pair(Struct):
+    """`screened`: its history is whole. `reason`: why it does not trade, or what a pair that is not screened waits for."""
+
     symbol: str
     base: str
     quote: str
     trading: bool
+    screened: bool
+    listed_at: datetime
+    halted_at: datetime | None
+    reason: str | None
 
 
 class Candle(Struct):
@@ -219,8 +316,10 @@ class TermValue(Struct):
 
 class Explain(Struct, kw_only=True):
     """
-    ``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the slot, ``forming`` the bars
-    in progress of those that the filter reads so.
+    ``reason`` is null exactly if it matched. ``bars`` are the newest closed ones of each timeframe at the
+    slot, ``forming`` the bars in progress of those that the filter reads so. ``revision`` says that a candle
+    was corrected after the slot had been screened, and the signal stored would now be ``missing``, or there
+    would be a ``new`` one.
     """
 
     trader_id: UUID
@@ -229,13 +328,57 @@ class Explain(Struct, kw_only=True):
     matched: bool
     reason: str | None
     terms: list[TermValue]
-    values: dict[str, float | bool | None]
+    values: Values
     bars: dict[str, Candle]
     forming: dict[str, Candle]
+    revision: Literal["missing", "new"] | None
+
+
+class Tier(Struct, kw_only=True):
+    """What a tier allows; null is unlimited."""
+
+    tier: str
+    max_running: int | None
+    max_stored: int | None
+    max_streams: int
+
+
+class TierList(Struct):
+    items: list[Tier]
+
+
+class Version(Struct, kw_only=True):
+    """A saved version of a trader. ``number`` is the trader's ``revision`` at that time."""
+
+    number: int
+    filter: str
+    symbols: list[str] | None
+    frequency: Frequency
+    saved_at: datetime
+    plan_hash: str
+
+
+class VersionList(Struct):
+    items: list[Version]
+    next_cursor: str | None = None
+
+
+class AuditQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """At most 24 hours; default: the newest hour."""
+
+    since: Instant | None = field(name="from", default=None)
+    through: Instant | None = field(name="to", default=None)
+
+
+class AuditSummary(Struct, kw_only=True):
+    """Machines that compute every slot from the candles because an audit found a difference there."""
+
+    recomputing: list[str]
+    mismatches: int
 
 
 class TraderList(Struct):
-    items: list[Trader]
+    items: list[TraderSummary]
     next_cursor: str | None = None
 
 
@@ -259,14 +402,30 @@ class CandleList(Struct):
     next_cursor: str | None = None
 
 
+class NoQuery(Struct, forbid_unknown_fields=True):
+    """Nothing may stand behind the question mark."""
+
+
 class PageQuery(Struct, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     cursor: Cursor | None = None
 
 
-class SignalQuery(Struct, forbid_unknown_fields=True):
+class TraderQuery(Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    cursor: Cursor | None = None
+    include: Literal["filter"] | None = None
+
+
+class SignalQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """`since` compares with `created_at`, `from` and `until` (inclusive) with `triggered_at`."""
+
     since: Instant | None = None
+    first: Instant | None = field(name="from", default=None)
+    until: Instant | None = None
     trader_id: UUID | None = None
+    symbol: Symbol | None = None
+    order: Literal["oldest", "newest"] = "oldest"
     cursor: Cursor | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -309,7 +468,10 @@ class MarketSummary(Struct, kw_only=True):
 
 
 class ServiceSummary(Struct, kw_only=True):
-    status: Literal["ok", "degraded"]
+    """`starting`: no minute of the market has closed yet. `reason`: why it is not ok, as far as the market is to blame."""
+
+    status: Literal["ok", "starting", "degraded"]
+    reason: str | None
     database: Literal["ok", "unreachable"]
     draining: bool
     feed: FeedSummary
@@ -317,6 +479,7 @@ class ServiceSummary(Struct, kw_only=True):
     newest_slot: datetime | None
     lag_s: float | None
     market: MarketSummary | None
+    audit: AuditSummary | None
 
 
 class Problem(Struct, kw_only=True):
@@ -327,10 +490,69 @@ class Problem(Struct, kw_only=True):
     status: int
     detail: str
     request_id: str | None = None
+    quota: str | UnsetType = UNSET
     limit: int | UnsetType = UNSET
     used: int | UnsetType = UNSET
     tier: str | UnsetType = UNSET
+    next_tier: str | UnsetType | None = UNSET
     state: TraderState | UnsetType = UNSET
     retry_after_s: int | UnsetType = UNSET
     diagnostics: list[Diagnostic] | UnsetType = UNSET
     symbols: list[str] | UnsetType = UNSET
+
+
+class Outcome(Struct, kw_only=True):
+    """
+    What became of one trader of a call about several: how it stands now, and why it was refused if it was.
+    """
+
+    trader_id: UUID
+    status: Status | None
+    problem: Problem | None
+
+
+class OutcomeList(Struct):
+    items: list[Outcome]
+
+
+class Reset(Struct):
+    """
+    The stream could not go on where the client asked: it goes on after ``resume_from``, and what lies
+    between is not sent.
+    """
+
+    reason: str
+    resume_from: int
+
+
+class Bye(Struct):
+    """The last event of a stream: why the server ends it."""
+
+    reason: str
+
+
+class HistoryEntry(Struct):
+    """An event as the stream told it."""
+
+    event: Literal["signal", "trader"]
+    data: dict[str, Any]
+
+
+class ExportedAccount(Struct, kw_only=True):
+    tier: str
+    max_running: int | None
+    max_stored: int | None
+    max_streams: int
+    running: int
+    stored: int
+
+
+class AccountExport(Struct, kw_only=True):
+    """Everything of a user."""
+
+    exported_at: datetime
+    user_id: UUID
+    account: ExportedAccount
+    keys: list[Key]
+    traders: list[Trader]
+    history: list[HistoryEntry]

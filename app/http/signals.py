@@ -6,37 +6,60 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from app.http import pages, shapes
+from app.http import exports, pages, shapes
 from app.http.endpoints import Call
 from app.store import signals
 
 
-async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalList:
-    """Your signals in order of creation, newest last; `since` compares with `created_at`."""
+async def list_signals(call: Call, query: shapes.SignalQuery) -> shapes.SignalList | Response:
+    """
+    Your signals in order of creation, newest last or (`order=newest`) first. A page ends at `limit` or at
+    about 1 MiB.
+
+    With `Accept: text/csv` or `application/vnd.apache.parquet` the answer is a file of all that match,
+    whatever `limit`, `cursor` and `order` say.
+    """
+    media_type = exports.wanted_format(call.request)
+    if media_type is not None:
+        return exports.signal_file(call, media_type, _wanted(query))
     async with call.service.pool.connection() as connection:
-        rows = await signals.list_signals(
+        page = await signals.list_signals(
             connection,
             call.user_id,
-            trader_id=query.trader_id,
-            since=query.since,
+            _wanted(query),
+            is_newest_first=query.order == "newest",
             after=pages.read_signal_cursor(query.cursor),
-            limit=query.limit + 1,
+            limit=query.limit,
         )
-    page, cursor = pages.page_of(rows, query.limit, lambda row: pages.write_cursor(row.created_at, row.id))
-    return shapes.SignalList([_signal(row) for row in page], cursor)
+    last = page.items[-1] if page.has_more else None
+    return shapes.SignalList(
+        [_signal(row) for row in page.items],
+        None if last is None else pages.write_cursor(last.created_at, last.id),
+    )
 
 
 async def stream(call: Call, query: shapes.StreamQuery) -> Response:
     """
     Your signals and your traders' changes of state as they happen, as server-sent events.
 
-    Events: `signal`, `trader`, `reset` (the cursor could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or
-    `cursor`, resumes after that event on any replica.
+    Events: `signal`, `trader`, `delivery` (a receipt; without an id, told live only), `reset` (the cursor
+    could not be resumed), `bye` (the server ends the stream). `Last-Event-ID`, or `cursor`, resumes after
+    that event on any replica.
     """
     assert call.caller is not None  # noqa: S101 the endpoint needs a user
     if call.request.method == "HEAD":
         return Response(media_type="text/event-stream")
     return await call.service.streams.open(call.request, call.caller, query.cursor)
+
+
+def _wanted(query: shapes.SignalQuery) -> signals.Wanted:
+    return signals.Wanted(
+        trader_id=query.trader_id,
+        symbol=None if query.symbol is None else query.symbol.upper(),
+        since=query.since,
+        first=query.first,
+        last=query.until,
+    )
 
 
 def _signal(row: signals.Signal) -> shapes.Signal:

@@ -1,9 +1,10 @@
 """
 ``GET /api/v1/stream``: one client's end of the feed, as server-sent events.
 
-How a stream ends, each time with a ``bye`` that says why: the server shuts down, the token expires, the client fell too far behind.
-The client going away ends it without one. ``bye`` carries a spread-out ``retry`` so that clients do not return all at once.
-A cursor that cannot be resumed gets ``reset``, in-band, never silence; the stream then goes on live.
+How a stream ends, each time with a ``bye`` that says why: the server shuts down, the token expires, the
+client fell too far behind. The client going away ends it without one. ``bye`` carries a spread-out
+``retry`` so that clients do not return all at once. A cursor that cannot be resumed gets ``reset``,
+in-band, never silence; the stream then goes on live.
 """
 
 from __future__ import annotations
@@ -24,21 +25,24 @@ from starlette.types import Message, Receive, Scope, Send
 from app.errors import Kind, Refused
 from app.http.auth import Caller
 from app.http.feed import Feed, Subscription, encode_event
+from app.http.limits import CallLimit
 from app.http.metrics import Metrics
+from app.store import accounts
 from app.store import feed as store
-from app.store.pool import Pool
+from app.store.pool import Connection, Pool
 
 PING_S = 15.0
 SEND_TIMEOUT_S = 5.0  # a client that takes nothing for this long holds buffers for nobody
 RETRY_MS = 3000
 RETRY_MS_SPREAD = (500, 5000)
-STREAMS_PER_USER_MAX = 20
 BACKLOG_ROWS = 500
 CURSOR_MAX = 2**63 - 1
 
 _BYE = {
     "shutdown": "the server is shutting down; reconnect",
     "token_expired": "the token has expired; reconnect with a new one",
+    "user_deleted": "the user does not exist any more",
+    "keys_changed": "the API keys have changed; reconnect with one that is valid",
     "too_slow": "events were not taken fast enough; reconnect and resume",
 }
 _RESET = {
@@ -57,12 +61,15 @@ class Start:
 
 
 class Streams:
-    """Opens streams of one process, at most ``STREAMS_PER_USER_MAX`` per user."""
+    """Opens streams of one process: so many a minute, and as many at a time as the user's tier says."""
 
-    def __init__(self, feed: Feed, pool: Pool, metrics: Metrics, *, ping_s: float = PING_S) -> None:
+    def __init__(
+        self, feed: Feed, pool: Pool, metrics: Metrics, openings: CallLimit, *, ping_s: float = PING_S
+    ) -> None:
         self.feed = feed
         self.pool = pool
         self.metrics = metrics
+        self.openings = openings
         self.ping_s = ping_s
         self._open: dict[UUID, int] = {}
 
@@ -75,35 +82,39 @@ class Streams:
         The stream as a response.
 
         Raises:
-            Refused: RATE_LIMITED, the user has too many open; UNAVAILABLE, this replica does not know the feed's horizon yet.
+            Refused: RATE_LIMITED, the user has too many open or opens them too fast; UNAVAILABLE, this
+            replica does not know the feed's horizon yet.
         """
         if self.feed.horizon is None:
             raise Refused(Kind.UNAVAILABLE, "This replica has not caught up with the feed yet; try again.")
+        self.openings.count(caller.user_id)
         given = request.headers.get("last-event-id", cursor)
-        start = await self._start(caller.user_id, given, self.feed.horizon)
+        async with self.pool.connection() as connection:
+            streams_max = await accounts.stream_limit(connection, caller.user_id)
+            start = await self._start(connection, caller.user_id, given, self.feed.horizon)
         # The last step: from here until the stream counts itself nothing else runs.
-        if self._open.get(caller.user_id, 0) >= STREAMS_PER_USER_MAX:
+        if self._open.get(caller.user_id, 0) >= streams_max:
             raise Refused(
                 Kind.RATE_LIMITED,
-                f"At most {STREAMS_PER_USER_MAX} streams of one user are open at a time on one replica; close one first.",
+                f"At most {streams_max} streams of one user are open at a time on one replica; close one first.",
                 retry_after_s=5,
             )
         if start.reset is not None:
             self.metrics.feed_resets.labels(reason=start.reset).inc()
         return EventStream(self, caller, start)
 
-    async def _start(self, user_id: UUID, cursor: str | None, horizon: int) -> Start:
+    @staticmethod
+    async def _start(connection: Connection, user_id: UUID, cursor: str | None, horizon: int) -> Start:
         if cursor is None:
             return Start(horizon)
         number = _event_id(cursor)
         if number is None:
             return Start(horizon, "unknown")
-        async with self.pool.connection() as connection:
-            if number < await store.feed_floor(connection):
-                return Start(horizon, "expired")
-            # Another replica may be a few ms ahead of this one; an id that is no row of this user's is not from it.
-            if number > horizon and not await store.cursor_exists(connection, user_id, number):
-                return Start(horizon, "ahead")
+        if number < await store.feed_floor(connection):
+            return Start(horizon, "expired")
+        # Another replica may be a few ms ahead of this one; an id that is no row of this user's is not from it.
+        if number > horizon and not await store.cursor_exists(connection, user_id, number):
+            return Start(horizon, "ahead")
         return Start(number)
 
     @contextlib.contextmanager
@@ -121,7 +132,9 @@ class Streams:
 
 
 class EventStream(Response):
-    """One client. Never buffers without bound: a client that falls behind is cut and resumes by its cursor."""
+    """
+    One client. Never buffers without bound: a client that falls behind is cut and resumes by its cursor.
+    """
 
     def __init__(self, streams: Streams, caller: Caller, start: Start) -> None:
         super().__init__()
@@ -173,11 +186,14 @@ class EventStream(Response):
         return b"id: %d\nevent: reset\ndata: %s\n\n" % (self._start.cursor, msgspec.json.encode(body))
 
     async def _catch_up(self, send: Send, gone: asyncio.Task[None]) -> Subscription:
-        """Send what the table holds up to the horizon; attach in the same step of the loop in which nothing is left."""
+        """
+        Send what the table holds up to the horizon; attach in the same step of the loop in which nothing is
+        left.
+        """
         while True:
             through = self._feed.horizon or 0
             if self._cursor >= through or gone.done():
-                return self._feed.attach(self._caller.user_id)
+                return self._feed.attach(self._caller.user_id, is_by_key=self._caller.is_by_key)
             async with self._streams.pool.connection() as connection:
                 rows = await store.read_feed(
                     connection,
@@ -202,10 +218,10 @@ class EventStream(Response):
                 continue
             if subscription.ended is not None and subscription.ended != "shutdown":
                 return subscription.ended
-            events = [(i, chunk) for i, chunk in subscription.take() if i > self._cursor]
+            events = [(i, chunk) for i, chunk in subscription.take() if i is None or i > self._cursor]
             if events:
                 await _write(send, b"".join(chunk for _, chunk in events))
-                self._cursor = events[-1][0]
+                self._cursor = max([self._cursor, *(i for i, _ in events if i is not None)])
             if subscription.ended is not None:
                 return subscription.ended
 

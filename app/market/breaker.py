@@ -59,6 +59,11 @@ class Breaker:
         return "open" if self._clock() < self._open_until else "half_open"
 
     @property
+    def generation(self) -> int:
+        """Rises with every change of state; a permit of an earlier one counts no more."""
+        return self._generation
+
+    @property
     def open_for_s(self) -> float:
         """Seconds until it is no longer open; 0 when closed or half-open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._clock())
@@ -84,12 +89,14 @@ class Breaker:
         self._probing = self.state == "half_open"
         return Permit(self._generation)
 
-    def succeed(self, permit: Permit) -> None:
-        """The exchange answered: close, and forget earlier failures."""
-        if permit.generation == self._generation:
-            self._failures = 0
-            if self._open_until is not None:
-                self._change(None)
+    def succeed(self, permit: Permit) -> bool:
+        """The exchange answered: close, and forget earlier failures; False when that was before it refused."""
+        if permit.generation != self._generation:
+            return False
+        self._failures = 0
+        if self._open_until is not None:
+            self._change(None)
+        return True
 
     def fail(self, permit: Permit, reason: str) -> None:
         """The exchange did not answer: open when this was the probe or the last failure allowed."""
@@ -105,7 +112,7 @@ class Breaker:
             self._probing = False
 
     def hold(self, seconds: float, reason: str) -> None:
-        """Open for *seconds* from now, as Retry-After says; never shortens a hold already longer."""
+        """Open for *seconds* from now, as Retry-After says; 0 leaves one probe. Never shortens a hold already longer."""
         until = self._clock() + seconds
         if self._open_until is not None and until <= self._open_until:
             return

@@ -20,7 +20,7 @@ PRICES: Final = ("open", "high", "low", "close")
 VALUES: Final = (*PRICES, "volume", "quote_volume")
 COLUMNS: Final = ("symbol", "open_time", *VALUES, "trades")
 _DTYPES: Final[dict[str, Any]] = (
-    {"symbol": np.int32, "open_time": np.int64} | dict.fromkeys(VALUES, np.float64) | {"trades": np.int32}
+    {"symbol": np.int32, "open_time": np.int64} | dict.fromkeys(VALUES, np.float64) | {"trades": np.int64}
 )
 
 
@@ -38,6 +38,29 @@ class Candle(NamedTuple):
     trades: int
 
 
+class RefusedCandle(NamedTuple):
+    """
+    A candle that cannot be: set aside, never stored.
+
+    Attributes:
+        open_time: Of the bar it stands for, in milliseconds: the nearest on the timeframe's grid.
+        what: What is wrong, with the values.
+        raw: What the exchange sent.
+    """
+
+    symbol: str
+    timeframe: str
+    open_time: int
+    what: str
+    raw: str
+
+
+def nearest_bar_ms(at_ms: int, timeframe: str) -> int:
+    """The open time on the grid of *timeframe* that is nearest to *at_ms*."""
+    length_ms = timeframes.length_ms(timeframe)
+    return (at_ms + length_ms // 2) // length_ms * length_ms
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Candles:
     """
@@ -50,7 +73,7 @@ class Candles:
         open_time: int64, milliseconds since the epoch.
         open, high, low, close: float64, quote currency.
         volume, quote_volume: float64, base and quote asset.
-        trades: int32 count.
+        trades: int64 count.
     """
 
     timeframe: str
@@ -63,7 +86,7 @@ class Candles:
     close: NDArray[np.float64]
     volume: NDArray[np.float64]
     quote_volume: NDArray[np.float64]
-    trades: NDArray[np.int32]
+    trades: NDArray[np.int64]
 
     @classmethod
     def empty(cls, timeframe: str = "1m", symbols: Sequence[str] = ()) -> Self:
@@ -152,7 +175,7 @@ class Candles:
                 not hold, a volume or the trade count is negative or not finite, or the open time is not a multiple
                 of the timeframe. It names the symbol, the time and what is wrong.
         """
-        valid = self._valid()
+        valid = self.valid()
         if valid.all():
             return self
         row = int(np.argmin(valid))
@@ -165,7 +188,8 @@ class Candles:
             row=row,
         )
 
-    def _valid(self) -> NDArray[np.bool_]:
+    def valid(self) -> NDArray[np.bool_]:
+        """Whether each row is a possible closed candle, shape ``(n,)``; the rules are those of `checked`."""
         # Written so that NaN fails: every comparison with it is false.
         valid: NDArray[np.bool_] = (
             (self.low > 0)

@@ -13,14 +13,20 @@ import structlog
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.coordination.supervisor import supervise
-from app.market.client import ExchangeClient
+from app.domain import timeframes
+from app.market.client import ExchangeClient, OwnTime
+from app.market.file_holes import watch_holes
+from app.market.hold_gate import HandedOver, HoldGate
 from app.market.ingest import Ingest
 from app.market.metrics import MarketMetrics
+from app.market.one_error import one_error
 from app.market.venue import MarketUnusable, Venue, open_venue
 from app.settings import Settings
+from app.store import markets
 from app.store.pool import Connection, Pool
 
 log = structlog.get_logger(__name__)
+CLOSE_MARGIN_S = 1.0  # a row is closed when both clocks have passed its end by so much market time
 HISTORY_BARS_OF_FILES = (
     5000  # nothing limits how much of a file may be read: as far back as any plan may look
 )
@@ -31,6 +37,7 @@ class Feeder:
     Args:
         wake: Defers the tick job inside a slot's transaction.
         on_unusable: Called when the market cannot be served at all (unreadable files, another market in this database): retrying is no use.
+        on_held: Called when the exchange must not be asked from here while another machine may ask.
     """
 
     def __init__(
@@ -41,7 +48,9 @@ class Feeder:
         *,
         wake: Callable[[Connection], Awaitable[None]],
         on_unusable: Callable[[MarketUnusable], None],
+        on_held: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_held = on_held
         self._on_unusable = on_unusable
         self._settings = settings
         self._pool = pool
@@ -50,45 +59,96 @@ class Feeder:
         self._stopping = asyncio.Event()
 
     async def run(self, boot_id: int) -> None:
-        """Feed the market until cancelled or closed; whatever breaks is reported and started again."""
+        """
+        Feed the market until cancelled or closed; whatever breaks is reported and started again.
+
+        Returns when the exchange must not be asked from here while another machine may ask: the lock should go to that one.
+        """
         self._metrics.feeding.set(1)
+        ended = asyncio.Event()
         try:
-            await supervise("ingest", lambda: self._feed(boot_id), self._stopping)
+            await supervise("ingest", lambda: self._feed(boot_id, ended), ended)
         finally:
             self._metrics.feeding.set(0)
 
     async def close(self) -> None:
         self._stopping.set()
 
-    async def _feed(self, boot_id: int) -> None:
+    async def _feed(self, boot_id: int, ended: asyncio.Event) -> None:
+        if self._stopping.is_set():
+            ended.set()
+            return
+        feeding = asyncio.create_task(self._ingest(boot_id))
+        closing = asyncio.create_task(self._stopping.wait())
         try:
-            await self._ingest(boot_id)
+            await asyncio.wait({feeding, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not feeding.done():
+                ended.set()
+                return
+            feeding.result()
         except MarketUnusable as error:
-            self._stopping.set()
+            ended.set()
             self._on_unusable(error)
+        except HandedOver as handed_over:
+            log.warning("another machine may feed the market", reason=str(handed_over))
+            ended.set()
+            self._on_held()
+        finally:
+            for task in (feeding, closing):
+                task.cancel()
+            await asyncio.gather(feeding, closing, return_exceptions=True)
 
     async def _ingest(self, boot_id: int) -> None:
-        async with (
-            open_venue(self._settings, self._pool) as venue,
-            ExchangeClient(venue.rest_url, venue.stream_url) as client,
-        ):
-            log.info("feeding", market=venue.source, speed=venue.speed)
-            with _HistoryProgress(venue) as progress:
-                ingest = Ingest(
-                    self._pool,
-                    client,
-                    self._metrics,
-                    boot_id=boot_id,
-                    speed=venue.speed,
-                    history_bars=HISTORY_BARS_OF_FILES
-                    if venue.source.startswith("files ")
-                    else self._settings.history_bars,
-                    symbols_max=self._settings.symbols_max,
-                    min_quote_volume=self._settings.min_quote_volume,
-                    wake=self._wake,
-                    on_progress=progress.show,
-                )
-                await ingest.run()
+        async with open_venue(self._settings, self._pool) as venue:
+            gate = await HoldGate.enter(self._pool, venue, boot_id)
+            async with self._client(venue, gate) as client, one_error():
+                self._metrics.watch(client)
+                async with asyncio.TaskGroup() as tasks:
+                    watching = [
+                        tasks.create_task(gate.watch(client)),
+                        tasks.create_task(watch_holes(self._pool, venue, boot_id)),
+                    ]
+                    await gate.until_free(client)
+                    log.info("feeding", market=venue.source, speed=venue.speed)
+                    await self._run(client, venue, boot_id)
+                    for task in watching:
+                        task.cancel()
+
+    def _client(self, venue: Venue, gate: HoldGate) -> ExchangeClient:
+        return ExchangeClient(
+            venue.rest_url,
+            venue.stream_url,
+            record=gate.record,
+            own_time=self._own_time,
+            margin_s=CLOSE_MARGIN_S,
+            on_answer=self._metrics.answered,
+        )
+
+    async def _own_time(self) -> OwnTime | None:
+        async with self._pool.connection() as connection:
+            market = await markets.find(connection)
+        if market is None or market.market_time is None:
+            return None
+        has_ended = market.ends_at is not None and market.market_time >= market.ends_at
+        return OwnTime(timeframes.epoch_ms(market.market_time), has_ended)
+
+    async def _run(self, client: ExchangeClient, venue: Venue, boot_id: int) -> None:
+        is_file = venue.source.startswith("files ")
+        with _HistoryProgress(venue) as progress:
+            ingest = Ingest(
+                self._pool,
+                client,
+                self._metrics,
+                boot_id=boot_id,
+                speed=venue.speed,
+                history_bars=HISTORY_BARS_OF_FILES if is_file else self._settings.history_bars,
+                symbols_max=self._settings.symbols_max,
+                min_quote_volume=self._settings.min_quote_volume,
+                universe_refresh_s=self._settings.universe_refresh_s,
+                wake=self._wake,
+                on_progress=progress.show,
+            )
+            await ingest.run()
 
 
 class _HistoryProgress:

@@ -4,14 +4,16 @@ Closed 1m candles from the exchange's streams, over several connections that loo
 Decided here: how symbols are spread over connections, what a sign of life is, when a connection is replaced, what
 counts as a repeat. Not decided: whether a minute is complete. **The stream alone is no reliable close signal** (closes
 come up to 30 s late or never): the consumer repairs by REST, and so fills the hole after every `StreamUp` with
-``hole``. A connection ends by: network or close frame · silence · a frame that is not what the documentation says ·
-serverShutdown or age (these two: the new one first, so nothing is lost).
+``hole``. A connection ends by: network or close frame · silence · a frame of which not even the symbol can be read ·
+serverShutdown, age or a change of its symbols (these three: the new one first, so nothing is lost). A candle that cannot
+be is passed on as refused, and its connection goes on.
 """
 
 import asyncio
 import random
+import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import quote
@@ -21,7 +23,7 @@ import msgspec
 import structlog
 
 from app.market import errors
-from app.market.candles import Candle, fault_of
+from app.market.candles import Candle, RefusedCandle, fault_of, nearest_bar_ms
 
 _log = structlog.get_logger(__name__)
 
@@ -30,7 +32,7 @@ STREAMS_MAX: Final = 170  # of the 1024 allowed: names average 20 bytes, and the
 URL_BYTES_MAX: Final = (
     4_000  # above ~4,096 bytes requests were ignored without an error (binance-connector-rust#27)
 )
-_REMEMBERED: Final = 16  # open times per symbol that a repeat is looked for in
+_REMEMBERED: Final = 16  # candles per symbol that a repeat is looked for in
 _QUEUE_MAX: Final = 50_000
 _jitter = random.SystemRandom()
 
@@ -51,7 +53,7 @@ class StreamDown:
     reason: str
 
 
-StreamEvent = Candle | StreamUp | StreamDown
+StreamEvent = Candle | RefusedCandle | StreamUp | StreamDown
 
 
 @dataclass(frozen=True)
@@ -110,26 +112,54 @@ class _Frame(msgspec.Struct, frozen=True):
 _FRAME: Final = msgspec.json.Decoder(_Frame, strict=False)  # not strict: decimals come as strings
 
 
-def closed_candle(frame: bytes) -> Candle | None:
+class _Named(msgspec.Struct, frozen=True):
+    """A frame as far as it can be trusted when the rest cannot be read."""
+
+    stream: str
+    data: msgspec.Raw = msgspec.Raw(b"")
+
+
+_NAMED: Final = msgspec.json.Decoder(_Named)
+_OPEN_TIME: Final = re.compile(rb'"t":(\d{10,16})')
+
+
+def closed_candle(frame: bytes) -> Candle | RefusedCandle | None:
     """
-    The closed 1m candle in a combined-stream frame; None for every other frame.
+    The closed 1m candle in a combined-stream frame, refused when it cannot be; None for every other frame.
 
     Frames of unfinished candles are 30 times as many and are passed over without decoding.
 
     Raises:
-        AnswerInvalid: The frame says it closes a candle but is not one.
+        AnswerInvalid: The frame says it closes a candle, but not whose.
     """
     if b'"x":true' not in frame:
         return None
     try:
         k = _FRAME.decode(frame).data.k
     except msgspec.DecodeError as error:
-        raise errors.AnswerInvalid(f"The exchange sent a frame that is no kline event: {error}.") from error
+        return _unreadable(frame, error)
     candle = Candle(k.s, k.t, k.o, k.h, k.l, k.c, k.v, k.q, k.n)
     fault = fault_of(candle) if k.i == "1m" else f"its interval is {k.i}"
     if fault is not None:
-        raise errors.AnswerInvalid(f"The exchange sent an impossible candle of {k.s} at {k.t}: {fault}.")
+        return _refused(k.s, k.t, fault, frame)
     return candle
+
+
+def _unreadable(frame: bytes, error: Exception) -> RefusedCandle:
+    opened = _OPEN_TIME.search(frame)
+    try:
+        stream = _NAMED.decode(frame).stream
+    except msgspec.DecodeError:
+        stream = ""
+    symbol, _, kind = stream.partition("@")
+    if kind != "kline_1m" or opened is None:
+        raise errors.AnswerInvalid(f"The exchange sent a frame that is no kline event: {error}.") from error
+    return _refused(symbol.upper(), int(opened[1]), f"it cannot be read: {error}", frame)
+
+
+def _refused(symbol: str, open_ms: int, what: str, frame: bytes) -> RefusedCandle:
+    text = frame.decode(errors="replace")
+    return RefusedCandle(symbol, "1m", nearest_bar_ms(open_ms, "1m"), what, text)
 
 
 def shard_symbols(stream_url: str, symbols: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -155,6 +185,25 @@ def _url(stream_url: str, symbols: Sequence[str]) -> str:
 
 
 @dataclass(eq=False)
+class _Shard:
+    """
+    What one connection listens to; a change retires the connection, whose successor takes the new symbols.
+
+    Attributes:
+        symbols: Wanted now.
+        connection: The newest one.
+    """
+
+    symbols: tuple[str, ...]
+    connection: "_Connection | None" = None
+    keeper: "asyncio.Task[None] | None" = None
+
+    def has_room(self, stream_url: str, symbol: str) -> bool:
+        wanted = (*self.symbols, symbol)
+        return len(wanted) <= STREAMS_MAX and len(_url(stream_url, wanted)) <= URL_BYTES_MAX
+
+
+@dataclass(eq=False)
 class _Connection:
     url: str
     symbols: tuple[str, ...]
@@ -173,6 +222,9 @@ class KlineStreams:
         symbols: As the exchange writes them, upper case.
         server_time: Asks the exchange for its clock in ms, to tell a silent stream from a market that stands still.
         limits: Times.
+
+    Attributes:
+        reconnect_count: Connections that broke, or could not be made.
     """
 
     def __init__(
@@ -185,20 +237,66 @@ class KlineStreams:
         limits: StreamLimits,
     ) -> None:
         self._session = session
-        self._shards = shard_symbols(stream_url, symbols)
+        self._stream_url = stream_url
+        self._shards = [_Shard(names) for _, names in shard_symbols(stream_url, symbols)]
         self._server_time = server_time
         self._limits = limits
-        self._seen: dict[str, deque[int]] = {name: deque(maxlen=_REMEMBERED) for name in symbols}
+        self._seen: dict[str, deque[Candle]] = {name: deque(maxlen=_REMEMBERED) for name in symbols}
         self._events: asyncio.Queue[StreamEvent | Exception] = asyncio.Queue(_QUEUE_MAX)
+        self.reconnect_count = 0
+        self._is_running = False
 
-    async def events(self) -> AsyncIterator[StreamEvent]:
+    @property
+    def symbols(self) -> frozenset[str]:
+        """What is listened to."""
+        return frozenset(name for shard in self._shards for name in shard.symbols)
+
+    def change(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+        """
+        Listen to other symbols from now on, without a hole in those that stay.
+
+        A connection that gets symbols is replaced, the new one first. One that only loses some goes on as it is: what
+        does not trade is silent.
+        """
+        gone = set(remove)
+        for shard in self._shards:
+            shard.symbols = tuple(name for name in shard.symbols if name not in gone)
+        for shard in [shard for shard in self._shards if not shard.symbols]:
+            self._shards.remove(shard)
+            if shard.keeper is not None:
+                shard.keeper.cancel()
+        changed: list[_Shard] = []
+        for name in sorted(set(add) - self.symbols):
+            self._seen[name] = deque(maxlen=_REMEMBERED)
+            shard = self._place(name)
+            shard.symbols = (*shard.symbols, name)
+            changed.append(shard)
+        for shard in changed:
+            if shard.connection is not None:
+                shard.connection.retire.set()
+            elif shard.keeper is None and self._is_running:
+                self._start(shard, wait_s=0.0)
+        for name in gone - self.symbols:
+            self._seen.pop(name, None)
+
+    def _place(self, name: str) -> _Shard:
+        """The smallest connection with room; a new one where there are fewer than three, or none has room."""
+        roomy = [shard for shard in self._shards if shard.has_room(self._stream_url, name)]
+        if roomy and len(self._shards) >= CONNECTIONS_MIN:
+            return min(roomy, key=lambda shard: len(shard.symbols))
+        shard = _Shard(())
+        self._shards.append(shard)
+        return shard
+
+    def _start(self, shard: _Shard, *, wait_s: float) -> None:
+        shard.keeper = asyncio.create_task(self._keep(shard, wait_s=wait_s))
+        shard.keeper.add_done_callback(self._pass_on_failure)
+
+    async def events(self) -> AsyncGenerator[StreamEvent, None]:
         """Candles and what happens to connections, for ever; connections end when the iterator is closed."""
-        tasks = [
-            asyncio.create_task(self._keep(url, symbols, wait_s=i * self._limits.stagger_s))
-            for i, (url, symbols) in enumerate(self._shards)
-        ]
-        for task in tasks:
-            task.add_done_callback(self._pass_on_failure)
+        self._is_running = True
+        for i, shard in enumerate(self._shards):
+            self._start(shard, wait_s=i * self._limits.stagger_s)
         try:
             while True:
                 event = await self._events.get()
@@ -206,6 +304,8 @@ class KlineStreams:
                     raise event
                 yield event
         finally:
+            self._is_running = False
+            tasks = [shard.keeper for shard in self._shards if shard.keeper is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -214,7 +314,7 @@ class KlineStreams:
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._events.put_nowait(error)
 
-    async def _keep(self, url: str, symbols: tuple[str, ...], *, wait_s: float) -> None:
+    async def _keep(self, shard: _Shard, *, wait_s: float) -> None:
         """Keep one shard connected: reconnect when it breaks, replace it before it is cut."""
         await asyncio.sleep(wait_s)
         current: asyncio.Task[str] | None = None
@@ -222,8 +322,12 @@ class KlineStreams:
         failures = 0
         try:
             while True:
-                connection = await self._connect(url, symbols)
+                connection = shard.connection = await self._connect(shard)
+                symbols = connection.symbols
+                if symbols != shard.symbols:  # changed while it was connecting
+                    connection.retire.set()
                 if current is not None and current.done():  # it broke while its successor was connecting
+                    self.reconnect_count += 1
                     await self._events.put(StreamDown(symbols, current.result()))
                     current = None
                 await self._events.put(StreamUp(symbols, hole=current is None))
@@ -240,6 +344,7 @@ class KlineStreams:
                 finally:
                     retired.cancel()
                 if current.done():
+                    self.reconnect_count += 1
                     await self._events.put(StreamDown(symbols, current.result()))
                     current = None
                     failures = 0 if connection.event_ms else failures + 1
@@ -249,10 +354,12 @@ class KlineStreams:
                 task.cancel()
             await asyncio.gather(*follows, return_exceptions=True)
 
-    async def _connect(self, url: str, symbols: tuple[str, ...]) -> _Connection:
+    async def _connect(self, shard: _Shard) -> _Connection:
         """A new connection, however long it takes."""
         failures = 0
         while True:
+            symbols = shard.symbols
+            url = _url(self._stream_url, symbols)
             try:
                 async with asyncio.timeout(self._limits.connect_timeout_s):
                     socket = await self._session.ws_connect(
@@ -261,6 +368,7 @@ class KlineStreams:
                 return _Connection(url, symbols, socket)
             except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
                 failures += 1
+                self.reconnect_count += 1
                 wait_s = self._wait_s(failures)
                 reason = str(error) or type(error).__name__
                 _log.warning(
@@ -318,10 +426,11 @@ class KlineStreams:
                 connection.retire.set()
             return
         connection.event_ms = candle.open_time + 60_000
-        seen = self._seen.get(candle.symbol)
-        if seen is None or candle.open_time in seen:
-            return
-        seen.append(candle.open_time)
+        if isinstance(candle, Candle):
+            seen = self._seen.get(candle.symbol)
+            if seen is None or candle in seen:
+                return
+            seen.append(candle)  # another copy of a minute is news: a correction
         await self._events.put(candle)
 
     async def _watch(self, connection: _Connection) -> str:

@@ -5,7 +5,7 @@ Decided here: every pair quoted in USDT that trades on the spot market, stableco
 it wants. What is left out is listed with its reason, so a user who misses a symbol can be told why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +50,7 @@ def universe(
     *,
     symbols_max: int = 600,
     min_quote_volume: float = 0.0,
+    keep: Collection[str] = (),
 ) -> Universe:
     """
     Choose the symbols to screen.
@@ -60,6 +61,7 @@ def universe(
             for a minimum; a symbol missing from it counts as 0.
         symbols_max: Greatest count; the smallest volumes go first.
         min_quote_volume: Least 24 h volume in USDT.
+        keep: Symbols that are screened now: they stay while they trade, and rank before all others.
 
     Raises:
         ValueError: A minimum is asked for without volumes.
@@ -73,7 +75,8 @@ def universe(
         if symbol.quote_asset != QUOTE:
             continue
         reason = _why_not(symbol)
-        if reason is None and volumes.get(symbol.symbol, 0.0) < min_quote_volume:
+        is_quiet = symbol.symbol not in keep and volumes.get(symbol.symbol, 0.0) < min_quote_volume
+        if reason is None and is_quiet:
             reason = (
                 f"24 h volume {volumes.get(symbol.symbol, 0.0):,.0f} {QUOTE} is below {min_quote_volume:,.0f}"
             )
@@ -81,7 +84,7 @@ def universe(
             kept.append(symbol.symbol)
         else:
             skipped[symbol.symbol] = reason
-    kept.sort(key=lambda name: -volumes.get(name, 0.0))
+    kept.sort(key=lambda name: (name not in keep, -volumes.get(name, 0.0)))
     skipped |= dict.fromkeys(kept[symbols_max:], f"beyond the {symbols_max} greatest")
     return Universe(tuple(kept[:symbols_max]), skipped)
 

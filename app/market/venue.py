@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from pathlib import Path
 import aiohttp
 import structlog
 
+from app.domain.demo import DEMO_USER
 from app.errors import CommandFailed
-from app.settings import Settings
-from app.store import markets
+from app.market.addresses import host_of, own_address
+from app.settings import Settings, child_environment
+from app.store import exchange_holds, markets
 from app.store.markets import Market
 from app.store.pool import Pool
 
@@ -100,10 +103,12 @@ def check_market(settings: Settings, stored: Market | None) -> None:
         )
 
 
-async def choose(settings: Settings, stored: Market | None) -> str:
+async def choose(settings: Settings, stored: Market | None, pool: Pool) -> str:
     """
-    The market to feed: what was asked for, with ``auto`` decided (what the database holds, else Binance if it
-    answers).
+    The market to feed: what was asked for, with ``auto`` decided.
+
+    ``auto`` means Binance. Only the embedded database may fall back to the simulated exchange, when Binance does not answer; a fall-back
+    that nobody but the demo user has seen is forgotten as soon as Binance is there.
 
     Raises:
         MarketUnusable: the database holds another market than the one asked for.
@@ -111,9 +116,34 @@ async def choose(settings: Settings, stored: Market | None) -> str:
     check_market(settings, stored)
     if settings.market != "auto":
         return settings.market
-    if stored is not None:
+    if stored is None:
+        return "binance" if await _may_be_binance(settings, pool) else "simulated"
+    if stored.source != "simulated":
         return stored.source
-    return "binance" if await is_reachable(settings.exchange_rest_url) else "simulated"
+    if stored.chosen_by_auto and await _may_be_binance(settings, pool):
+        async with pool.connection() as connection:
+            if await markets.forget_simulated(connection, DEMO_USER):
+                log.warning("the simulated market gives way to Binance")
+                return "binance"
+    if settings.is_embedded:
+        return "simulated"
+    raise MarketUnusable(
+        "This database holds invented prices (the simulated market), which auto never serves to real users;"
+        " set VYX_MARKET=simulated to go on with them, or use another DATABASE_URL."
+    )
+
+
+async def _may_be_binance(settings: Settings, pool: Pool) -> bool:
+    """With a database of one's own: always, it is waited for. With the embedded one: when it answers, and is not held."""
+    if not settings.is_embedded:
+        return True
+    url = settings.exchange_rest_url
+    address = await asyncio.to_thread(own_address, url)
+    async with pool.connection() as connection:
+        hold = await exchange_holds.find(connection, host_of(url), address)
+    if hold is not None and hold.remaining_s:
+        return False
+    return await is_reachable(url)
 
 
 @asynccontextmanager
@@ -126,12 +156,20 @@ async def open_venue(settings: Settings, pool: Pool) -> AsyncIterator[Venue]:
     """
     async with pool.connection() as connection:
         stored = await markets.find(connection)
-    market = await choose(settings, stored)
+    market = await choose(settings, stored, pool)
+    if stored is not None and stored.source != source_name(market):
+        stored = None  # it has been forgotten
     if market == "binance":
         now = datetime.now(UTC)
         async with pool.connection() as connection:
             await markets.put(
-                connection, source="binance", speed=1, anchor_market_at=now, anchor_wall_at=now, ends_at=None
+                connection,
+                source="binance",
+                speed=1,
+                anchor_market_at=now,
+                anchor_wall_at=now,
+                ends_at=None,
+                chosen_by_auto=settings.market == "auto",
             )
         yield Venue(settings.exchange_rest_url, settings.exchange_stream_url, 1, "binance")
         return
@@ -156,6 +194,7 @@ async def _name_market(settings: Settings, pool: Pool, market: str, clock: _Cloc
             anchor_market_at=clock.market_now,
             anchor_wall_at=datetime.now(UTC),
             ends_at=clock.ends_at,
+            chosen_by_auto=settings.market == "auto",
         )
         stored = await markets.find(connection)
     if stored is None:
@@ -169,17 +208,31 @@ async def _simulated(
 ) -> AsyncIterator[tuple[str, _Clock]]:
     process = await asyncio.create_subprocess_exec(
         *_command(settings, market, stored),
+        env=child_environment(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+    said: deque[str] = deque(maxlen=20)
+    listening = asyncio.create_task(_listen(process, said))
     try:
-        rest_url = await _first_line(process)
+        rest_url = await _first_line(process, listening, said)
         yield rest_url, await _clock(rest_url)
     finally:
         if process.returncode is None:
             process.terminate()
-        await process.communicate()
+        await process.wait()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def _listen(process: asyncio.subprocess.Process, said: deque[str]) -> None:
+    """Pass on what the child says on stderr; a pipe that nobody reads would stop it."""
+    if process.stderr is None:
+        raise RuntimeError("the child was started with pipes")
+    async for line in process.stderr:
+        if text := line.decode(errors="replace").strip():
+            said.append(text)
+            log.warning("the simulated exchange says", text=text)
 
 
 def _command(settings: Settings, market: str, stored: Market | None) -> list[str]:
@@ -202,8 +255,10 @@ def _command(settings: Settings, market: str, stored: Market | None) -> list[str
     return [*command, "--speed", f"{settings.speed:g}", *first_live]
 
 
-async def _first_line(process: asyncio.subprocess.Process) -> str:
-    if process.stdout is None or process.stderr is None:
+async def _first_line(
+    process: asyncio.subprocess.Process, listening: asyncio.Task[None], said: deque[str]
+) -> str:
+    if process.stdout is None:
         raise RuntimeError("the child was started with pipes")
     try:
         async with asyncio.timeout(READY_WITHIN_S):
@@ -211,7 +266,7 @@ async def _first_line(process: asyncio.subprocess.Process) -> str:
     except TimeoutError:
         raise MarketUnusable(f"The simulated exchange was not ready within {READY_WITHIN_S:g} s.") from None
     if not line:
-        said = (await process.stderr.read()).decode().strip().splitlines()
+        await listening
         raise MarketUnusable(said[-1] if said else "The simulated exchange ended without saying why.")
     return line
 

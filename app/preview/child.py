@@ -1,54 +1,57 @@
 """
-The process that evaluates previews: ``python -m app.preview.child``. It reads questions on stdin and writes
-answers on stdout.
+The process that evaluates previews: ``python -m app.preview.child``. It reads questions on stdin and writes answers on stdout.
 
-It runs below everything else on its machine (nice), holds no secret, no database connection and no file but
-its pipes, and has limits of its own behind those of its parent: memory, and a timer that ends it even when
-the parent is gone.
+It holds no secret, no database connection and no file but its pipes.
+A question may use ``CPU_S_MAX`` of its CPU time, after which the kernel ends it, inside a C loop too; the functions of a filter
+run in an interpreter process with limits of its own.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import resource
 import signal
 import sys
 
-from app.preview.evaluation import each_runner, evaluate
-from app.preview.wire import Refused, answer_message, read_question
+import msgspec
 
-NICE = 10  # a slot's evaluation gets nine tenths of a core that both want
-MEMORY_BYTES_MAX = (
-    3 << 30
-)  # of address space: 600 symbols x 6,000 bars are 200 MB of candles, their intermediate arrays some more
-ALARM_S = 8  # behind the parent's limit of 5 s; its default action ends the process, inside a C loop too
+from app.bounded.confine import confine
+from app.bounded.process import LENGTH
+from app.preview.evaluation import CPU_S_MAX, each_runner, evaluate
+from app.preview.wire import Answer, Refused, answer_message, read_question
+
+MEMORY_BYTES_MAX = 3 << 30
+"""Of address space: 600 symbols x 6,000 bars are 200 MB of candles, their intermediate arrays some more."""
+READING_CPU_S = 1.0  # the candles of a question, before its own time begins
 
 
 def main() -> None:
     """Answer questions until stdin ends."""
-    os.nice(NICE)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    questions, answers = io.BufferedReader(io.FileIO(0)), sys.stdout.buffer
-    answers.write(b"\n")  # ready: everything is imported
-    answers.flush()
-    each = each_runner()
-    while True:
+    confinement = confine(memory_bytes=MEMORY_BYTES_MAX)
+    questions = io.BufferedReader(io.FileIO(0))
+    with each_runner() as each:
+        ready = msgspec.json.encode(confinement)
+        _write(LENGTH.pack(len(ready)) + ready)
         # the timer starts with the first byte of a question, so that an idle child lives on
-        if not questions.peek(1):
-            return
-        signal.alarm(ALARM_S)
-        message = read_question(questions.read)
-        if message is None:
-            return
-        try:
-            answer = evaluate(*message, each)
-        except MemoryError:
-            answer = Refused("The filter needs more memory over this history than a preview may take.")
-        answers.write(answer_message(answer))
-        answers.flush()
-        signal.alarm(0)
+        while questions.peek(1):
+            signal.setitimer(signal.ITIMER_PROF, READING_CPU_S + CPU_S_MAX)
+            message = read_question(questions.read)
+            if message is None:
+                return
+            try:
+                for answer in evaluate(*message, each):
+                    _write(answer_message(answer))
+            except MemoryError:
+                _write(answer_message(_too_large()))
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _too_large() -> Answer:
+    return Refused("The filter needs more memory over this history than a preview may take.")
+
+
+def _write(message: bytes) -> None:
+    sys.stdout.buffer.write(message)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

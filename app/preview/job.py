@@ -8,26 +8,33 @@ ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 import structlog
 
-from app import history
+from app.bounded.process import Crashed, OutOfTime
 from app.coordination.hints import Channel, Hints
-from app.domain.timeframes import epoch_ms, instant
+from app.domain.timeframes import instant
+from app.domain.turns import IN_FLIGHT_MAX
 from app.preview import wire
-from app.preview.process import Crashed, EvaluatingProcess, TimedOut
-from app.store import previews, slots
-from app.store.pool import Connection, Pool
+from app.preview.audit import NotAudited, audit
+from app.preview.process import EvaluatingProcess
+from app.preview.question import ask
+from app.store import previews
+from app.store.pool import Pool
 from app.store.previews import Ended, Requested
-from sandbox.plan.document import Plan, PlanError, load_plan
+from sandbox.plan.document import PlanError, load_plan
 
-WAIT_S = 10.0  # a request waits no longer; what is older is not begun
+WAIT_S = 20.0  # a request waits no longer; what is older is not begun
+PROCESSES = 3
+"""At a time and machine. Of one user at most two are worked on, so that one user alone leaves a place for others."""
+SILENT_S = (
+    25.0  # longer than the longest piece and its candles: a machine that says nothing for so long has died
+)
 LOAD_LIMIT_S = 8.0  # reading the candles; the evaluation has its own limit
-HITS_MAX = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +54,8 @@ class Preview(msgspec.Struct):
 
     `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the
     pairs. `hits` are oldest first; of more than 1000 the newest are told, and `truncated` says so;
-    `hit_count` counts all.
+    `hit_count` counts all. For `bars_left` older bars there was no time: functions given to `each` are run for
+    every pair and bar, the newest bars first.
     """
 
     trigger: str
@@ -58,55 +66,95 @@ class Preview(msgspec.Struct):
     hit_count: int
     truncated: bool
     evaluated_ms: float
+    bars_left: int = 0
 
 
 class PreviewJob:
     """
-    Answers previews, one at a time.
+    Answers previews, as many at a time as there are processes.
 
     Args:
         pool: Connections for short reads and writes.
         hints: Wakes the waiting requests after a commit.
-        process: Where plans are evaluated.
+        processes: Where plans are evaluated.
     """
 
-    def __init__(self, pool: Pool, hints: Hints, process: EvaluatingProcess) -> None:
+    def __init__(self, pool: Pool, hints: Hints, processes: Sequence[EvaluatingProcess]) -> None:
         self._pool = pool
         self._hints = hints
-        self._process = process
+        self._processes = tuple(processes)
+        self._idle = list(processes)
+        self._free = asyncio.Semaphore(len(processes))
+        self._is_stopping = False
 
-    async def run(self, preview_id: UUID) -> None:
+    async def run(self) -> None:
         """
-        Answer one preview; whatever goes wrong with it is said in its row. One that nobody waits for any more
-        is left alone.
+        Answer previews, whosever turn it is, until none may begin. What goes wrong with one is said in its row.
+
+        One job is deferred for each preview, but it may find that its user has two in work already: whoever ends
+        one of those looks for the next, so none is left.
         """
-        async with self._pool.connection() as connection:
-            requested = await previews.take(connection, preview_id, wait_s=WAIT_S)
-        if requested is None:
-            log.info("preview not begun, nobody waits for it", preview_id=str(preview_id))
-            return
-        state, result, problem = await self._outcome(requested)
-        async with self._pool.connection() as connection:
-            await previews.end(connection, preview_id, state, result=result, problem=problem)
-        self._hints.send(Channel.PREVIEW)
-        if problem is not None:
-            log.warning("preview failed", preview_id=str(preview_id), state=state, problem=problem)
+        async with self._free:
+            process = self._idle.pop()
+            try:
+                while not self._is_stopping and await self._answer_next(process):
+                    pass
+            finally:
+                self._idle.append(process)
+
+    async def start(self) -> None:
+        """Start the evaluating processes, so that no preview waits for that."""
+        for process in self._processes:
+            await process.start()
+
+    def stop(self) -> None:
+        """Begin no further preview."""
+        self._is_stopping = True
 
     async def close(self) -> None:
-        """End the evaluating process."""
-        await self._process.close()
+        """End the evaluating processes."""
+        self.stop()
+        for process in self._processes:
+            await process.close()
 
-    async def _outcome(self, requested: Requested) -> tuple[Ended, str | None, str | None]:
+    async def _answer_next(self, process: EvaluatingProcess) -> bool:
+        async with self._pool.connection() as connection:
+            requested = await previews.claim(
+                connection, wait_s=WAIT_S, silent_s=SILENT_S, in_flight_max=IN_FLIGHT_MAX
+            )
+        if requested is None:
+            return False
+        state, result, problem = await self._outcome(process, requested)
+        async with self._pool.connection() as connection:
+            await previews.end(connection, requested.preview_id, state, result=result, problem=problem)
+        self._hints.send(Channel.PREVIEW)
+        if problem is not None:
+            log.warning("preview failed", preview_id=str(requested.preview_id), state=state, problem=problem)
+        return True
+
+    async def _outcome(
+        self, process: EvaluatingProcess, requested: Requested
+    ) -> tuple[Ended, str | None, str | None]:
+        async def on_piece(so_far: wire.Found) -> None:
+            async with self._pool.connection() as connection:
+                await previews.advance(connection, requested.preview_id, bars_done=so_far.bars)
+
+        if requested.trader_id is not None and requested.since is not None:
+            return await self._audited(process, requested.trader_id, requested.since, requested.until)
         try:
-            plan = load_plan(requested.plan)
+            plan = load_plan(requested.plan or "")
             async with asyncio.timeout(LOAD_LIMIT_S), self._pool.connection() as connection:
                 question, frames = await ask(
-                    connection, plan, bars=requested.bars, until=requested.until, symbols=requested.symbols
+                    connection,
+                    plan,
+                    bars=requested.bars or 1,
+                    until=requested.until,
+                    symbols=requested.symbols,
                 )
-            answer = await self._process.evaluate(question, frames)
+            answer = await process.evaluate(question, frames, on_piece)
         except PlanError as error:
             return "failed", None, f"The plan is not valid: {error.message}."
-        except (TimedOut, TimeoutError):
+        except (OutOfTime, TimeoutError):
             return "timeout", None, "It took too long over this history; ask for fewer bars or symbols."
         except Crashed as error:
             log.warning("preview process crashed", reason=str(error))
@@ -116,43 +164,20 @@ class PreviewJob:
         symbols = len(question.matched if question.matched is not None else question.symbols)
         return "done", msgspec.json.encode(preview_of(answer, symbols)).decode(), None
 
-
-async def ask(
-    connection: Connection, plan: Plan, *, bars: int, until: datetime, symbols: Collection[str] | None
-) -> tuple[wire.Question, list[wire.Columns]]:
-    """The question about *plan*, with everything that its answer depends on."""
-    stretch = await history.load(connection, plan, bars=bars, until=until, symbols=symbols)
-    return await question_about(connection, plan, stretch, bars=bars, until=until, symbols=symbols)
-
-
-async def question_about(
-    connection: Connection,
-    plan: Plan,
-    stretch: history.Stretch,
-    *,
-    bars: int,
-    until: datetime,
-    symbols: Collection[str] | None,
-) -> tuple[wire.Question, list[wire.Columns]]:
-    """The question about *plan* over candles that are loaded."""
-    passed_over = [] if stretch.first is None else await slots.unscreened(connection, stretch.first, until)
-    late = [(u.symbol, epoch_ms(u.slot)) for u in passed_over if u.symbol is not None]
-    question = wire.Question(
-        plan=plan.encode().decode(),
-        symbols=stretch.symbols,
-        matched=None if symbols is None else sorted(symbols),
-        bars=bars,
-        until_ms=epoch_ms(until),
-        outages_ms=[epoch_ms(u.slot) for u in passed_over if u.symbol is None],
-        late=late
-        if plan.due_every == "1m"
-        else [],  # what is rolled up from them was complete at its close, or never is
-        hits_max=HITS_MAX,
-        frames=[
-            wire.Frame(timeframe, len(columns[0])) for timeframe, columns in sorted(stretch.frames.items())
-        ],
-    )
-    return question, [columns for _, columns in sorted(stretch.frames.items())]
+    async def _audited(
+        self, process: EvaluatingProcess, trader_id: UUID, since: datetime, until: datetime
+    ) -> tuple[Ended, str | None, str | None]:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                found = await audit(self._pool, process, trader_id, after=since, through=until)
+        except NotAudited as refused:
+            return "failed", None, str(refused)
+        except (OutOfTime, TimeoutError):
+            return "timeout", None, "It took too long over this stretch; ask for a shorter one."
+        except Crashed as error:
+            log.warning("preview process crashed", reason=str(error))
+            return "failed", None, "The evaluation broke down; ask for a shorter stretch."
+        return "done", msgspec.json.encode(found).decode(), None
 
 
 def preview_of(found: wire.Found, symbols: int) -> Preview:
@@ -169,4 +194,5 @@ def preview_of(found: wire.Found, symbols: int) -> Preview:
         hit_count=found.hit_count,
         truncated=found.hit_count > len(found.hits),
         evaluated_ms=found.evaluated_ms,
+        bars_left=found.bars_left,
     )

@@ -1,42 +1,29 @@
 """
-The parent's side of the evaluating process: started when first needed, kept for the next question, killed at
-its time limit.
+The parent's side of the evaluating process: one question at a time, its answer in pieces.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
-import structlog
 
+from app.bounded.process import BoundedProcess, Conversation, Crashed, OutOfTime
 from app.preview import wire
+from app.preview.evaluation import merged
 
-TIME_LIMIT_S = 5.0
-START_LIMIT_S = 10.0  # importing on a busy machine, at low priority
-PIECE_BYTES = 256 * 1024  # written at once: the event loop is free between two pieces
+WALL_LIMIT_S = 12.0  # behind the child's own limits: 5 s of CPU, 8 s of wall clock
 
-log = structlog.get_logger(__name__)
+OnPiece = Callable[[wire.Found], Awaitable[None]]
+"""Called with the answer so far."""
+
+NICE = 10  # a slot's evaluation gets nine tenths of a core that both want
 _COMMAND = (sys.executable, "-m", "app.preview.child")
-_ENVIRONMENT = {
-    # all of it: the child inherits nothing of ours, which holds the database's address
-    "PYTHONPATH": str(Path(__file__).parents[2]),
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
 
 
-class TimedOut(Exception):
-    """The evaluation took longer than its limit; its process is gone."""
-
-
-class Crashed(Exception):
-    """The evaluating process died, or said something that is no answer."""
+async def _nobody(_: wire.Found) -> None:
+    """Nobody follows how far it has come."""
 
 
 class EvaluatingProcess:
@@ -45,82 +32,57 @@ class EvaluatingProcess:
 
     Args:
         command: The child; another one in tests.
-        time_limit_s: For one question, from its first byte to the answer's last.
+        wall_limit_s: For one question, from its first byte to the answer's last.
     """
 
-    def __init__(self, *, command: Sequence[str] = _COMMAND, time_limit_s: float = TIME_LIMIT_S) -> None:
-        self._command = command
-        self._time_limit_s = time_limit_s
-        self._turn = asyncio.Lock()
-        self._process: asyncio.subprocess.Process | None = None
+    def __init__(self, *, command: Sequence[str] = _COMMAND, wall_limit_s: float = WALL_LIMIT_S) -> None:
+        self._process = BoundedProcess(
+            command, wall_limit_s=wall_limit_s, answer_bytes_max=wire.HEADER_BYTES_MAX, nice=NICE
+        )
 
     @property
     def pid(self) -> int | None:
         """Of the living child; None while there is none."""
-        return None if self._process is None else self._process.pid
+        return self._process.pid
 
-    async def evaluate(self, question: wire.Question, frames: Sequence[wire.Columns]) -> wire.Answer:
+    async def evaluate(
+        self, question: wire.Question, frames: Sequence[wire.Columns], on_piece: OnPiece = _nobody
+    ) -> wire.Answer:
         """
-        Ask the child.
+        Ask the child. When it ends before the last piece, the pieces that came are the answer.
 
         Raises:
-            TimedOut: no answer within the limit. Crashed: the child died. In both cases the next question
-                gets a new one.
+            OutOfTime: no piece within the limits. Crashed: the child died. The next question gets a new child.
         """
-        async with self._turn:
-            done = False
-            try:
-                process = await self._running()
-                async with asyncio.timeout(self._time_limit_s):
-                    answer = await _ask(process, question, frames)
-                done = True
-                return answer
-            except TimeoutError as error:
-                raise TimedOut(f"no answer within {self._time_limit_s:g} s") from error
-            except (OSError, EOFError, ValueError, msgspec.MsgspecError) as error:
-                raise Crashed(str(error) or type(error).__name__) from error
-            finally:
-                if (
-                    not done
-                ):  # half a message may stand in the pipes: no child outlives a failure, or a cancellation
-                    await self.close()
+        so_far: list[wire.Found] = []
+        try:
+            async with self._process.conversation() as conversation:
+                await conversation.send(wire.question_message(question, frames))
+                while True:
+                    answer = await _answer(conversation)
+                    if isinstance(answer, wire.Refused):
+                        return answer
+                    found = merged(so_far[0], answer, question.hits_max) if so_far else answer
+                    so_far[:] = [found]
+                    if found.is_last:
+                        return found
+                    await on_piece(found)
+        except OutOfTime:
+            if not so_far:
+                raise
+        return so_far[0]
+
+    async def start(self) -> None:
+        """Start the child before the first question."""
+        await self._process.start()
 
     async def close(self) -> None:
         """End the child, if there is one."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
-
-    async def _running(self) -> asyncio.subprocess.Process:
-        if self._process is not None and self._process.returncode is None:
-            return self._process
-        self._process = process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=_ENVIRONMENT,
-            start_new_session=True,
-        )
-        assert process.stdout is not None  # noqa: S101 asked for above
-        async with asyncio.timeout(START_LIMIT_S):
-            await process.stdout.readexactly(1)
-        log.info("preview process started", pid=process.pid)
-        return process
+        await self._process.close()
 
 
-async def _ask(
-    process: asyncio.subprocess.Process, question: wire.Question, frames: Sequence[wire.Columns]
-) -> wire.Answer:
-    assert process.stdin is not None  # noqa: S101 asked for at the start
-    assert process.stdout is not None  # noqa: S101 asked for at the start
-    for part in wire.question_message(question, frames):
-        for start in range(0, len(part), PIECE_BYTES):
-            process.stdin.write(part[start : start + PIECE_BYTES])
-            await process.stdin.drain()
-    length = wire.header_length(await process.stdout.readexactly(wire.LENGTH.size))
-    return wire.read_answer(await process.stdout.readexactly(length))
+async def _answer(conversation: Conversation) -> wire.Answer:
+    try:
+        return wire.read_answer(await conversation.receive())
+    except msgspec.MsgspecError as error:
+        raise Crashed(f"no answer: {error}") from error

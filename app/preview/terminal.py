@@ -20,7 +20,8 @@ from app import history
 from app.access import known_symbols
 from app.errors import CommandFailed, Kind, Refused
 from app.preview import evaluation, wire
-from app.preview.job import Preview, preview_of, question_about
+from app.preview.job import Preview, preview_of
+from app.preview.question import question_about
 from app.store import slots
 from app.store.pool import Connection, connect_direct
 from sandbox.engine.candles.panel import Frame
@@ -60,8 +61,7 @@ async def show(url: str, plan: Plan, *, bars: int, symbols: Sequence[str] | None
         async with connection:
             question, frames = await _question(connection, plan, bars, symbols, on_step)
         on_step("evaluating")
-        with evaluation.each_runner() as each:
-            answer = evaluation.evaluate(question, frames, each)
+        answer = _evaluated(question, frames)
         if isinstance(answer, wire.Refused):
             raise CommandFailed(answer.problem)
         seen = _seen(answer, question, frames)
@@ -69,6 +69,13 @@ async def show(url: str, plan: Plan, *, bars: int, symbols: Sequence[str] | None
         print(msgspec.json.encode(seen.preview).decode())  # noqa: T201 what was asked for
     else:
         _print_table(seen)
+
+
+def _evaluated(question: wire.Question, frames: Sequence[wire.Columns]) -> wire.Answer:
+    """All of the answer, however long it takes: it is the user's own machine."""
+    with evaluation.unlimited_runner() as each:
+        (answer,) = evaluation.evaluate(question, frames, each, budget=None)
+    return answer
 
 
 class _Step:

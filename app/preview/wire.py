@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -54,6 +54,8 @@ class Question(msgspec.Struct, frozen=True):
     late: list[tuple[str, int]]
     hits_max: int
     frames: list[Frame]
+    frequency: Literal["every_bar", "on_enter"] = "every_bar"
+    every_match: bool = False
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -66,7 +68,11 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag="found"):
-    """The answer: ``hits`` oldest first; ``bars`` counts the bars of ``due_every`` that were there."""
+    """
+    A piece of the answer, newest bars first: `hits` oldest first, of `bars` bars of `due_every`.
+
+    `bars_left` older bars were not looked at yet; `is_last` says that they will not be.
+    """
 
     trigger: str
     due_every: str
@@ -74,6 +80,8 @@ class Found(msgspec.Struct, frozen=True, tag="found"):
     hits: list[Hit]
     hit_count: int
     evaluated_ms: float
+    bars_left: int = 0
+    is_last: bool = True
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

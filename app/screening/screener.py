@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from itertools import groupby
 
@@ -31,7 +31,7 @@ from app.screening.slot_commit import Outcome, commit
 from app.screening.slot_evaluation import Evaluated, SlotEvaluation
 from app.store import incidents, leases, machines, slots, trader_state
 from app.store.pool import Pool
-from app.store.signals import Unjoined
+from app.store.signals import Match, Unjoined
 from sandbox.interpreter.functions import EachRunner
 from sandbox.language.compiler import Compiled
 
@@ -165,13 +165,9 @@ class Screener:
 
     async def _screen(self, boot_id: int) -> int:
         done = 0
-        await self._find_position(boot_id)
         while True:
-            self._step()
-            async with self._pool.connection() as connection:
-                due = await slots.next_closed(connection, self._position(), SLOTS_AT_ONCE)
+            due = await self._due(boot_id)
             if not due:
-                await self._catch_up(boot_id)
                 return done
             for slot, state in due:
                 await self._account_for(boot_id, slot, state)
@@ -179,16 +175,22 @@ class Screener:
                 if self._draining:
                     return done
 
+    async def _due(self, boot_id: int) -> list[tuple[datetime, str]]:
+        """The next slots to account for; when there are none, who is behind has caught up."""
+        async for attempt in _attempts():
+            with attempt:
+                self._step()
+                await self._find_position(boot_id)
+                async with self._pool.connection() as connection:
+                    due = await slots.next_closed(connection, self._position(), SLOTS_AT_ONCE)
+                if not due:
+                    await self._catch_up(boot_id)
+                return due
+        return []
+
     async def _account_for(self, boot_id: int, slot: datetime, state: str) -> None:
         """Screen the machine's next slot; an error that passes (a deadlock, a lost connection) costs one more attempt."""
-        async for attempt in stamina.retry_context(
-            on=_passes,
-            attempts=ATTEMPTS_MAX,
-            timeout=RETRY_S_MAX,
-            wait_initial=0.02,
-            wait_max=0.5,
-            wait_jitter=0.05,
-        ):
+        async for attempt in _attempts():
             with attempt:
                 self._step()
                 if attempt.num > 1:
@@ -299,7 +301,8 @@ class Screener:
             found = await self.evaluation.evaluate(
                 slot, traders, self.traders.by_id, through=max(slot, position), is_next=is_next
             )
-        news = self._first_of_bar.news(slot, found.matches)
+        matches = await self._on_time(slot, found.matches, is_next=is_next)
+        news = self._first_of_bar.news(slot, matches)
         outcome = Outcome(slot, traders, news, found.failures, position if is_next else None)
         await self._until_trusted(boot_id)
         inserted = await self._commit(boot_id, outcome)
@@ -312,6 +315,19 @@ class Screener:
         )
         if is_next and state == "complete":
             self._on_screened(boot_id, slot)
+
+    async def _on_time(self, slot: datetime, matches: Sequence[Match], *, is_next: bool) -> Sequence[Match]:
+        """
+        *matches* without those on a minute candle that came after its slot had closed.
+
+        Who screened the slot in time did not have the candle; who catches up has, and must give the same answer.
+        """
+        if not matches or (is_next and not self.evaluation.panel.corrections):
+            return matches
+        async with self._pool.connection() as connection:
+            late = {u.symbol for u in await slots.unscreened(connection, slot, slot)}
+        minutely = {t.trader_id for t in self.traders.by_id.values() if t.due_every == "1m"} if late else ()
+        return [m for m in matches if m.symbol not in late or m.trader_id not in minutely]
 
     async def _commit(self, boot_id: int, outcome: Outcome) -> int:
         """Commit; memory follows only afterwards. Returns the number of new signals."""
@@ -355,6 +371,20 @@ class Screener:
     def _step(self) -> None:
         """Report progress."""
         self.busy_since = time.monotonic()
+
+
+def _attempts() -> AsyncIterator[stamina.Attempt]:
+    """One attempt after the other while errors pass, with short waits that differ from machine to machine."""
+    return aiter(
+        stamina.retry_context(
+            on=_passes,
+            attempts=ATTEMPTS_MAX,
+            timeout=RETRY_S_MAX,
+            wait_initial=0.02,
+            wait_max=0.5,
+            wait_jitter=0.05,
+        )
+    )
 
 
 def _passes(error: Exception) -> bool:

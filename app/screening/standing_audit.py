@@ -31,7 +31,7 @@ from app.domain.audit import Difference, Rule, Seen, differences, expected
 from app.metrics import WorkerMetrics
 from app.screening.loaded_traders import LoadedTrader
 from app.screening.screener import Screener
-from app.store import incidents, signals, signals_failed, trader_versions
+from app.store import incidents, signals, signals_failed, slots, trader_versions
 from app.store.pool import Pool
 from app.store.signals import CommittedSignal
 from app.store.trader_versions import VersionPlan
@@ -65,7 +65,7 @@ class _Case:
     version: VersionPlan
     plan: Plan
     committed: Sequence[CommittedSignal]
-    refused: frozenset[str]
+    left_out: frozenset[str]  # pairs of which a signal was refused, or whose candle came late
 
 
 class StandingAudit:
@@ -184,6 +184,7 @@ class StandingAudit:
             }
             committed = await signals.list_at(connection, slot, reaches_s)
             refused = await signals_failed.symbols_of(connection, list(reaches_s))
+            late = {u.symbol for u in await slots.unscreened(connection, slot, slot) if u.symbol is not None}
         by_id = {v.trader_id: v for v in versions}
         return [
             _Case(
@@ -191,7 +192,7 @@ class StandingAudit:
                 by_id[trader.trader_id],
                 plans[trader.trader_id],
                 [signal for signal in committed if signal.trader_id == trader.trader_id],
-                frozenset(symbol for trader_id, symbol in refused if trader_id == trader.trader_id),
+                frozenset(symbol for trader_id, symbol in refused if trader_id == trader.trader_id) | late,
             )
             for trader in piece
             if trader.trader_id in plans
@@ -216,8 +217,14 @@ class StandingAudit:
         evaluator = Evaluator(self._screener.evaluation.panel.panel, self._each)
         for case in cases:
             symbols = None if case.version.symbols is None else frozenset(case.version.symbols)
-            frequency = "every_bar" if isinstance(case.version.frequency, dict) else case.version.frequency
-            evaluator.put(case.trader.trader_id, case.plan, symbols, frequency, case.trader.trader_id)
+            enters = case.version.frequency == "on_enter"
+            evaluator.put(
+                case.trader.trader_id,
+                case.plan,
+                symbols,
+                "on_enter" if enters else "every_bar",
+                case.trader.trader_id,
+            )
         return evaluator.evaluate(slot_ms, [case.trader.trader_id for case in cases])
 
     async def _report(self, noted: _Noted, trader: LoadedTrader, found: Sequence[Difference]) -> None:
@@ -270,7 +277,7 @@ def _differences(case: _Case, slot: Slot, at: datetime) -> list[Difference]:
     earlier = [_seen(signal) for signal in case.committed if signal.triggered_at < at]
     matches = list(_matches(slot, case.trader.trader_id, at, bar_s))
     signalled = expected(matches, earlier, _rule(case.trader, case.plan))
-    return differences([_seen(signal) for signal in live], signalled, case.refused)
+    return differences([_seen(signal) for signal in live], signalled, case.left_out)
 
 
 def _seen(signal: CommittedSignal) -> Seen:

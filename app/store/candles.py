@@ -38,7 +38,7 @@ _WRITE = _tuple_of(
     ("symbol_id", ">i4"),
     ("open_time", ">i8"),
     *((name, ">f8") for name in (*_PRICES, "quote_volume")),
-    ("trade_count", ">i4"),
+    ("trade_count", ">i8"),
 )
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
@@ -125,13 +125,41 @@ async def copy(connection: Connection, timeframe: str, rows: Rows) -> None:
     await connection.execute(_SQL["insert_staged"], {"timeframe": timeframe})
 
 
-async def insert_late(connection: Connection, rows: Rows) -> int:
-    """Store 1m bars whose slot had closed without them, and record each as a correction."""
-    return (await connection.execute(_SQL["record_late_candles"], columns(rows))).rowcount
+Bar = tuple[int, datetime]  # (symbol_id, open_time)
+
+
+async def correct(connection: Connection, timeframe: str, rows: Rows) -> list[Bar]:
+    """
+    Store bars whose slot has been screened: new ones are late, differing ones corrections, each on record with what was there.
+
+    Returns the bars that changed; equal copies change nothing.
+    """
+    cursor = await connection.execute(_SQL["correct_candles"], {"timeframe": timeframe, **columns(rows)})
+    return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+
+async def rebuild_roll_ups(  # noqa: PLR0917 - one statement's parameters
+    connection: Connection, timeframe: str, source: str, seconds: int, bars: Sequence[Bar], through: datetime
+) -> list[Bar]:
+    """
+    Make the bars of *timeframe* again that contain *bars* of *source* and close by *through*; returns those that changed.
+
+    A bar of which not all finer ones are known is forgotten in ``candle_ranges``: the exchange is asked for its own.
+    """
+    parameters = {
+        "timeframe": timeframe,
+        "source": source,
+        "seconds": seconds,
+        "symbol_ids": [symbol_id for symbol_id, _ in bars],
+        "open_times": [open_time for _, open_time in bars],
+        "through": through,
+    }
+    cursor = await connection.execute(_SQL["rebuild_roll_ups"], parameters)
+    return [(row[0], row[1]) for row in await cursor.fetchall()]
 
 
 async def newest_correction(connection: Connection) -> int:
-    """The last recorded correction; 0 when there is none."""
+    """A number that rises with every correction and with every pair whose history became whole; 0 before the first."""
     row = await (await connection.execute(_SQL["newest_correction"])).fetchone()
     return row[0] if row else 0
 
@@ -148,19 +176,15 @@ async def roll_up(
     ).rowcount
 
 
-async def last_open_times(connection: Connection, timeframe: str) -> dict[int, datetime | None]:
-    """Per trading symbol_id, the newest stored bar of *timeframe*."""
-    return dict(await (await connection.execute(_SQL["last_candles"], {"timeframe": timeframe})).fetchall())
-
-
 async def prune(
     connection: Connection, timeframe: str, market_time: datetime, *, bars: int, seconds: int
 ) -> int:
-    """Delete bars of *timeframe* (of *seconds*) older than the newest *bars* at *market_time*."""
+    """Delete bars of *timeframe* (of *seconds*) older than the newest *bars* at *market_time*, and no longer claim to know them."""
     before = market_time - timedelta(seconds=seconds * bars)
-    return (
+    row = await (
         await connection.execute(_SQL["prune_candles"], {"timeframe": timeframe, "before": before})
-    ).rowcount
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 # -- the past: previews, explanations, charts ------------------------------------------------------
@@ -239,4 +263,29 @@ async def list_candles(
             _SQL["list_candles"],
             {"symbol": symbol, "timeframe": timeframe, "until": until, "limit": limit},
         )
+        return await cursor.fetchall()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """A candle that came late (``open`` is None: there was none) or changed, as it was before ``corrected_at``."""
+
+    symbol: str
+    timeframe: str
+    open_time: datetime
+    open: float | None
+    high: float | None
+    low: float | None
+    close: float | None
+    volume: float | None
+    corrected_at: datetime
+
+
+async def list_corrections(
+    connection: Connection, corrected_after: datetime, first: datetime, last: datetime
+) -> list[Correction]:
+    """Corrections after an instant, of bars that open from *first* to *last*; oldest correction first."""
+    parameters = {"corrected_after": corrected_after, "first": first, "last": last}
+    async with connection.cursor(row_factory=rows_of(Correction)) as cursor:
+        await cursor.execute(_SQL["corrections_after"], parameters)
         return await cursor.fetchall()

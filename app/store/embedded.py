@@ -49,6 +49,8 @@ def start(data_dir: Path) -> PostgresServer:
 
 def find(data_dir: Path) -> str | None:
     """The address of the cluster running in *data_dir*; None when none runs there."""
+    if not (data_dir / "postgres").is_dir():  # and no library is needed where nothing was ever started
+        return None
     info = _library().utils.PostmasterInfo.read_from_pgdata(data_dir / "postgres")
     return str(info.get_uri()) if info is not None and info.is_running() else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -58,6 +59,22 @@ async def read_coverage(
     async with connection.cursor(row_factory=rows_of(Pause)) as stops:
         pauses = await (await stops.execute(_SQL["pauses"], parameters)).fetchall()
     return ranges, outages, pauses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lacking:
+    """A slot that was screened while *symbols* (at most 20 of *count*) had no candle, each with its reason."""
+
+    slot: datetime
+    symbols: dict[str, str]
+    count: int
+
+
+async def read_lacking(connection: Connection, trader_id: UUID, *, limit: int) -> list[Lacking]:
+    """The newest *limit* slots that a trader was screened in without some of its symbols, newest first."""
+    async with connection.cursor(row_factory=rows_of(Lacking)) as cursor:
+        await cursor.execute(_SQL["lacking_in_leases"], {"trader_id": trader_id, "limit": limit})
+        return await cursor.fetchall()
 
 
 async def is_covered(connection: Connection, trader_id: UUID, slot: datetime) -> bool:

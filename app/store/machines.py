@@ -82,6 +82,11 @@ async def try_ingest_lock(connection: Connection) -> bool:
     return bool((await _row(connection, "try_ingest_lock"))[0])
 
 
+async def give_ingest_lock_back(connection: Connection) -> None:
+    """Stop being the feeder; harmless for who is none."""
+    await _row(connection, "give_ingest_lock_back")
+
+
 async def live_boots(connection: Connection) -> list[int]:
     return [row[0] for row in await (await connection.execute(_SQL["live_boots"])).fetchall()]
 

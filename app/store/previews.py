@@ -19,11 +19,18 @@ Ended = Literal["done", "failed", "timeout"]
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    """What to run. ``plan`` is JSON text as stored: untrusted, validate it."""
+    """
+    What to run: a plan over its newest *bars*, or the audit of a trader from *since*.
 
-    plan: str
-    bars: int
+    ``plan`` is JSON text as stored: untrusted, validate it.
+    """
+
+    preview_id: UUID
+    plan: str | None
+    bars: int | None
     symbols: list[str] | None
+    trader_id: UUID | None
+    since: datetime | None
     until: datetime
 
 
@@ -46,9 +53,13 @@ async def insert(
     bars: int,
     symbols: Sequence[str] | None,
     until: datetime,
-) -> UUID:
+    waiting_max: int,
+    wait_s: float,
+) -> UUID | None:
     """
-    A new question.
+    A new question at the end of its user's line; None when *waiting_max* of theirs wait already.
+
+    What has waited longer than *wait_s* is not counted: nobody waits for it any more.
 
     Raises:
         psycopg.errors.ForeignKeyViolation: there is no such user.
@@ -59,17 +70,59 @@ async def insert(
         "bars": bars,
         "symbols": None if symbols is None else list(symbols),
         "until": until,
+        "waiting_max": waiting_max,
+        "wait_s": wait_s,
     }
     row = await (await connection.execute(_SQL["insert_preview"], parameters)).fetchone()
-    assert row is not None  # noqa: S101 insert … returning
-    return UUID(str(row[0]))
+    return None if row is None else UUID(str(row[0]))
 
 
-async def take(connection: Connection, preview_id: UUID, *, wait_s: float) -> Requested | None:
-    """Begin to answer; None when somebody else did, or it has waited longer than *wait_s*."""
+async def insert_audit(
+    connection: Connection,
+    user_id: UUID,
+    *,
+    trader_id: UUID,
+    since: datetime,
+    until: datetime,
+    waiting_max: int,
+    wait_s: float,
+) -> UUID | None:
+    """A new question about a trader's signals after *since* and through *until*; None when the user's line is full."""
+    parameters = {
+        "user_id": user_id,
+        "trader_id": trader_id,
+        "since": since,
+        "until": until,
+        "waiting_max": waiting_max,
+        "wait_s": wait_s,
+    }
+    row = await (await connection.execute(_SQL["insert_audit"], parameters)).fetchone()
+    return None if row is None else UUID(str(row[0]))
+
+
+async def claim(
+    connection: Connection, *, wait_s: float, silent_s: float, in_flight_max: int
+) -> Requested | None:
+    """
+    Begin to answer the preview whose turn it is, by user turns; None when nothing may begin.
+
+    What has waited longer than *wait_s* is left alone. At most *in_flight_max* previews of one user are worked on
+    at a time, by all machines; one whose machine has not got on for *silent_s* is not counted.
+    """
+    parameters = {"wait_s": wait_s, "silent_s": silent_s, "in_flight_max": in_flight_max}
     async with connection.cursor(row_factory=rows_of(Requested)) as cursor:
-        await cursor.execute(_SQL["take_preview"], {"preview_id": preview_id, "wait_s": wait_s})
+        await cursor.execute(_SQL["claim_preview"], parameters)
         return await cursor.fetchone()
+
+
+async def advance(connection: Connection, preview_id: UUID, *, bars_done: int) -> None:
+    """Say how far the answer has come, and that it still does."""
+    await connection.execute(_SQL["advance_preview"], {"preview_id": preview_id, "bars_done": bars_done})
+
+
+async def give_up(connection: Connection, preview_id: UUID, problem: str) -> None:
+    """Take a preview out of its line because nobody waits for it any more; one that has begun goes on."""
+    await connection.execute(_SQL["give_up_preview"], {"preview_id": preview_id, "problem": problem})
 
 
 async def end(

@@ -27,6 +27,7 @@ class Limit:
 LIFECYCLE = Limit("lifecycle", 10, timedelta(seconds=60))
 # A script that saves a library of filters passes; a loop gone wild does not.
 SAVE = Limit("save", 600, timedelta(seconds=60))
+DELIVERY_TEST = Limit("delivery test", 20, timedelta(seconds=60))
 PREVIEW = Limit("preview", 30, timedelta(seconds=60))
 
 

@@ -15,7 +15,7 @@ import psycopg
 
 from app.store import queries
 from app.store.pool import Connection
-from app.store.rows import rows_of
+from app.store.rows import PAGE_BYTES_MAX, Page, page_of, rows_of, with_next
 
 _SQL = queries.load("signals")
 BATCH_ROWS_MAX = 1000  # one unnest: 95k rows/s; larger batches only lengthen the transaction
@@ -39,34 +39,73 @@ class Signal:
     forming: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which signals; None: all. ``since`` compares with ``created_at``, ``first`` and ``last`` (inclusive) with ``triggered_at``."""
+
+    trader_id: UUID | None = None
+    symbol: str | None = None
+    since: datetime | None = None
+    first: datetime | None = None
+    last: datetime | None = None
+
+
 async def list_signals(
     connection: Connection,
     user_id: UUID,
+    wanted: Wanted,
     *,
-    trader_id: UUID | None = None,
-    since: datetime | None = None,
+    is_newest_first: bool = False,
     after: tuple[datetime, int] | None = None,
     limit: int,
-) -> list[Signal]:
+    bytes_max: int = PAGE_BYTES_MAX,
+) -> Page[Signal]:
     """
-    At most *limit* of the user's signals in order of creation, oldest first.
-
-    Only those created at or after *since*, and behind *after*: the ``(created_at, id)`` where the last page
-    ended.
+    At most *limit* of the user's signals in order of creation, behind *after*: the ``(created_at, id)`` where
+    the last page ended.
     """
     after_at, after_id = after or (None, 0)
-    query = "list_signals" if trader_id is None else "list_signals_of_trader"
     parameters = {
         "user_id": user_id,
-        "trader_id": trader_id,
-        "since": since,
+        "trader_id": wanted.trader_id,
+        "symbol": wanted.symbol,
+        "since": wanted.since,
+        "from": wanted.first,
+        "until": wanted.last,
         "after_at": after_at,
+        "after_id": after_id,
+        "limit": limit,
+        "bytes_max": bytes_max,
+    }
+
+    query = "list_newest_signals" if is_newest_first else "list_signals"
+    async with connection.cursor(row_factory=rows_of(with_next(Signal))) as cursor:
+        await cursor.execute(_SQL[query], parameters)
+        return page_of(await cursor.fetchall())
+
+
+async def export_signals(
+    connection: Connection, user_id: UUID | None, wanted: Wanted, *, after_id: int, limit: int
+) -> list[Signal]:
+    """At most *limit* signals of a user, or (None) of all, in the order of their ids, behind *after_id*."""
+    parameters = {
+        "user_id": user_id,
+        "trader_id": wanted.trader_id,
+        "symbol": wanted.symbol,
+        "since": wanted.since,
+        "from": wanted.first,
+        "until": wanted.last,
         "after_id": after_id,
         "limit": limit,
     }
     async with connection.cursor(row_factory=rows_of(Signal)) as cursor:
-        await cursor.execute(_SQL[query], parameters)
+        await cursor.execute(_SQL["export_signals"], parameters)
         return await cursor.fetchall()
+
+
+async def delete_signals(connection: Connection, user_id: UUID, *, limit: int) -> int:
+    """Delete at most *limit* of the user's signals, the oldest first; returns how many."""
+    return (await connection.execute(_SQL["delete_signals"], {"user_id": user_id, "limit": limit})).rowcount
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +266,12 @@ async def list_at(
     connection: Connection, slot: datetime, reaches_s: Mapping[UUID, float]
 ) -> list[CommittedSignal]:
     """The signals of each trader of *reaches_s* at the slot and within its reach before it, oldest first."""
-    parameters = {"slot": slot, "trader_ids": list(reaches_s), "reaches_s": list(reaches_s.values())}
+    parameters = {
+        "slot": slot,
+        "trader_ids": list(reaches_s),
+        "reaches_s": list(reaches_s.values()),
+        "reach_max_s": max(reaches_s.values(), default=0.0),
+    }
     async with connection.cursor(row_factory=rows_of(CommittedSignal)) as cursor:
         await cursor.execute(_SQL["signals_at"], parameters)
         return await cursor.fetchall()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -17,12 +18,12 @@ MISSING_NAMES_MAX = 20  # enough for a person to see a pattern; the number says 
 
 @dataclass(frozen=True, slots=True)
 class ClosedSlot:
-    """How a slot ended. ``state`` is complete or outage; ``missing`` the symbols without a candle."""
+    """How a slot ended. ``state`` is complete or outage; ``missing`` the symbols without a candle, each with its reason."""
 
     slot: datetime
     state: str
     expected: int
-    missing: Sequence[str] = field(default=())
+    missing: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
 
 
@@ -63,10 +64,18 @@ async def close(connection: Connection, closed: Sequence[ClosedSlot]) -> int:
         "states": [s.state for s in closed],
         "expected": [s.expected for s in closed],
         "missing_counts": [len(s.missing) for s in closed],
-        "missing": [",".join(sorted(s.missing)[:MISSING_NAMES_MAX]) for s in closed],
+        "missing": [
+            json.dumps({name: s.missing[name] for name in sorted(s.missing)[:MISSING_NAMES_MAX]})
+            for s in closed
+        ],
         "reasons": [s.reason for s in closed],
     }
     return (await connection.execute(_SQL["close_slots"], parameters)).rowcount
+
+
+async def close_open(connection: Connection, before: datetime, reason: str) -> None:
+    """Slots that are still open before *before* become outages."""
+    await connection.execute(_SQL["close_open_slots"], {"before": before, "reason": reason})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +101,13 @@ class SlotState:
 
     state: str
     reason: str | None
+    missing_reason: str | None  # why the symbol that was asked about has no candle in it
 
 
-async def find(connection: Connection, slot: datetime) -> SlotState | None:
-    """The ledger's row; None for a slot older than the ledger, or still to come."""
+async def find(connection: Connection, slot: datetime, symbol: str) -> SlotState | None:
+    """The ledger's row, as far as it concerns *symbol*; None for a slot older than the ledger, or still to come."""
     async with connection.cursor(row_factory=rows_of(SlotState)) as cursor:
-        await cursor.execute(_SQL["find_slot"], {"slot": slot})
+        await cursor.execute(_SQL["find_slot"], {"slot": slot, "symbol": symbol})
         return await cursor.fetchone()
 
 
@@ -114,3 +124,24 @@ async def unscreened(connection: Connection, first: datetime, last: datetime) ->
     """
     rows = await (await connection.execute(_SQL["unscreened"], {"first": first, "last": last})).fetchall()
     return [Unscreened(row[0], row[1].astimezone(UTC)) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerSlot:
+    """A row of the ledger. ``closed_at`` is the database's clock; None while it is open."""
+
+    slot: datetime
+    state: str
+    closed_at: datetime | None
+
+
+async def list_between(connection: Connection, after: datetime, through: datetime) -> list[LedgerSlot]:
+    """The slots with *after* < slot ≤ *through*, oldest first."""
+    async with connection.cursor(row_factory=rows_of(LedgerSlot)) as cursor:
+        await cursor.execute(_SQL["slots_between"], {"after": after, "through": through})
+        return await cursor.fetchall()
+
+
+async def see_one_snapshot(connection: Connection) -> None:
+    """Let the transaction that just began see one moment in all its statements, and write nothing."""
+    await connection.execute(_SQL["one_snapshot"])

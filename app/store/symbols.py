@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from app.store import queries
 from app.store.pool import Connection
@@ -14,9 +16,19 @@ _SQL = queries.load("symbols")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
+    """
+    Attributes:
+        trading: The exchange lists it, and it is within the limits of the universe.
+        screened: Its history is whole: slots wait for its candle.
+        waits_for: What a pair without whole history waits for; tried again in *retry_in_s*.
+    """
+
     symbol_id: int
     symbol: str
     trading: bool
+    screened: bool
+    waits_for: str | None
+    retry_in_s: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +39,10 @@ class Listing:
     base: str
     quote: str
     trading: bool
+    screened: bool
+    listed_at: datetime
+    halted_at: datetime | None
+    reason: str | None
 
 
 async def list_universe(connection: Connection) -> list[Pair]:
@@ -34,8 +50,10 @@ async def list_universe(connection: Connection) -> list[Pair]:
     return [Pair(*row) for row in await (await connection.execute(_SQL["list_universe"])).fetchall()]
 
 
-async def put_listed(connection: Connection, listed: Sequence[tuple[str, str, str]]) -> None:
-    """Today's (symbol, base, quote) of the exchange; pairs missing from it no longer trade."""
+async def put_listed(
+    connection: Connection, listed: Sequence[tuple[str, str, str]], reasons: Mapping[str, str]
+) -> None:
+    """Today's (symbol, base, quote) of the exchange; pairs missing from it no longer trade, for these *reasons* by name."""
     names = [symbol for symbol, _, _ in listed]
     parameters = {
         "symbols": names,
@@ -43,7 +61,18 @@ async def put_listed(connection: Connection, listed: Sequence[tuple[str, str, st
         "quotes": [quote for _, _, quote in listed],
     }
     await connection.execute(_SQL["put_symbols"], parameters)
-    await connection.execute(_SQL["end_trading"], {"symbols": names})
+    await connection.execute(_SQL["end_trading"], {"symbols": names, "reasons": json.dumps(dict(reasons))})
+
+
+async def screen(connection: Connection, symbol_ids: Sequence[int]) -> None:
+    """The history of these pairs is whole; panels read it with the next slot."""
+    await connection.execute(_SQL["screen_pairs"], {"symbol_ids": list(symbol_ids)})
+
+
+async def let_wait(connection: Connection, symbol_id: int, reason: str, retry_s: float) -> None:
+    """A trading pair is not screened yet; it is tried again in *retry_s*."""
+    parameters = {"symbol_id": symbol_id, "reason": reason, "retry_s": retry_s}
+    await connection.execute(_SQL["let_wait"], parameters)
 
 
 async def list_symbols(connection: Connection) -> list[Listing]:

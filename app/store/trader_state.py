@@ -8,7 +8,7 @@ stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,10 +16,11 @@ from uuid import UUID
 
 from app.domain.health import MarketFacts
 from app.domain.lifecycle import PASSING, TraderState
+from app.errors import Kind, Refused
 from app.store import queries
 from app.store.markets import with_facts
 from app.store.pool import Connection
-from app.store.refusals import translated
+from app.store.refusals import refusal_of, translated
 from app.store.rows import batched, rows_of
 
 _SQL = queries.load("trader_state")
@@ -51,6 +52,15 @@ class TraderStatus:
         return TraderState(self.state) in PASSING
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one trader of a call about several: how it stands, and why it was refused if it was."""
+
+    trader_id: UUID
+    status: TraderStatus | None
+    refused: Refused | None
+
+
 async def start_trader(
     connection: Connection, trader_id: UUID, *, active_traders_max: int | None
 ) -> TraderStatus:
@@ -73,6 +83,64 @@ async def stop_trader(connection: Connection, trader_id: UUID) -> TraderStatus:
         Refused: no such trader.
     """
     return await _change(connection, "stop_trader", {"trader_id": trader_id})
+
+
+async def start_traders(
+    connection: Connection,
+    user_id: UUID,
+    trader_ids: Sequence[UUID] | None,
+    *,
+    active_traders_max: int | None,
+) -> list[Outcome]:
+    """
+    Ask for several of the user's traders to run, None: for all that do not. An id that is none of the user's
+    is NOT_FOUND.
+    """
+    parameters = {
+        "user_id": user_id,
+        "trader_ids": None if trader_ids is None else list(trader_ids),
+        "active_traders_max": active_traders_max,
+    }
+    cursor = await connection.execute(_SQL["start_traders"], parameters)
+    refusals = {
+        trader: None if code is None else refusal_of(code, message, detail)
+        for trader, code, message, detail in await cursor.fetchall()
+    }
+    return await _outcomes(connection, user_id, trader_ids, refusals)
+
+
+async def stop_traders(
+    connection: Connection, user_id: UUID, trader_ids: Sequence[UUID] | None
+) -> list[Outcome]:
+    """
+    Ask for several of the user's traders to stop, None: for all that run. An id that is none of the user's is
+    NOT_FOUND.
+    """
+    parameters = {"user_id": user_id, "trader_ids": None if trader_ids is None else list(trader_ids)}
+    cursor = await connection.execute(_SQL["stop_traders"], parameters)
+    return await _outcomes(connection, user_id, trader_ids, {row[0]: None for row in await cursor.fetchall()})
+
+
+async def _outcomes(
+    connection: Connection,
+    user_id: UUID,
+    asked: Sequence[UUID] | None,
+    refusals: Mapping[UUID, Refused | None],
+) -> list[Outcome]:
+    ids = list(refusals) if asked is None else list(dict.fromkeys(asked))
+    async with connection.cursor(row_factory=rows_of(with_facts(TraderStatus))) as cursor:
+        await cursor.execute(_SQL["list_statuses"], {"user_id": user_id, "trader_ids": ids})
+        statuses = {status.trader_id: status for status in await cursor.fetchall()}
+    return [
+        Outcome(
+            trader_id=one,
+            status=statuses.get(one),
+            refused=refusals.get(one)
+            if one in statuses
+            else Refused(Kind.NOT_FOUND, f"You have no trader {one}."),
+        )
+        for one in ids
+    ]
 
 
 async def _change(connection: Connection, query: str, parameters: dict[str, object]) -> TraderStatus:

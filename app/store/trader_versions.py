@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 from uuid import UUID
 
 from app.store import queries
 from app.store.pool import Connection
 from app.store.rows import batched, rows_of
+from app.store.traders import Frequency
 
 _SQL = queries.load("trader_versions")
-
-Frequency = Literal["every_bar", "on_enter"] | dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +92,8 @@ async def plans(connection: Connection, versions: Sequence[tuple[UUID, int]]) ->
 async def prune(connection: Connection, *, days: int) -> int:
     """Forget versions replaced more than *days* ago; returns how many."""
     return (await connection.execute(_SQL["prune_versions"], {"days": days})).rowcount
+
+
+async def screened_traders(connection: Connection) -> list[UUID]:
+    """Every trader that a machine has screened, by id."""
+    return [row[0] for row in await (await connection.execute(_SQL["screened_traders"])).fetchall()]

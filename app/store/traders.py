@@ -14,7 +14,8 @@ from app.domain.health import MarketFacts
 from app.store import queries
 from app.store.markets import with_facts
 from app.store.pool import Connection
-from app.store.rows import rows_of
+from app.store.refusals import translated
+from app.store.rows import PAGE_BYTES_MAX, Page, page_of, rows_of, with_next
 
 _SQL = queries.load("traders")
 
@@ -63,9 +64,10 @@ async def insert_trader(
     compiled: PlanColumns,
 ) -> UUID:
     """
-    Save a new trader; it is born stopped.
+    Save a new trader; it is born stopped. In a transaction of its own, which holds the user's account.
 
     Raises:
+        Refused: QUOTA_EXCEEDED, the user's tier keeps no more.
         psycopg.errors.ForeignKeyViolation: there is no such user.
     """
     parameters = {
@@ -77,7 +79,10 @@ async def insert_trader(
         "frequency": Jsonb(frequency),
         **_plan_parameters(compiled),
     }
-    row = await (await connection.execute(_SQL["insert_trader"], parameters)).fetchone()
+    async with connection.transaction():
+        with translated():
+            await connection.execute(_SQL["check_stored"], {"user_id": user_id})
+        row = await (await connection.execute(_SQL["insert_trader"], parameters)).fetchone()
     assert row is not None  # noqa: S101 insert … returning
     return UUID(str(row[0]))
 
@@ -135,16 +140,29 @@ async def find_trader(connection: Connection, trader_id: UUID) -> Trader | None:
 
 
 async def list_traders(
-    connection: Connection, user_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
-) -> list[Trader]:
-    """At most *limit* of the user's traders, newest first, after the one created at *after*."""
+    connection: Connection,
+    user_id: UUID,
+    *,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+    with_filter: bool,
+    bytes_max: int = PAGE_BYTES_MAX,
+) -> Page[Trader]:
+    """At most *limit* of the user's traders, newest first, after the one created at *after*; without its source a filter is ''."""
     before_at, before_id = after or (None, None)
-    async with connection.cursor(row_factory=rows_of(with_facts(Trader))) as cursor:
+    async with connection.cursor(row_factory=rows_of(with_next(with_facts(Trader)))) as cursor:
         await cursor.execute(
             _SQL["list_traders"],
-            {"user_id": user_id, "before_at": before_at, "before_id": before_id, "limit": limit},
+            {
+                "user_id": user_id,
+                "before_at": before_at,
+                "before_id": before_id,
+                "limit": limit,
+                "with_filter": with_filter,
+                "bytes_max": bytes_max,
+            },
         )
-        return await cursor.fetchall()
+        return page_of(await cursor.fetchall())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 from sandbox.engine.lowering import rule_for
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan
-from sandbox.plan.graph import Node, leaf_axis
+from sandbox.plan.graph import Node
 from sandbox.plan.operators import OPERATORS, Operator, Params
 from sandbox.plan.operators.kind import Array, Candles, Constant, Kind, Pointwise, Shift
 
@@ -141,7 +141,7 @@ class Calls:
         call = self._calls.get(key)
         if call is None:
             if isinstance(operator.kind, Candles):
-                axis = leaf_axis(operator.name, params)
+                axis = operator.kind.axis(params)
             own = axis or axes.joined(ref.call.axis for ref in args)
             value_bools = [
                 ref.call.is_bool for at, ref in enumerate(args) if operator.input_kind(at) == "any"

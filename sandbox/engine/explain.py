@@ -19,9 +19,9 @@ from sandbox.engine.screen import Value
 from sandbox.engine.warm_up import Readiness, readiness
 from sandbox.interpreter.functions import EachRunner
 from sandbox.plan import axis as axes
-from sandbox.plan.document import Plan, Term
+from sandbox.plan.document import Node, Plan, Term
 from sandbox.plan.operators import FIELDS, OPERATORS
-from sandbox.plan.operators.kind import AcrossMarket, Each, Shift
+from sandbox.plan.operators.kind import Choice, Each, Logic, Shift
 
 
 class TermValue(msgspec.Struct, frozen=True):
@@ -96,7 +96,7 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
     newest = closing_bar(frame, slot_ms)
     bars = _bars(plan.timeframes, panel, slot_ms, row)
     forming = _bars([axes.forming_axis(timeframe) for timeframe in plan.forming], panel, slot_ms, row)
-    known = [term for term in terms if 0 <= term.node < len(plan.nodes)]
+    known = [term for term in terms if 0 <= min(term.nodes) <= max(term.nodes) < len(plan.nodes)]
     if newest is None:
         blank = [TermValue(term.text, term.line, None) for term in known]
         blame = f"bar missing: no symbol has a {plan.due_every} bar that closed then"
@@ -114,11 +114,16 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
         matched,
         before,
         reason,
-        [TermValue(term.text, term.line, values[term.node]) for term in known],
+        [TermValue(term.text, term.line, _value(term, values)) for term in known],
         {name: values[node] for name, node in plan.show.items()},
         bars,
         forming,
     )
+
+
+def _value(term: Term, values: Sequence[Value]) -> Value:
+    """The value of a term; of several conditions, whether all are true."""
+    return all(values[node] is True for node in term.nodes) if term.also else values[term.node]
 
 
 def _bars(wanted: Iterable[str], panel: Panel, slot_ms: int, row: int) -> dict[str, Bar]:
@@ -143,13 +148,10 @@ def _false(case: _Case, terms: Sequence[Term]) -> str:
     """Why the condition is false: the first conjunct that is, and what kept it from having a value."""
     plan = case.plan
     place, blamed = "the signal", plan.signal
-    for term in terms:
-        if (
-            plan.node_bools[term.node]
-            and case.values[term.node] is not True
-            and _is_conjunct(plan, term.node)
-        ):
-            place, blamed = f"line {term.line}: {term.text}", term.node
+    conjuncts = [(term, node) for term in terms for node in term.nodes]
+    for term, node in conjuncts:
+        if plan.node_bools[node] and case.values[node] is not True and _is_conjunct(plan, node):
+            place, blamed = f"line {term.line}: {term.text}", node
             break
     kind, why = _missing(case, blamed) or ("condition false", "")
     return f"{kind}: {place}: {why}" if why else f"{kind}: {place}"
@@ -171,11 +173,7 @@ def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
             f"{name} was not called: its when= is false",
         )
     axis = case.plan.node_axes[blank]
-    if (
-        isinstance(OPERATORS[node.op].kind, AcrossMarket)
-        and axis is not None
-        and not case.ready.has_bar(axis, case.row)
-    ):
+    if OPERATORS[node.op].kind.needs_own_bar and axis is not None and not case.ready.has_bar(axis, case.row):
         symbol, timeframe = (
             case.panel.symbols[case.row],
             "1m" if axis == axes.NOW else axes.timeframe_of(axis),
@@ -201,10 +199,14 @@ def _short(case: _Case, node: int) -> tuple[str, str]:
 
 def _is_conjunct(plan: Plan, node: int) -> bool:
     """Whether the signal is false whenever the node is; a shown condition may be no part of it."""
-    signal = plan.nodes[plan.signal]
-    parts: Mapping[int, None] = dict.fromkeys(signal.args if signal.op == "and" else (plan.signal,))
-    inner = plan.nodes[node]
-    return node in parts or (inner.op == "and" and all(arg in parts for arg in inner.args))
+    signal, inner = plan.nodes[plan.signal], plan.nodes[node]
+    parts: Mapping[int, None] = dict.fromkeys(signal.args if _is_conjunction(signal) else (plan.signal,))
+    return node in parts or (_is_conjunction(inner) and all(arg in parts for arg in inner.args))
+
+
+def _is_conjunction(node: Node) -> bool:
+    kind = OPERATORS[node.op].kind
+    return isinstance(kind, Logic) and not kind.decisive
 
 
 def _without_value(plan: Plan, values: Sequence[Value], condition: int) -> int | None:
@@ -227,7 +229,7 @@ def _first_blank(plan: Plan, values: Sequence[Value], number: int) -> int:
     while True:
         node = plan.nodes[number]
         args = node.args
-        if node.op == "where":
+        if isinstance(OPERATORS[node.op].kind, Choice):
             args = args[1:2] if values[args[0]] is True else args[2:]
         blank = next((arg for arg in args if not plan.node_bools[arg] and values[arg] is None), None)
         if blank is None:

@@ -20,20 +20,10 @@ from sandbox.engine.view import View
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Node, Plan
 from sandbox.plan.operators import OPERATORS
-from sandbox.plan.operators.kind import Candles, Each
-
-NEVER = 1 << 40
-"""The first bar of a symbol that has no candle, or that the panel does not have."""
+from sandbox.plan.operators.kind import NEVER, Candles
 
 _NO_TIME = 1 << 60
 """When such a bar closes."""
-
-_EITHER = {"or": 0, "where": 1}
-"""Defined as soon as any input is; the number is the first input that counts."""
-_ALWAYS = frozenset({"not", "nz"})
-"""Operators that answer when their input does not."""
-_SEARCHES = frozenset({"barssince", "valuewhen"})
-"""Operators that look back as far as there is something: their lookback is how far they may, not how far they must."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +31,7 @@ class Readiness:
     """
     `first[node]` is the first bar, as a position on the node's axis, at which it can have a value (a condition: can be true); int64 of
     shape (symbols of the panel,). NEVER where it cannot with these candles. A bound from below: before it there is certainly no
-    value, from it on there may be. The exception is a share of the market, which is 0 while nobody has the history to meet its
-    condition: it counts from the first symbol that has.
+    value, from it on there may be.
     """
 
     plan: Plan
@@ -95,7 +84,7 @@ def readiness(plan: Plan, panel: Panel, instant_ms: int) -> Readiness:
             first.append(_leaf(str(node.params["symbol"]), panel, _first_candles(seen.frame(own))))
         else:
             inputs = [_seen_from(seen, own, plan.node_axes[arg], first[arg]) for arg in node.args]
-            first.append(_first(node, inputs))
+            first.append(OPERATORS[node.op].kind.first_bar(inputs, node.params))
     return Readiness(plan, seen, first)
 
 
@@ -111,24 +100,6 @@ def _leaf(symbol: str, panel: Panel, begins: Ints) -> Ints:
         return begins
     row = panel.index.get(symbol)
     return np.full(len(begins), NEVER if row is None else begins[row], dtype=np.int64)
-
-
-def _first(node: Node, inputs: Sequence[Ints]) -> Ints:
-    operator = OPERATORS[node.op]
-    if node.op in _ALWAYS:
-        return np.zeros_like(inputs[0])
-    if isinstance(operator.kind, Each):  # called where the condition holds; only its lists reach back
-        lists = _behind(np.maximum.reduce(inputs[1:]), operator.kind.lookback(node.params))
-        return np.maximum(inputs[0], lists)
-    either = _EITHER.get(node.op)
-    ready: Ints = np.maximum.reduce(inputs) if either is None else np.minimum.reduce(inputs[either:])
-    if node.op == "breadth":
-        ready = np.full_like(ready, ready.min(initial=NEVER))
-    return _behind(ready, 0 if node.op in _SEARCHES else operator.kind.lookback(node.params))
-
-
-def _behind(first: Ints, bars: int) -> Ints:
-    return np.where(first >= NEVER, NEVER, first + bars)
 
 
 def _closes(seen: View, axis: str) -> Ints:

@@ -33,30 +33,43 @@ from pydantic_monty import (
     ResourceLimits,
 )
 
+from sandbox.interpreter.cpu_time import CpuWatch
 from sandbox.interpreter.fair_time import Shares
 from sandbox.interpreter.limits import limit_worker
 from sandbox.plan.operators.kind import Array, Params
 
 CALL_SECONDS_MAX = 0.05
+"""Of CPU, like all limits of time here: on a busy machine a function has as much time as on an idle one."""
 NODE_SECONDS_MAX = 0.25
 """All calls of one `each` in a slot; 400 symbols at 10 to 20 us take a thirtieth of it."""
 SLOT_SECONDS_MAX = 5.0
 """All functions of all traders in a slot, so that they cannot keep a machine from the next one; shared between their users."""
 MEMORY_BYTES_MAX = 32_000_000
 RECURSION_MAX = 100
+PATIENCE = (1, 8, 64)
+"""
+Monty limits wall-clock time: so many times the CPU time of a call. A call that strikes the limit without having used its
+CPU time is made again with the next one.
+"""
 REQUEST_SECONDS_MAX = 0.4
-"""The host's own deadline behind the sandbox's: after it the process is killed (arithmetic on huge integers)."""
+"""The host's own limit of CPU behind the sandbox's: after it the process is killed (arithmetic on huge integers)."""
+REQUEST_WALL_SECONDS_MAX = 5.0
+WALL_FACTOR = 20
+"""A run ends after so many times its CPU time, too: on a machine that has no time for it."""
 WORKER_BYTES_MAX = 1 << 30
 CHECKOUTS_PER_WORKER_MAX = 10_000
 BATCH_CALLS = 64
 """Calls fed at once: 64 x 4 series x 500 bars x 16 bytes is 2 MB of a session's 32."""
 _QUOTED_CHARS_MAX = 200
 
-_LIMITS: ResourceLimits = {
-    "max_feed_duration_secs": CALL_SECONDS_MAX,
-    "max_memory": MEMORY_BYTES_MAX,
-    "max_recursion_depth": RECURSION_MAX,
-}
+_LIMITS: tuple[ResourceLimits, ...] = tuple(
+    {
+        "max_feed_duration_secs": CALL_SECONDS_MAX * patience,
+        "max_memory": MEMORY_BYTES_MAX,
+        "max_recursion_depth": RECURSION_MAX,
+    }
+    for patience in PATIENCE
+)
 _STRUCK = {
     "TimeoutError": f"takes longer than {CALL_SECONDS_MAX * 1000:g} ms",
     "MemoryError": f"needs more than {MEMORY_BYTES_MAX // 10**6} MB",
@@ -93,11 +106,31 @@ class EachError(Exception):
 
 
 class _LimitStruck(Exception):
-    """A batch struck a limit; the message says which."""
+    """A batch struck a limit; the message says which. *in_time*: Monty's, of wall-clock time."""
+
+    def __init__(self, message: str, *, in_time: bool = False) -> None:
+        super().__init__(message)
+        self.in_time = in_time
 
 
 class _TimeUp(Exception):
     """There is no time for another batch."""
+
+
+class _Meter:
+    """The CPU time of one `run`: of the calling thread, and of the interpreter process while it works for it."""
+
+    def __init__(self) -> None:
+        self._began_s = time.thread_time()
+        self._began_at = time.monotonic()
+        self.process_s = 0.0
+
+    @property
+    def spent_s(self) -> float:
+        return self.process_s + time.thread_time() - self._began_s
+
+    def is_over(self, limit_s: float) -> bool:
+        return self.spent_s >= limit_s or time.monotonic() - self._began_at >= limit_s * WALL_FACTOR
 
 
 class EachRunner:
@@ -107,7 +140,7 @@ class EachRunner:
     Use it as a context manager, or `close` it. `run` may be called from any thread.
 
     Args:
-        node_seconds: For all calls of one `run`.
+        node_seconds: Of CPU, for all calls of one `run`.
         slot_seconds: For all runs between two calls of `begin`, shared between the users.
     """
 
@@ -123,6 +156,8 @@ class EachRunner:
         self._slot_seconds = slot_seconds
         self._lock = threading.Lock()
         self._pool: Monty | None = None
+        self._watch = CpuWatch()
+        self._process_s = 0.0
         self._shares = Shares(slot_seconds, {}, {})
 
     def __enter__(self) -> Self:
@@ -142,8 +177,13 @@ class EachRunner:
 
     @property
     def spent_s(self) -> float:
-        """Seconds that functions took since the last `begin`."""
+        """CPU seconds that functions took since the last `begin`."""
         return self._shares.total
+
+    @property
+    def process_s(self) -> float:
+        """The part of ``spent_s`` that the interpreter process used."""
+        return self._process_s
 
     def begin(self, users: Mapping[Hashable, Collection[Hashable]] | None = None) -> None:
         """
@@ -152,6 +192,7 @@ class EachRunner:
         *users* are those of each node, a function as it is given to `run`; None: all is one user's.
         """
         self._shares = Shares(self._slot_seconds, users or {}, self._shares.spent)
+        self._process_s = 0.0
 
     def in_turn(self, nodes: Sequence[Hashable]) -> Iterator[Any]:
         """The nodes in the order to `run` them, so that who needs little does not wait behind who needs much."""
@@ -169,44 +210,48 @@ class EachRunner:
         """
         share_s = self._shares.left(node)
         try:
-            with self._charged(node):
+            with self._charged(node) as meter:
                 text = _definition(source, name)
-                return list(self._answers(text, name, iter(calls), share_s))
+                return list(self._answers(text, name, iter(calls), meter, share_s))
         except _TimeUp as up:
             had_less = share_s < self._node_seconds
             raise (self._used_up(node) if had_less else self._too_slow(name)) from up
 
     @contextmanager
-    def _charged(self, node: Hashable) -> Iterator[None]:
-        began, shares = time.monotonic(), self._shares
+    def _charged(self, node: Hashable) -> Iterator[_Meter]:
+        meter, shares = _Meter(), self._shares
         try:
-            yield
+            yield meter
         finally:
-            shares.charge(node, time.monotonic() - began)
+            shares.charge(node, meter.spent_s)
+            self._process_s += meter.process_s
 
-    def _answers(self, text: str, name: str, calls: Iterator[EachCall], share_s: float) -> Iterator[float]:
-        share_end = time.monotonic() + share_s
-        deadline = min(share_end, time.monotonic() + self._node_seconds)
-        while batch := list(islice(calls, BATCH_CALLS)):
-            if time.monotonic() >= deadline:
-                raise _TimeUp
-            try:
-                yield from self._fed(text, name, batch)
-            except _LimitStruck:
-                yield from self._one_by_one(text, name, batch, share_end)
-
-    def _one_by_one(
-        self, text: str, name: str, batch: Sequence[EachCall], share_end: float
+    def _answers(
+        self, text: str, name: str, calls: Iterator[EachCall], meter: _Meter, share_s: float
     ) -> Iterator[float]:
-        """Each call in a session of its own; the one that strikes a limit again is to blame."""
-        deadline = min(share_end, time.monotonic() + self._node_seconds)
-        for call in batch:
-            if time.monotonic() >= deadline:
+        while batch := list(islice(calls, BATCH_CALLS)):
+            if meter.is_over(min(share_s, self._node_seconds)):
                 raise _TimeUp
             try:
-                yield from self._fed(text, name, [call])
+                yield from self._fed(text, name, batch, meter)
+            except _LimitStruck:
+                once_more_s = min(share_s, meter.spent_s + self._node_seconds)
+                for call in batch:
+                    if meter.is_over(once_more_s):
+                        raise _TimeUp from None
+                    yield from self._alone(text, name, call, meter)
+
+    def _alone(self, text: str, name: str, call: EachCall, meter: _Meter) -> list[float]:
+        """A call in a session of its own. If it strikes a limit again, it is to blame, or the machine was too busy."""
+        for limits in _LIMITS:
+            before_s = meter.process_s
+            try:
+                return self._fed(text, name, [call], meter, limits)
             except _LimitStruck as struck:
-                raise EachError(f"{name} {struck} on {call[0]}") from struck
+                had_its_time = meter.process_s - before_s >= CALL_SECONDS_MAX * 0.9
+                if had_its_time or not struck.in_time or limits is _LIMITS[-1]:
+                    raise EachError(f"{name} {struck} on {call[0]}") from struck
+        raise AssertionError("there is a last limit")
 
     def _too_slow(self, name: str) -> EachError:
         return EachError(
@@ -221,17 +266,27 @@ class EachRunner:
             "call them on fewer symbols, with when="
         )
 
-    def _fed(self, text: str, name: str, batch: Sequence[EachCall]) -> list[float]:
+    def _fed(
+        self,
+        text: str,
+        name: str,
+        batch: Sequence[EachCall],
+        meter: _Meter,
+        limits: ResourceLimits = _LIMITS[0],
+    ) -> list[float]:
         """The answers of one session. Raises _LimitStruck, or EachError for what the function itself did."""
         try:
-            with self._opened().checkout(limits=_LIMITS) as session:
+            with self._opened().checkout(limits=limits) as session:
                 limit_worker(session.worker_pid, WORKER_BYTES_MAX)
-                try:
-                    session.feed_run(text)
-                    given = [list(arguments) for _, arguments in batch]
-                    answers: object = session.feed_run("vyx_run(vyx_calls)", inputs={"vyx_calls": given})
-                except MontyRuntimeError as error:
-                    raise _failure(error, session, text, name, batch) from error
+                with self._watch.limit(session.worker_pid, REQUEST_SECONDS_MAX) as watched:
+                    try:
+                        session.feed_run(text)
+                        given = [list(arguments) for _, arguments in batch]
+                        answers: object = session.feed_run("vyx_run(vyx_calls)", inputs={"vyx_calls": given})
+                    except MontyRuntimeError as error:
+                        raise _failure(error, session, text, name, batch) from error
+                    finally:
+                        meter.process_s += watched.spent_s
         except MontyCrashedError as error:
             raise _LimitStruck("is too much for the interpreter") from error
         except MontyError as error:
@@ -244,7 +299,7 @@ class EachRunner:
                 self._pool = Monty(
                     min_processes=0,
                     max_processes=self._processes,
-                    request_timeout=REQUEST_SECONDS_MAX,
+                    request_timeout=REQUEST_WALL_SECONDS_MAX,
                     max_checkouts_per_worker=CHECKOUTS_PER_WORKER_MAX,
                 )
                 self._pool.__enter__()
@@ -314,7 +369,7 @@ def _failure(
     """What an exception that ended a batch means."""
     kind, _, message = error.display("type-msg").partition(": ")
     if kind in _STRUCK:
-        return _LimitStruck(_STRUCK[kind])
+        return _LimitStruck(_STRUCK[kind], in_time=kind == "TimeoutError")
     try:
         at: object = session.feed_run("vyx_at[0]")
     except MontyError:

@@ -18,7 +18,7 @@ from typing import cast
 from sandbox.language.rewrite import Capture
 from sandbox.language.type_errors import unknown_name
 from sandbox.language.vocabulary import LANGUAGE
-from sandbox.plan.text.diagnostics import Diagnostic, diagnostic
+from sandbox.plan.text.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic
 from sandbox.plan.text.function import FUNCTION_BYTES_MAX, unrepeatable
 from sandbox.plan.text.source import Source
 from sandbox.plan.text.syntax import UNAVAILABLE, Finding, bound_names
@@ -62,6 +62,8 @@ def captures(source: Source, tree: ast.Module) -> tuple[dict[int, Capture], list
             found.append(diagnostic(source.span_of(call.func), "V243", message, hint))
         if not call.args or isinstance(call.args[0], ast.Starred):
             continue
+        if len(found) >= DIAGNOSTICS_MAX:
+            break
         taking = _Taking(source, definitions, bound, around, read)
         capture = taking.take(call.args[0])
         found += taking.found
@@ -72,16 +74,21 @@ def captures(source: Source, tree: ast.Module) -> tuple[dict[int, Capture], list
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, frozenset[str]]]:
-    """Every call of `each`, with the names that the functions and comprehensions around it bind."""
-    pending: list[tuple[ast.AST, frozenset[str]]] = [(tree, frozenset())]
+    """
+    Every call of `each`, with the names that the functions and comprehensions around it bind.
+
+    The outermost of those holds the others, so its names are all of them.
+    """
+    pending: list[tuple[ast.AST, frozenset[str], bool]] = [(tree, frozenset(), False)]
     while pending:
-        node, around = pending.pop()
+        node, around, is_within = pending.pop()
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "each":
             yield node, around
         scopes = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-        if isinstance(node, scopes):
+        if isinstance(node, scopes) and not is_within:
+            is_within = True
             around = around.union(*map(bound_names, ast.iter_child_nodes(node)))
-        pending += [(child, around) for child in reversed(list(ast.iter_child_nodes(node)))]
+        pending += [(child, around, is_within) for child in reversed(list(ast.iter_child_nodes(node)))]
 
 
 def _definitions(tree: ast.Module) -> Mapping[str, _Definition]:
@@ -234,6 +241,8 @@ class _Taking:
             self._add(used, "V240", f"A function given to each() cannot use this: {why}.", "")
         foreign = self._text(part)[1] - self._bound
         for node in ast.walk(part):
+            if len(self.found) >= DIAGNOSTICS_MAX:
+                return  # each further one costs a search for the name that was meant
             if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load) or node.id not in foreign:
                 continue
             if node.id in LANGUAGE:

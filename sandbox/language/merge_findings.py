@@ -5,19 +5,12 @@ from collections.abc import Sequence
 import msgspec
 
 from sandbox.language import type_errors
-from sandbox.language.attempt import START, Attempt
+from sandbox.language.attempt import Attempt, crashed
 from sandbox.language.recording import plan_of
 from sandbox.plan.document import Plan, Term
 from sandbox.plan.text import syntax
 from sandbox.plan.text.diagnostics import DIAGNOSTICS_MAX, Diagnostic, diagnostic
 from sandbox.plan.text.source import Source, Span
-
-
-def crashed(*, timed_out: bool) -> Diagnostic:
-    if timed_out:
-        message = "The filter takes too long to read."
-        return diagnostic(START, "V304", message, "A filter runs once and describes one bar; keep it short.")
-    return diagnostic(START, "V307", "The interpreter gave up on the filter.", "Make it simpler.")
 
 
 def merge_findings(

@@ -14,6 +14,8 @@ from sandbox.language.bounds import certain_truth
 from sandbox.language.rewrite import Rewritten
 from sandbox.plan.document import Node, Plan, PlanError, Term, build_plan_and_map
 from sandbox.plan.graph import facts_of
+from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import Each
 from sandbox.plan.text.diagnostics import Diagnostic, diagnostic
 from sandbox.plan.text.source import Span
 
@@ -94,7 +96,7 @@ def _statement(rewritten: Rewritten, index: int) -> Span:
 
 
 def _terms(
-    record: Recorded, rewritten: Rewritten, plan: Plan, found: Mapping[int, int | None]
+    record: Recorded, rewritten: Rewritten, plan: Plan, found: Mapping[int, tuple[int, ...]]
 ) -> tuple[list[Term], list[Diagnostic]]:
     """The terms that are nodes of the plan, and a warning for each that is decided before any candle is seen."""
     truth = certain_truth(plan)
@@ -102,12 +104,13 @@ def _terms(
     odd: list[Diagnostic] = []
     recorded = dict(record.terms)
     for at, site in sorted(enumerate(rewritten.terms), key=lambda item: item[1].name is not None):
-        node = found.get(recorded.get(at, -1))
-        if node is None:
+        nodes = found.get(recorded.get(at, -1))
+        if not nodes:
             continue
+        node, *also = nodes
         text = site.text if site.name is None else f"{site.name}={site.text}"
-        terms.append(Term(node, site.span.line, " ".join(text.split())[:_TERM_CHARS_MAX]))
-        if site.name is None and truth[node] is not None:
+        terms.append(Term(node, site.span.line, " ".join(text.split())[:_TERM_CHARS_MAX], tuple(also)))
+        if site.name is None and not also and truth[node] is not None:
             answer = "true" if truth[node] else "false"
             message = f"This is always {answer}: its values can never be otherwise."
             odd.append(diagnostic(site.span, "V225", message, _CHECK_HINT))
@@ -143,7 +146,9 @@ def _refusal(
     error: PlanError, nodes: Sequence[Node], spans: Sequence[Span], rewritten: Rewritten
 ) -> Diagnostic:
     """The diagnostic for a refused plan, at the statement of the node at fault or of the costliest one."""
-    message = f"{error.message[:1].upper()}{error.message[1:]}."
+    begins_with_code = "[" in error.message.split()[0]
+    first = error.message[0] if begins_with_code else error.message[0].upper()
+    message = f"{first}{error.message[1:]}."
     if error.node is None and error.code in _LIMITS:
         code, hint, weight = _LIMITS[error.code]
         span = _busiest(spans, [weight(node) for node in nodes])
@@ -155,12 +160,16 @@ def _refusal(
 
 def _cost(node: Node) -> int:
     facts = facts_of(0, node.op, node.out, node.params)
-    return (1 + facts.bars_behind("1d")) * facts.steps
+    return (1 + facts.bars_behind("1d")) * facts.cost_ns
 
 
 _LIMITS: Mapping[str, tuple[str, str, Callable[[Node], int]]] = {
     "nodes": ("V302", "Most of them come from here.", lambda _node: 1),
-    "calls": ("V302", "Let one function do more, or ask less.", lambda node: int(node.op == "each")),
+    "calls": (
+        "V302",
+        "Let one function do more, or ask less.",
+        lambda node: isinstance(OPERATORS[node.op].kind, Each),
+    ),
     "cost": ("V301", "The costliest part is here: shorten its periods.", _cost),
     "lookback": ("V303", "The longest look back is about here: use a coarser timeframe.", _cost),
 }

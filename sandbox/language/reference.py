@@ -11,6 +11,7 @@ from pathlib import Path
 from sandbox.language.prelude.assemble import MA_TYPES
 from sandbox.language.vocabulary import FIELDS, signature_text
 from sandbox.plan.operators import OPERATORS, Operator, Param
+from sandbox.plan.operators.kind import Each
 from sandbox.plan.text.diagnostics import CODES
 from sandbox.plan.text.syntax import MODULES
 from sandbox.plan.timeframes import TIMEFRAMES
@@ -130,7 +131,7 @@ def _entry(operator: Operator) -> Iterator[str]:
     told = [param for param in operator.params if param.name not in _TAKEN_FROM_THE_TEXT]
     if told:
         yield f"{'; '.join(_parameter(param) for param in told)}.\n"
-    if operator.name == "each":
+    if isinstance(operator.kind, Each):
         yield _EACH_EXAMPLE
 
 

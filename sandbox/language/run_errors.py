@@ -25,7 +25,7 @@ _NOT_KNOWN = "The monty syntax parser does not yet support "
 _RESOURCES = {"TimeoutError": "V304", "MemoryError": "V305", "RecursionError": "V306"}
 _RESOURCE_TEXTS = {
     "V304": (
-        "The filter runs longer than a second.",
+        "The filter runs longer than 0.8 s.",
         "A filter runs once and describes one bar; loops should be short.",
     ),
     "V305": ("The filter needs more memory than it is given.", "Series hold no data here; keep lists short."),
@@ -115,8 +115,10 @@ def _noticed(payload: str, span: Span, source: Source, tree: ast.Module) -> Diag
 def _narrowed(span: Span, where: str, source: Source, tree: ast.Module) -> Span:
     """The argument or operand *where* of the expression at *span*, or all of it."""
     what, _, which = where.partition(":")
+    start = source.offset_of_character(span.line, span.column)
+    wanted = start, source.offset_of_character(span.end_line, span.end_column)
     for node in ast.walk(tree):
-        if isinstance(node, ast.expr) and source.span_of(node) == span:
+        if isinstance(node, ast.expr) and node.lineno == span.line and source.range_of(node) == wanted:
             part = _part(node, what, which)
             if part is not None:
                 return source.span_of(part)

@@ -20,6 +20,7 @@ from pydantic_monty import (
     ResourceLimits,
 )
 
+from sandbox.interpreter.cpu_time import CpuWatch
 from sandbox.language.stub import stub
 
 _NEVER_RUN = "\nclass VyxNever(int): pass"
@@ -36,14 +37,27 @@ class _Kept:
 
 
 class TypeChecker:
-    """Up to *sessions* kept sessions of *pool*; `prepare` is told each new worker's process id."""
+    """
+    Up to *sessions* kept sessions of *pool*.
+
+    `prepare` is called with each new worker's process id; a check that uses more than *cpu_s* ends its worker.
+    """
 
     def __init__(
-        self, pool: Monty, limits: ResourceLimits, *, sessions: int, prepare: Callable[[int | None], None]
+        self,
+        pool: Monty,
+        limits: ResourceLimits,
+        *,
+        sessions: int,
+        prepare: Callable[[int | None], None],
+        watch: CpuWatch,
+        cpu_s: float,
     ) -> None:
         self._pool = pool
         self._limits = limits
         self._prepare = prepare
+        self._watch = watch
+        self._cpu_s = cpu_s
         self._free = threading.Semaphore(sessions)
         self._lock = threading.Lock()
         self._idle: list[_Kept] = []
@@ -65,12 +79,17 @@ class TypeChecker:
 
         Raises:
             MontyCrashedError: The worker died or took too long; it will be replaced.
+            RuntimeError: The same, of a worker that died while its session was idle.
         """
         with self._free:
             kept = self._taken()
             try:
-                report = self._report(kept, text)
-            except MontyCrashedError:
+                with self._watch.limit(kept.session.worker_pid, self._cpu_s):
+                    report = self._report(kept, text)
+            except (
+                MontyCrashedError,
+                RuntimeError,
+            ):  # RuntimeError: the worker died while the session was idle
                 kept.session.__exit__(None, None, None)
                 raise
             self._give_back(kept)

@@ -135,8 +135,9 @@ def arguments_hint(function: str) -> str:
 
 def signature_text(operator: Operator) -> str:
     """The arguments of an operator's function as people write them: inputs, then parameters with defaults."""
-    if operator.name in _SIGNATURES:
-        return ", ".join(_SIGNATURES[operator.name])
+    given = _SIGNATURES.get(operator.name)
+    if given is not None:
+        return ", ".join(given)
     params = [p.name if p.default is None else f"{p.name}={_default(p.default)}" for p in operator.params]
     return ", ".join([*operator.inputs, *params])
 

@@ -5,8 +5,8 @@ A series lives on the closed bars of one timeframe ("1h"), or on those and the f
 only a current value. Mixing a forming bar with bars of the same or a finer timeframe gives no history, because earlier
 states of the forming bar are not stored.
 
-Decided here: the names of the axes and on which one a combination of series lives. Not decided here: what the bar in
-progress holds (`sandbox.engine.candles.forming`), what may be done with a series that has no past (`sandbox.plan.document`).
+Decided here: the names of the axes and on which one a combination of series lives. Not decided here: what a forming bar
+holds (`sandbox.engine.candles.forming`), what may be done with a series that has no history (`sandbox.plan.graph`).
 """
 
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ _FINEST = min(TIMEFRAMES, key=TIMEFRAMES.__getitem__)
 
 
 def forming_axis(timeframe: str) -> str:
-    """The closed bars of *timeframe* and the one in progress; of the finest timeframe nothing is known before its close."""
+    """The closed bars of *timeframe* and the forming one; of the finest timeframe nothing is known before its close."""
     return timeframe if timeframe == _FINEST else timeframe + _FORMING
 
 
 def is_forming(axis: str) -> bool:
-    """Whether the last bar of the axis may be in progress."""
+    """Whether the last bar of the axis may be a forming one."""
     return axis.endswith(_FORMING)
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from sandbox.plan import axis as axes
 from sandbox.plan.graph import Facts, Node
-from sandbox.plan.operators.kind import Candles, Each
+from sandbox.plan.operators.kind import STEP_NS, Candles
 from sandbox.plan.timeframes import TIMEFRAMES
 
 ALIGN_SLACK_BARS = 4
-"""Extra coarse bars behind a finer series: coarse bars that an outage left with few fine bars inside."""
+"""Extra coarse bars behind a finer series: coarse bars of which an outage left few fine bars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def derive(
     reach = _reach_of(nodes, facts, node_axes, seen)
     need = _need_of(facts, node_axes, reach)
     if forming:
-        _need_bars_in_progress(need, trigger, forming)
+        _need_forming_bars(need, trigger, forming)
     return Derived(
         trigger=trigger,
         timeframes=timeframes,
@@ -106,10 +106,11 @@ def _need_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Seq
     return need
 
 
-def _need_bars_in_progress(need: dict[str, int], trigger: str, forming: Sequence[str]) -> None:
+def _need_forming_bars(need: dict[str, int], trigger: str, forming: Sequence[str]) -> None:
     """
-    Add what bars in progress are made of, and all that it takes to see everything as it was when the trigger's bar
-    before closed (`on_enter`).
+    Add the 1m candles that forming bars are made of, and one trigger bar more of each timeframe.
+
+    `on_enter` computes the condition as of the close of the trigger's previous bar.
     """
     minutes = max(TIMEFRAMES[timeframe] // TIMEFRAMES["1m"] for timeframe in forming)
     need["1m"] = max(need.get("1m", 0), minutes)
@@ -118,20 +119,13 @@ def _need_bars_in_progress(need: dict[str, int], trigger: str, forming: Sequence
 
 
 def _cost_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Sequence[int]) -> int:
-    """Bar steps for one symbol when nothing is cached."""
-    return sum(
-        _node_cost(node, axis, reached + 1)
+    """Bar steps for one symbol when nothing is cached: nanoseconds by STEP_NS."""
+    costs = (
+        node.operator.kind.total_ns(reached + 1, node.bars_behind(axis), node.cost_ns)
         for node, axis, reached in zip(facts, node_axes, reach, strict=True)
         if axis is not None
     )
-
-
-def _node_cost(facts: Facts, axis: str, bars: int) -> int:
-    """Bar steps for *bars* values; what `each` is given beside the current bar is read, not computed."""
-    behind = facts.bars_behind(axis)
-    if isinstance(facts.operator.kind, Each):
-        return bars * facts.steps + behind
-    return (bars + behind) * facts.steps
+    return sum(costs) // STEP_NS
 
 
 def _finest_first(timeframes: Iterable[str]) -> tuple[str, ...]:

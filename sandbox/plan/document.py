@@ -21,10 +21,11 @@ import msgspec
 from sandbox.plan.derive import Derived, derive
 from sandbox.plan.graph import Graph, Node, PlanError
 from sandbox.plan.operators import OPERATORS
+from sandbox.plan.operators.kind import Each
 
 __all__ = ["Node", "Plan", "PlanError", "build_plan", "build_plan_and_map", "load_plan"]
-PLAN_VERSION = 2
-"""2: min and max of the same two series are one node."""
+PLAN_VERSION = 3
+"""2: min and max of the same two series are one node. 3: negations are inside the conditions, unknown ones stay unknown."""
 PLAN_BYTES_MAX = 1 << 20
 NODES_MAX = 2000
 SHOW_MAX = 32
@@ -49,9 +50,9 @@ class Plan(msgspec.Struct, frozen=True):
     A validated, canonical plan. Only version, nodes, signal and show are its content; the rest follows from them.
 
     `node_axes[i]` is None for constants, `node_bools[i]` tells bool from float. `timeframes` are those whose bars it
-    reads, `trigger` the finest of them, `forming` those whose bar in progress it reads. It is due whenever a bar of
-    `due_every` closes: the trigger's, or each minute where the trigger's is read while in progress. `need` is the number
-    of bars of each timeframe that an exact answer takes (1m ones too, of which bars in progress are made),
+    reads, `trigger` the finest of them, `forming` those whose forming bar it reads. It is due whenever a bar of
+    `due_every` closes: the trigger's, or each minute where the trigger's forming bar is read. `need` is the number
+    of bars of each timeframe that an exact answer takes (1m ones too, of which forming bars are made),
     `lookback_bars` the largest of them. `cost` is in bar steps per symbol.
     """
 
@@ -82,7 +83,7 @@ class Plan(msgspec.Struct, frozen=True):
         return hashlib.sha256(self.encode()).hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """What is told about a plan outside (`Trader.plan` of the contract)."""
+        """The plan as clients see it (`Trader.plan` of the contract)."""
         return {
             "trigger": self.trigger,
             "timeframes": list(self.timeframes),
@@ -96,11 +97,22 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Term(msgspec.Struct, frozen=True):
-    """A part of the signal or a shown value: its node in the plan, its line and text in the filter."""
+    """
+    A part of the signal or a shown value: its node in the plan, its line and text in the filter.
+
+    Where the term is an `and` that the plan holds as conjuncts of a longer one, as `not (a or b)` is, `node` is the first
+    of them and `also` are the others.
+    """
 
     node: int
     line: int
     text: str
+    also: tuple[int, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """All nodes that the term consists of: it is true where each of them is."""
+        return (self.node, *self.also)
 
 
 def build_plan(nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]) -> Plan:
@@ -120,8 +132,13 @@ def build_plan(nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Map
 
 def build_plan_and_map(
     nodes: Sequence[Node | Mapping[str, Any]], signal: int, show: Mapping[str, int]
-) -> tuple[Plan, list[int | None]]:
-    """`build_plan`, and for each node given the plan's node of the same value (None: not used by the plan)."""
+) -> tuple[Plan, list[tuple[int, ...]]]:
+    """
+    `build_plan`, and for each node given the plan's nodes that stand for it.
+
+    That is one node of the same value, or several whose conjunction it is, where the plan holds it as a part of a longer
+    `and`; none where the plan does not use it.
+    """
     given = _checked_shape(nodes, signal, show)
     graph = Graph()
     canonical: list[int] = []
@@ -136,12 +153,12 @@ def build_plan_and_map(
     plan = _finish(
         graph, order, position[canonical[signal]], {n: position[canonical[show[n]]] for n in sorted(show)}
     )
-    return plan, [position.get(node) for node in canonical]
+    return plan, [graph.conjuncts_of(node, position) for node in canonical]
 
 
 def load_plan(source: bytes | str | Mapping[str, Any]) -> Plan:
     """
-    Read a plan back, trusting nothing: the same checks as `build_plan`, derived facts computed anew.
+    Read a plan back, trusting nothing: it is checked and everything is derived as in `build_plan`.
 
     Raises:
         PlanError: Not a plan of this version, or one that `build_plan` refuses.
@@ -188,7 +205,7 @@ def _finish(graph: Graph, order: Sequence[int], signal: int, show: dict[str, int
     )
     node_axes = tuple(graph.axes[at] for at in order)
     derived = derive(nodes, [graph.facts[at] for at in order], node_axes, signal, show.values())
-    calls = sum(node.op == "each" for node in nodes)
+    calls = sum(isinstance(OPERATORS[node.op].kind, Each) for node in nodes)
     _check_limits(derived, nodes=len(nodes), calls=calls)
     return Plan(
         version=PLAN_VERSION,

@@ -12,7 +12,7 @@ made of some ten thousand different nodes, and share their parameters in memory.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import msgspec
@@ -20,23 +20,8 @@ import numpy as np
 
 from sandbox.plan import axis as axes
 from sandbox.plan.operators import OPERATORS, Operator, Param
-from sandbox.plan.operators.kind import (
-    BLOCK_BARS,
-    AcrossMarket,
-    Candles,
-    Composed,
-    Each,
-    Params,
-    ParamValue,
-    Pointwise,
-    Run,
-    Session,
-    Window,
-)
-from sandbox.plan.timeframes import TIMEFRAMES
+from sandbox.plan.operators.kind import Candles, Constant, Logic, Params, ParamValue, Pointwise, Shift
 
-_SYMMETRIC = frozenset({"add", "mul", "min", "max", "eq", "ne"})
-_MIRRORED = {"gt": "lt", "ge": "le"}
 _REMEMBERED_MAX = 1 << 14
 """Different nodes remembered: some 10 MB, 64 MB if all were functions of `each`."""
 
@@ -71,26 +56,25 @@ class Facts:
     What operator, output and parameters alone say of a node.
 
     `params` are complete and checked; they are shared between nodes, so nobody may change them. `body` is what the
-    node's digest begins with. `steps` is the work for one bar, `behind` how many bars before the first one wanted the
-    node must see of its inputs (of a session, besides those since midnight).
+    node's digest begins with. `cost_ns` is the time of one bar's value for one symbol.
     """
 
     operator: Operator
     params: dict[str, ParamValue]
     body: bytes
-    steps: int
-    behind: int
+    cost_ns: int
+    _behind: dict[str, int] = field(default_factory=dict)
 
     def bars_behind(self, axis: str) -> int:
-        """`behind` on an axis."""
-        if isinstance(self.operator.kind, Session):
-            return TIMEFRAMES["1d"] // axes.length_s(axis) - 1 + self.behind
-        return self.behind
+        """How many bars before the first one wanted the node must see of its inputs, on an axis other than `NOW`."""
+        if axis not in self._behind:
+            self._behind[axis] = self.operator.kind.behind(self.params, axis)
+        return self._behind[axis]
 
 
 def facts_of(index: int, op: str, out: int, params: Mapping[str, ParamValue]) -> Facts:
     """
-    The facts of a node; *index* is told as the one at fault.
+    The facts of a node; *index* is named as the one at fault.
 
     Raises:
         PlanError: There is no such operator or output, or the parameters are not what it takes.
@@ -110,15 +94,11 @@ def _facts(op: str, out: int, *names_and_values: ParamValue) -> Facts:
         raise PlanError(f"{op} has {len(operator.outputs)} outputs, there is no {out}", None, "arity")
     names: Iterator[ParamValue] = iter(names_and_values)
     params = _checked_params(dict(zip(map(str, names), names, strict=True)), operator)
+    complete = [part for item in params.items() for part in item]
+    if list(map(type, complete)) != list(map(type, names_and_values)) or complete != [*names_and_values]:
+        return _facts(op, out, *complete)  # equal nodes share their parameters, however they were given
     body = msgspec.json.encode((op, params, out), order="deterministic")
-    return Facts(operator, params, body, operator.steps(params), _behind(operator, params))
-
-
-def _behind(operator: Operator, params: Params) -> int:
-    kind = operator.kind
-    if isinstance(kind, Run):
-        return BLOCK_BARS - 1 + kind.lookback(params) + kind.warmup(params)
-    return kind.lookback(params)
+    return Facts(operator, params, body, operator.cost_ns(params))
 
 
 class Graph:
@@ -131,6 +111,7 @@ class Graph:
         self.axes: list[str | None] = []
         self.bools: list[bool] = []
         self._index: dict[bytes, int] = {}
+        self._negations: dict[int, int] = {}
 
     def add_given(self, index: int, node: Node, canonical: Sequence[int]) -> int:
         """Check a node as it was given and add its canonical form."""
@@ -140,66 +121,80 @@ class Graph:
                     f"{node.op} refers to node {arg}, which does not come before it", index, "order"
                 )
         args = tuple(canonical[arg] for arg in node.args)
-        return self._added(index, Node(node.op, args, node.params, node.out))
+        return self.added(index, Node(node.op, args, node.params, node.out))
 
-    def _added(self, index: int, node: Node) -> int:
-        """The canonical form of a node whose arguments are canonical; *index* is the given node it comes from."""
+    def added(self, index: int, node: Node) -> int:
+        """The canonical form of a node whose arguments are canonical; *index* is the given node it comes from or is part of."""
         facts = facts_of(index, node.op, node.out, node.params)
         operator, params = facts.operator, facts.params
         _check_arity(index, node, operator)
         for position, arg in enumerate(node.args):
             if operator.input_kind(position) == "bool" and not self.bools[arg]:
                 raise PlanError(f"{node.op} takes conditions, not numbers", index, "kind")
-        if isinstance(operator.kind, Window | Run | Session | AcrossMarket | Composed | Each) and all(
-            self.axes[arg] is None for arg in node.args
-        ):
+        if operator.kind.needs_series and all(self.axes[arg] is None for arg in node.args):
             raise PlanError(f"{node.op} of constants: it needs a series", index, "constant")
-        if _looks_back(facts) and axes.joined(self.axes[arg] for arg in node.args) == axes.NOW:
+        if operator.kind.looks_back(params) and self._axis_of(node.args) == axes.NOW:
             raise PlanError(
-                f"what a bar in progress mixed with bars that are not coarser was before is not known, and "
-                f"{_name(operator)} looks back on it",
+                f"{_name(operator)} needs history, and this series has none: it mixes a forming bar with bars of the "
+                f"same or a finer timeframe",
                 index,
                 "forming",
             )
-        if isinstance(operator.kind, Composed):
+        other = operator.kind.rewritten(_Maker(self, index), node.op, node.args, params, node.out)
+        checked = Node(node.op, node.args, params, node.out)
+        return self._simplified(index, checked, facts) if other is None else other
 
-            def make(op: str, *args: int, out: int = 0, **given: ParamValue) -> int:
-                return self._added(index, Node(op, args, given, out))
+    def negated(self, index: int, node: int) -> int:
+        """
+        The node that is true where the condition *node* is known to be false.
 
-            return operator.kind.expand(make, node.args, params)[node.out]
-        return self._simplified(index, Node(node.op, node.args, params, node.out), operator)
+        It is made of the negations of the conditions below, smallest index first: without recursion, since a filter may
+        nest conditions a thousand deep.
+        """
+        make, pending = _Maker(self, index), [node]
+        below: set[int] = set()
+        while pending:
+            at = pending.pop()
+            if at not in below and at not in self._negations:
+                below.add(at)
+                pending += [arg for arg in self.nodes[at].args if self.bools[arg]]
+        for at in sorted(below):
+            of, kind = self.nodes[at], self.facts[at].operator.kind
+            self._negations[at] = kind.negation(make, of.op, of.args, of.params)
+        return self._negations[node]
 
-    def _simplified(self, index: int, node: Node, operator: Operator) -> int:
-        op, args, nodes = node.op, node.args, self.nodes
-        if op == "forming" and not axes.is_forming(leaf_axis(op, node.params)):
-            node = Node("bars", (), node.params)
-        if op in _MIRRORED:
-            return self._intern(Node(_MIRRORED[op], args[::-1]))
-        if op == "shift":
-            return self._shifted(index, args[0], int(node.params["n"]))
-        if op == "not" and nodes[args[0]].op == "not":
-            return nodes[args[0]].args[0]
-        if op in {"and", "or"}:
+    def _simplified(self, index: int, node: Node, facts: Facts) -> int:
+        """A node that its kind leaves as it is, in one order of inputs, without what it repeats, folded where constant."""
+        op, args, nodes, kind = node.op, node.args, self.nodes, facts.operator.kind
+        if isinstance(kind, Shift):
+            return self._shifted(index, node, facts)
+        if isinstance(kind, Logic):
             terms = {t for arg in args for t in (nodes[arg].args if nodes[arg].op == op else (arg,))}
-            return terms.pop() if len(terms) == 1 else self._intern(Node(op, self._sorted(terms)))
-        if op in _SYMMETRIC:
-            node = Node(op, self._sorted(args))
-        kind = operator.kind
-        folds = operator.returns == "float" and all(nodes[arg].op == "const" for arg in args)
+            return terms.pop() if len(terms) == 1 else self._intern(Node(op, self._sorted(terms)), facts)
+        if kind.is_symmetric:
+            node = Node(op, self._sorted(args), node.params, node.out)
+        folds = facts.operator.returns == "float" and all(self._is_constant(arg) for arg in args)
         if folds and isinstance(kind, Pointwise):
             return self._folded(index, node, kind)
-        return self._intern(node)
+        return self._intern(node, facts)
 
-    def _shifted(self, index: int, series: int, n: int) -> int:
-        inner = self.nodes[series]
-        if n == 0 or inner.op == "const":
+    def _is_constant(self, node: int) -> bool:
+        return isinstance(self.facts[node].operator.kind, Constant)
+
+    def _shifted(self, index: int, node: Node, facts: Facts) -> int:
+        (series,), kind = node.args, facts.operator.kind
+        n = kind.lookback(facts.params)
+        if n == 0 or self._is_constant(series):
             return series
-        if inner.op == "shift":
-            n += int(inner.params["n"])
+        inner = self.nodes[series]
+        if inner.op == node.op:
+            n += kind.lookback(inner.params)
             series = inner.args[0]
-            if n > (OPERATORS["shift"].params[0].high or 0):
-                raise PlanError(f"[{n}] looks too far back", index, "lookback")
-        return self._intern(Node("shift", (series,), {"n": n}))
+            most = int(facts.operator.params[0].high or 0)
+            if n > most:
+                raise PlanError(f"s[{n}] looks too far back: at most {most} bars", index, "lookback")
+        shifted = Node(node.op, (series,), {facts.operator.params[0].name: n})
+        return self._intern(shifted, facts_of(index, shifted.op, 0, shifted.params))
 
     def _folded(self, index: int, node: Node, kind: Pointwise) -> int:
         values = [np.array([[float(self.nodes[arg].params["value"])]]) for arg in node.args]
@@ -207,13 +202,13 @@ class Graph:
         value = float(result[0, 0])
         if not math.isfinite(value):
             raise PlanError(f"{node.op} of these constants is not a finite number", index, "constant")
-        return self._intern(Node("const", (), {"value": value + 0.0}))
+        folded = Node("const", (), {"value": value + 0.0})
+        return self._intern(folded, facts_of(index, folded.op, 0, folded.params))
 
     def _sorted(self, args: Sequence[int] | set[int]) -> tuple[int, ...]:
         return tuple(sorted(args, key=self.digests.__getitem__))
 
-    def _intern(self, node: Node) -> int:
-        facts = facts_of(len(self.nodes), node.op, node.out, node.params)
+    def _intern(self, node: Node, facts: Facts) -> int:
         digest = hashlib.sha256(facts.body + b"".join([self.digests[arg] for arg in node.args])).digest()
         if digest in self._index:
             return self._index[digest]
@@ -221,20 +216,27 @@ class Graph:
         self.nodes.append(Node(node.op, node.args, facts.params, node.out))
         self.facts.append(facts)
         self.digests.append(digest)
-        self.axes.append(self._axis(node))
-        self.bools.append(self._is_bool(node))
+        kind = facts.operator.kind
+        self.axes.append(kind.axis(facts.params) if isinstance(kind, Candles) else self._axis_of(node.args))
+        self.bools.append(self._is_bool(node, facts.operator))
         return len(self.nodes) - 1
 
-    def _axis(self, node: Node) -> str | None:
-        if isinstance(OPERATORS[node.op].kind, Candles):
-            return leaf_axis(node.op, node.params)
-        return axes.joined(self.axes[arg] for arg in node.args)
+    def _axis_of(self, args: Sequence[int]) -> str | None:
+        return axes.joined(self.axes[arg] for arg in args)
 
-    def _is_bool(self, node: Node) -> bool:
-        operator = OPERATORS[node.op]
+    def _is_bool(self, node: Node, operator: Operator) -> bool:
         if operator.returns != "same":
             return operator.returns == "bool"
         return all(self.bools[arg] for at, arg in enumerate(node.args) if operator.input_kind(at) == "any")
+
+    def conjuncts_of(self, node: int, position: Mapping[int, int]) -> tuple[int, ...]:
+        """The nodes of *position*, as they are numbered there, whose conjunction *node* is; none where one is not there."""
+        if node in position:
+            return (position[node],)
+        kind, args = self.facts[node].operator.kind, self.nodes[node].args
+        if isinstance(kind, Logic) and not kind.decisive and all(arg in position for arg in args):
+            return tuple(sorted(position[arg] for arg in args))
+        return ()
 
     def order_from(self, roots: Sequence[int]) -> list[int]:
         """Nodes reachable from *roots*, each after its arguments, in depth-first finishing order."""
@@ -253,20 +255,30 @@ class Graph:
         return order
 
 
-def leaf_axis(op: str, params: Params) -> str:
-    """The axis of a candle field: of the closed bars, or of those and the one in progress."""
-    timeframe = str(params["timeframe"])
-    return axes.forming_axis(timeframe) if op == "forming" else timeframe
+class _Maker:
+    """Adds nodes for the given node *index*, which is the one at fault where they are refused."""
 
+    __slots__ = ("graph", "index")
 
-def _looks_back(facts: Facts) -> bool:
-    if isinstance(facts.operator.kind, Run | Session):
-        return True
-    return not isinstance(facts.operator.kind, Composed) and facts.behind > 0
+    def __init__(self, graph: Graph, index: int) -> None:
+        self.graph = graph
+        self.index = index
+
+    def __call__(self, op: str, *args: int, out: int = 0, **params: ParamValue) -> int:
+        return self.graph.added(self.index, Node(op, args, params, out))
+
+    def node(self, op: str, args: Sequence[int], params: Params, out: int = 0) -> int:
+        return self.graph.added(self.index, Node(op, tuple(args), dict(params), out))
+
+    def negated(self, node: int) -> int:
+        return self.graph.negated(self.index, node)
+
+    def is_bool(self, node: int) -> bool:
+        return self.graph.bools[node]
 
 
 def _name(operator: Operator) -> str:
-    return "s[n]" if operator.name == "shift" else operator.name
+    return "s[n]" if isinstance(operator.kind, Shift) else operator.name
 
 
 def _check_arity(index: int, node: Node, operator: Operator) -> None:
@@ -274,7 +286,7 @@ def _check_arity(index: int, node: Node, operator: Operator) -> None:
     if operator.variadic:
         if len(node.args) < expected:
             raise PlanError(f"{node.op} takes at least {expected} inputs", index, "arity")
-    elif len(node.args) != expected:
+    elif len(node.args) not in {expected, expected + operator.with_negation}:
         raise PlanError(f"{node.op} takes {expected} inputs, got {len(node.args)}", index, "arity")
 
 

@@ -46,6 +46,8 @@ create index signals_id_idx on public.signals (id);
 create index signals_user_id_idx on public.signals (user_id, id);
 create index signals_user_id_created_at_idx on public.signals (user_id, created_at, id);
 create index signals_trader_id_created_at_idx on public.signals (trader_id, created_at);
+-- rows lie in the order of time: a few pages per slot, for audits; a second btree would cost every insert
+create index signals_triggered_at_idx on public.signals using brin (triggered_at) with (pages_per_range = 16, autosummarize = on);
 comment on table public.signals is 'Exactly one row per (trader, symbol, bar); for closed bars the primary key sees to it, for bars in progress the trigger keep_first_of_bar.';
 comment on column public.signals.triggered_at is 'The slot at which it matched, close of the bar that matched or (forming) of a minute in it: market time, never a wall clock.';
 comment on column public.signals.forming is 'The filter reads bars in progress: what matched at triggered_at may not hold any more when the bar closes.';
@@ -110,7 +112,7 @@ comment on table vyx.feed_floors is 'Up to this id the feed has been pruned.';
 
 -- signals_failed: signals that the database refused, one row each; `vyx redeliver` inserts them once what refused them is mended.
 create table public.signals_failed (
-  failed_id    bigint generated always as identity primary key,
+  failed_id    bigint primary key default nextval('vyx.feed_id'),
   trader_id    uuid not null references public.traders (id) on delete cascade,
   user_id      uuid not null references auth.users (id) on delete cascade,
   symbol       text not null,
@@ -128,6 +130,7 @@ create table public.signals_failed (
 );
 create index signals_failed_user_id_idx on public.signals_failed (user_id);
 comment on table public.signals_failed is 'Signals that a constraint or a type refused, set aside so that the rest of their slot is kept. `vyx redeliver` tries them again.';
+comment on column public.signals_failed.failed_id is 'Drawn with the ids of signals, so that one number names one thing for `vyx redeliver --signal`.';
 comment on column public.signals_failed.shown is 'JSON text as it was offered; not jsonb, since that may be what was refused.';
 comment on column public.signals_failed.reason is 'What the database said.';
 

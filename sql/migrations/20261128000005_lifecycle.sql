@@ -1,5 +1,5 @@
 -- What users, people in Studio and machines do to a trader's state. Refusals carry a code of ours:
---   VX404 no such trader · VX409 transition not allowed (detail: the state) · VX403 quota (detail: json limit, used, tier) · VXFEN fenced
+--   VX404 no such trader · VX409 transition not allowed (detail: the state) · VX403 quota (detail: json quota, limit, used, tier, next_tier) · VX503 the service is full · VXFEN fenced
 
 -- active_traders: what counts against a quota: running, on the way there, or in error and about to retry by itself.
 create function vyx.active_traders("user" uuid) returns bigint language sql stable set search_path = '' as $$
@@ -20,7 +20,8 @@ begin
   used := vyx.active_traders("user");
   if used >= quota.max_running then
     raise exception 'the % tier runs at most % traders and % are active', quota.tier, quota.max_running, used
-      using errcode = 'VX403', detail = json_build_object('limit', quota.max_running, 'used', used, 'tier', quota.tier);
+      using errcode = 'VX403', detail = json_build_object('quota', 'running_traders', 'limit', quota.max_running, 'used', used,
+        'tier', quota.tier, 'next_tier', vyx.next_tier('running_traders', used));
   end if;
   if max_active is null then return; end if;
   select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
@@ -31,8 +32,23 @@ begin
     select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
   end if;
   if used >= max_active then
-    raise exception 'the service runs at most % traders and is full', max_active
-      using errcode = 'VX403', detail = json_build_object('limit', max_active, 'used', used, 'tier', quota.tier);
+    raise exception 'the service runs at most % traders and is full', max_active using errcode = 'VX503';
+  end if;
+end $$;
+
+-- check_stored: whether a user may save one more trader. The row lock makes two simultaneous saves of one user count one after the other.
+create function vyx.check_stored("user" uuid) returns void language plpgsql set search_path = '' as $$
+declare
+  quota record;
+  used bigint;
+begin
+  insert into public.accounts (user_id) values ("user") on conflict do nothing;
+  select a.tier, t.max_stored into quota from public.accounts a join public.tiers t using (tier) where a.user_id = "user" for update of a;
+  select count(*) into used from public.traders t where t.user_id = "user";
+  if used >= quota.max_stored then
+    raise exception 'the % tier keeps at most % traders and % are saved', quota.tier, quota.max_stored, used
+      using errcode = 'VX403', detail = json_build_object('quota', 'stored_traders', 'limit', quota.max_stored, 'used', used,
+        'tier', quota.tier, 'next_tier', vyx.next_tier('stored_traders', used));
   end if;
 end $$;
 
@@ -72,17 +88,49 @@ begin
 end $$;
 
 -- stop_trader_v1: repeating it is harmless; a trader nobody holds is stopped at once.
-create function vyx.stop_trader_v1(trader uuid) returns public.trader_state
+create function vyx.stop_trader_v1(trader uuid, reason text default 'stop') returns public.trader_state
 language plpgsql set search_path = '' as $$
 declare current public.trader_state;
 begin
   select * into current from public.trader_state s where s.trader_id = trader for update;
   if not found then raise exception 'there is no trader %', trader using errcode = 'VX404'; end if;
   if current.state in ('stopped', 'stopping') then return current; end if;
-  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
-  current := vyx.change_state_v1(trader, 'stopping', 'stop');
-  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', 'stop'); end if;
+  if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', reason); end if;
+  current := vyx.change_state_v1(trader, 'stopping', reason);
+  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
   return current;
+end $$;
+
+-- start_traders_v1: several traders of one user in one call, each with an outcome of its own: no code, or the refusal's. Null ids are all
+-- that do not run. In the order of their ids, as everybody who locks several of them.
+create function vyx.start_traders_v1("user" uuid, ids uuid[], max_active bigint default null)
+returns table (trader uuid, code text, message text, detail text) language plpgsql set search_path = '' as $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and case when ids is null then s.state in ('stopped', 'error') else s.trader_id = any (ids) end order by s.trader_id
+  loop
+    code := null; message := null; detail := null;
+    begin
+      perform vyx.start_trader_v1(trader, max_active);
+    exception when others then
+      get stacked diagnostics code = returned_sqlstate, message = message_text, detail = pg_exception_detail;
+      if code not like 'VX%' then raise; end if;
+    end;
+    return next;
+  end loop;
+end $$;
+
+-- stop_traders_v1: the same for stopping; null ids are all that run or are about to.
+create function vyx.stop_traders_v1("user" uuid, ids uuid[]) returns table (trader uuid) language plpgsql set search_path = '' as $$
+begin
+  for trader in
+    select s.trader_id from public.trader_state s
+     where s.user_id = "user" and s.state <> 'stopped' and (ids is null or s.trader_id = any (ids)) order by s.trader_id
+  loop
+    perform vyx.stop_trader_v1(trader);
+    return next;
+  end loop;
 end $$;
 
 create function public.start_trader(trader uuid) returns public.trader_state language sql set search_path = '' as $$

@@ -14,9 +14,11 @@ $$;
 create view vyx.market_facts with (security_invoker = true) as
   select vyx.market_time() as market_at, m.ends_at, coalesce(m.speed, 1) as speed, closed.slot as newest_closed,
          coalesce(closed.state = 'outage', false) as newest_closed_is_outage, closed.reason as outage_reason,
-         (select min(o.slot) from vyx.slots o where o.state = 'open') as oldest_open
+         (select min(o.slot) from vyx.slots o where o.state = 'open') as oldest_open,
+         (select min(f.slot) from vyx.slots f) as first_slot, p.stage, p.reason as stage_reason
     from (values (true)) one (only_one)
     left join vyx.markets m using (only_one)
+    left join vyx.market_progress p using (only_one)
     left join lateral (select s.slot, s.state, s.reason from vyx.slots s where s.state <> 'open' order by s.slot desc limit 1) closed on true;
 comment on view vyx.market_facts is 'What the health of a trader is derived from, beside its own row.';
 grant select on vyx.market_facts to service_role;

@@ -42,6 +42,24 @@ select o.slot as first, o.slot as last, o.reason
   from lease l join vyx.slots o on o.state = 'outage' and o.slot > l.after and o.slot <= l.through
  order by o.slot;
 
+-- lacking_in_leases --
+-- The newest slots that a lease accounted for in which symbols of this trader had no candle, with the reason of each.
+with lease as (
+  select l.after, l.through from vyx.leases l where l.trader_id = %(trader_id)s
+  union all
+  select s.lease_after, vyx.screened_through(s) from public.trader_state s
+   where s.trader_id = %(trader_id)s and s.owner is not null and vyx.screened_through(s) > s.lease_after
+), lacking as (
+  select o.slot, o.symbols_missing,
+         (select jsonb_object_agg(m.key, m.value) from jsonb_each(o.missing_reasons) m where t.symbols is null or m.key = any (t.symbols)) as symbols,
+         t.symbols is null as is_everybody
+    from lease l
+    join vyx.slots o on o.state = 'complete' and o.symbols_missing > 0 and o.slot > l.after and o.slot <= l.through
+    join public.traders t on t.id = %(trader_id)s
+)
+select l.slot, l.symbols, case when l.is_everybody then l.symbols_missing else (select count(*)::int from jsonb_object_keys(l.symbols)) end as count
+  from lacking l where l.symbols is not null order by l.slot desc limit %(limit)s;
+
 -- pauses --
 -- When the trader was stopped, in market time; an open end is still going on.
 select vyx.market_time(e.at) as begin_at,

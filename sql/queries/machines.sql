@@ -27,6 +27,12 @@ select vyx.leave_v1(%(boot_id)s);
 -- The one machine in the cluster that feeds the market data holds this session lock.
 select pg_try_advisory_lock(7101, 1);
 
+-- give_ingest_lock_back --
+-- Let another machine feed the market data. Unlocking what is not held would only warn.
+select pg_advisory_unlock(7101, 1) from pg_locks
+ where locktype = 'advisory' and classid = 7101 and objid = 1 and pid = pg_backend_pid()
+union all select false limit 1;
+
 -- live_boots --
 -- Machines that should screen.
 select boot_id from vyx.machines where state <> 'dead' order by boot_id;

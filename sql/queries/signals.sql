@@ -1,21 +1,43 @@
 -- list_signals --
--- A page of a user's signals, oldest first, after (after_at, after_id) when given.
-select s.id, s.trader_id, s.symbol, s.timeframe::text as timeframe, s.triggered_at, s.price, s.shown, s.screened_at, s.created_at, s.late, s.forming
-  from public.signals s
- where s.user_id = %(user_id)s
-   and s.created_at >= coalesce(%(since)s::timestamptz, '-infinity')
-   and (s.created_at, s.id) > (coalesce(%(after_at)s::timestamptz, '-infinity'), %(after_id)s::bigint)
- order by s.created_at, s.id
+-- A page of a user's signals, oldest first, after (after_at, after_id) when given: at most so many rows, and about so many bytes.
+select p.id, p.trader_id, p.symbol, p.timeframe, p.triggered_at, p.price, p.shown, p.screened_at, p.created_at, p.late, p.forming, p.has_next
+  from (select l.*, lead(true) over pages is not null as has_next, sum(l.bytes) over pages - l.bytes as bytes_before
+          from (select s.id, s.trader_id, s.symbol, s.timeframe::text as timeframe, s.triggered_at, s.price, s.shown, s.screened_at, s.created_at,
+                       s.late, s.forming, 300 + pg_column_size(s.shown) as bytes
+                  from public.signals s
+                 where s.user_id = %(user_id)s
+                   and (%(trader_id)s::uuid is null or s.trader_id = %(trader_id)s)
+                   and (%(symbol)s::text is null or s.symbol = %(symbol)s)
+                   and (%(since)s::timestamptz is null or s.created_at >= %(since)s)
+                   and (%(from)s::timestamptz is null or s.triggered_at >= %(from)s)
+                   and (%(until)s::timestamptz is null or s.triggered_at <= %(until)s)
+                   and (%(after_at)s::timestamptz is null or (s.created_at, s.id) > (%(after_at)s, %(after_id)s::bigint))
+                 order by s.created_at, s.id
+                 limit %(limit)s + 1) l
+        window pages as (order by l.created_at, l.id)) p
+ where p.bytes_before < %(bytes_max)s
+ order by p.created_at, p.id
  limit %(limit)s;
 
--- list_signals_of_trader --
--- The same for one trader.
-select s.id, s.trader_id, s.symbol, s.timeframe::text as timeframe, s.triggered_at, s.price, s.shown, s.screened_at, s.created_at, s.late, s.forming
-  from public.signals s
- where s.user_id = %(user_id)s and s.trader_id = %(trader_id)s
-   and s.created_at >= coalesce(%(since)s::timestamptz, '-infinity')
-   and (s.created_at, s.id) > (coalesce(%(after_at)s::timestamptz, '-infinity'), %(after_id)s::bigint)
- order by s.created_at, s.id
+-- list_newest_signals --
+-- The same, newest first.
+select p.id, p.trader_id, p.symbol, p.timeframe, p.triggered_at, p.price, p.shown, p.screened_at, p.created_at, p.late, p.forming, p.has_next
+  from (select l.*, lead(true) over pages is not null as has_next, sum(l.bytes) over pages - l.bytes as bytes_before
+          from (select s.id, s.trader_id, s.symbol, s.timeframe::text as timeframe, s.triggered_at, s.price, s.shown, s.screened_at, s.created_at,
+                       s.late, s.forming, 300 + pg_column_size(s.shown) as bytes
+                  from public.signals s
+                 where s.user_id = %(user_id)s
+                   and (%(trader_id)s::uuid is null or s.trader_id = %(trader_id)s)
+                   and (%(symbol)s::text is null or s.symbol = %(symbol)s)
+                   and (%(since)s::timestamptz is null or s.created_at >= %(since)s)
+                   and (%(from)s::timestamptz is null or s.triggered_at >= %(from)s)
+                   and (%(until)s::timestamptz is null or s.triggered_at <= %(until)s)
+                   and (%(after_at)s::timestamptz is null or (s.created_at, s.id) < (%(after_at)s, %(after_id)s::bigint))
+                 order by s.created_at desc, s.id desc
+                 limit %(limit)s + 1) l
+        window pages as (order by l.created_at desc, l.id desc)) p
+ where p.bytes_before < %(bytes_max)s
+ order by p.created_at desc, p.id desc
  limit %(limit)s;
 
 -- keep_signal_partition --
@@ -42,7 +64,17 @@ with joined as materialized (
                         and earlier.triggered_at > %(slot)s::timestamptz - make_interval(secs => m.cooldown_s))
    order by m.trader_id, m.symbol
   on conflict do nothing
-  returning trader_id
+  returning id, trader_id, user_id, symbol, timeframe
+), queued as (  -- the outbox: a delivery for each destination of the owner that wants it
+  insert into vyx.deliveries (source_id, destination_id, user_id, trader_id, symbol, triggered_at, expires_at)
+  select i.id, d.id, i.user_id, i.trader_id, i.symbol, %(slot)s,
+         clock_timestamp() + coalesce(make_interval(secs => d.expires_after_s), i.timeframe::text::interval)
+         + make_interval(secs => coalesce((d.digest ->> 'every_s')::int, 0)) - late.ness
+    from inserted i
+    join public.destinations d on d.user_id = i.user_id and d.enabled and 'signal' = any (d.events)
+     and (d.trader_ids is null or i.trader_id = any (d.trader_ids))
+   cross join (select vyx.wall_lateness(%(slot)s::timestamptz) as ness) late
+   order by d.id, i.id
 ), counted as (
   update public.trader_state s set signal_count = s.signal_count + n.signals, last_signal_at = greatest(s.last_signal_at, %(slot)s)
     from (select trader_id, count(*) as signals from inserted group by trader_id) n
@@ -62,6 +94,7 @@ select g.triggered_at, g.plan_hash from public.signals g
 select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.price, g.shown, g.plan_hash
   from unnest(%(trader_ids)s::uuid[], %(reaches_s)s::float8[]) as asked (trader_id, reach_s)
   join public.signals g on g.trader_id = asked.trader_id and g.triggered_at <= %(slot)s
+   and g.triggered_at >= %(slot)s::timestamptz - make_interval(secs => %(reach_max_s)s)
    and (g.triggered_at = %(slot)s or g.triggered_at > %(slot)s::timestamptz - make_interval(secs => asked.reach_s))
  order by g.triggered_at;
 
@@ -70,3 +103,23 @@ select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.
 select g.trader_id, g.symbol, g.timeframe::text as timeframe, g.triggered_at, g.price, g.shown, g.plan_hash
   from public.signals g where g.trader_id = %(trader_id)s and g.triggered_at > %(after)s and g.triggered_at <= %(through)s
  order by g.triggered_at;
+
+-- export_signals --
+-- Signals of a user (null: of all users) in the order of their ids, behind after_id.
+select s.id, s.trader_id, s.symbol, s.timeframe::text as timeframe, s.triggered_at, s.price, s.shown, s.screened_at, s.created_at, s.late, s.forming
+  from public.signals s
+ where (%(user_id)s::uuid is null or s.user_id = %(user_id)s)
+   and (%(trader_id)s::uuid is null or s.trader_id = %(trader_id)s)
+   and (%(symbol)s::text is null or s.symbol = %(symbol)s)
+   and (%(since)s::timestamptz is null or s.created_at >= %(since)s)
+   and (%(from)s::timestamptz is null or s.triggered_at >= %(from)s)
+   and (%(until)s::timestamptz is null or s.triggered_at <= %(until)s)
+   and s.id > %(after_id)s
+ order by s.id
+ limit %(limit)s;
+
+-- delete_signals --
+-- So many of a user's signals, the oldest first.
+delete from public.signals s using (
+  select o.trader_id, o.symbol, o.triggered_at from public.signals o where o.user_id = %(user_id)s order by o.id limit %(limit)s) old
+ where s.trader_id = old.trader_id and s.symbol = old.symbol and s.triggered_at = old.triggered_at;

@@ -34,7 +34,16 @@ with failed as (
                       where earlier.trader_id = f.trader_id and earlier.symbol = f.symbol and earlier.triggered_at < f.triggered_at
                         and earlier.triggered_at > f.triggered_at - make_interval(secs => f.cooldown_s))
   on conflict do nothing
-  returning trader_id, triggered_at)
+  returning id, trader_id, user_id, symbol, timeframe, triggered_at
+), queued as (  -- as for any new signal; one that is too late expires
+  insert into vyx.deliveries (source_id, destination_id, user_id, trader_id, symbol, triggered_at, expires_at)
+  select i.id, d.id, i.user_id, i.trader_id, i.symbol, i.triggered_at,
+         clock_timestamp() + coalesce(make_interval(secs => d.expires_after_s), i.timeframe::text::interval)
+         + make_interval(secs => coalesce((d.digest ->> 'every_s')::int, 0)) - vyx.wall_lateness(i.triggered_at)
+    from inserted i
+    join public.destinations d on d.user_id = i.user_id and d.enabled and 'signal' = any (d.events)
+     and (d.trader_ids is null or i.trader_id = any (d.trader_ids))
+   order by i.id, d.id)
 update public.trader_state s set signal_count = s.signal_count + 1, last_signal_at = greatest(s.last_signal_at, i.triggered_at)
   from inserted i where s.trader_id = i.trader_id;
 

@@ -15,13 +15,14 @@ on conflict do nothing;
 
 -- close_slots --
 -- Close slots: complete, or outage with its reason. A closed slot never opens again.
-insert into vyx.slots (slot, state, symbols_expected, symbols_missing, missing, reason, closed_at)
-select closed.slot, closed.state::vyx.slot_state, closed.expected, closed.missing_count, string_to_array(closed.missing, ','), closed.reason, clock_timestamp()
-  from unnest(%(slots)s::timestamptz[], %(states)s::text[], %(expected)s::int[], %(missing_counts)s::int[], %(missing)s::text[], %(reasons)s::text[])
+insert into vyx.slots (slot, state, symbols_expected, symbols_missing, missing, missing_reasons, reason, closed_at)
+select closed.slot, closed.state::vyx.slot_state, closed.expected, closed.missing_count, array(select jsonb_object_keys(closed.missing) order by 1),
+       closed.missing, closed.reason, clock_timestamp()
+  from unnest(%(slots)s::timestamptz[], %(states)s::text[], %(expected)s::int[], %(missing_counts)s::int[], %(missing)s::jsonb[], %(reasons)s::text[])
        as closed (slot, state, expected, missing_count, missing, reason)
 on conflict (slot) do update
    set state = excluded.state, symbols_expected = excluded.symbols_expected, symbols_missing = excluded.symbols_missing,
-       missing = excluded.missing, reason = excluded.reason, closed_at = excluded.closed_at
+       missing = excluded.missing, missing_reasons = excluded.missing_reasons, reason = excluded.reason, closed_at = excluded.closed_at
  where slots.state = 'open';
 
 -- slot_counts --
@@ -38,8 +39,8 @@ delete from vyx.slots where slot < vyx.market_time() - make_interval(days => %(d
 select vyx.newest_closed_slot();
 
 -- find_slot --
--- What the ledger says of a slot; no row: it is older than the ledger, or its time has not come.
-select s.state::text as state, s.reason from vyx.slots s where s.slot = %(slot)s;
+-- What the ledger says of a slot and one symbol; no row: it is older than the ledger, or its time has not come.
+select s.state::text as state, s.reason, s.missing_reasons ->> %(symbol)s as missing_reason from vyx.slots s where s.slot = %(slot)s;
 
 -- unscreened --
 -- What live screening passes over between two instants: slots without candles (symbol is null), and minute candles that came after
@@ -52,3 +53,14 @@ select s.symbol, k.open_time + interval '1 min' from vyx.candle_corrections k jo
 -- oldest_open_slot --
 -- The first slot of a span that waits for candles.
 select min(slot) from vyx.slots where state = 'open' and slot > %(after)s and slot <= %(through)s;
+
+-- slots_between --
+-- The ledger after one slot and through another, oldest first.
+select slot, state::text as state, closed_at from vyx.slots where slot > %(after)s and slot <= %(through)s order by slot;
+
+-- one_snapshot --
+-- First in a transaction that only reads: all its statements see one moment.
+set transaction isolation level repeatable read, read only;
+-- close_open_slots --
+-- Minutes nobody will have candles of, because the market's clock jumps over them.
+update vyx.slots set state = 'outage', reason = %(reason)s, closed_at = clock_timestamp() where state = 'open' and slot < %(before)s;

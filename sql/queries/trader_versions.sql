@@ -34,3 +34,7 @@ delete from public.trader_versions v
  where v.saved_at < clock_timestamp() - make_interval(days => %(days)s)
    and exists (select from public.trader_versions n where n.trader_id = v.trader_id and n.number > v.number
                   and n.saved_at < clock_timestamp() - make_interval(days => %(days)s));
+
+-- screened_traders --
+-- Traders that a machine has screened, in the order of their ids.
+select v.trader_id from public.trader_versions v where v.screened_after is not null group by v.trader_id order by v.trader_id;

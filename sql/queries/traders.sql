@@ -1,3 +1,7 @@
+-- check_stored --
+-- Whether the user may save one more trader; part of the transaction that saves it. Refuses with VX403.
+select vyx.check_stored(%(user_id)s);
+
 -- insert_trader --
 -- A new trader, born stopped.
 insert into public.traders (user_id, name, description, filter, symbols, frequency, plan, plan_hash, plan_summary)
@@ -26,19 +30,31 @@ delete from public.traders t where t.id = %(trader_id)s and t.user_id = %(user_i
 -- One trader with its run state, whoever owns it.
 select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency, t.plan_summary, t.revision, t.created_at, t.updated_at,
        s.state::text as state, s.version, s.last_error, s.owner is not null as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
-       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open
+       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
+       f.first_slot, f.stage, f.stage_reason
   from public.traders t join public.trader_state s on s.trader_id = t.id cross join vyx.market_facts f
  where t.id = %(trader_id)s;
 
 -- list_traders --
--- A page of a user's traders, newest first, after (before_at, before_id) when given.
-select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency, t.plan_summary, t.revision, t.created_at, t.updated_at,
+-- A page of a user's traders, newest first, after (before_at, before_id) when given: at most so many rows, and about so many bytes.
+select p.id, p.user_id, p.name, p.description, p.filter, p.symbols, p.frequency, p.plan_summary, p.revision, p.created_at, p.updated_at,
        s.state::text as state, s.version, s.last_error, s.owner is not null as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
-       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open
-  from public.traders t join public.trader_state s on s.trader_id = t.id cross join vyx.market_facts f
- where t.user_id = %(user_id)s
-   and (%(before_at)s::timestamptz is null or t.created_at < %(before_at)s or (t.created_at = %(before_at)s and t.id > %(before_id)s::uuid))
- order by t.created_at desc, t.id
+       f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
+       f.first_slot, f.stage, f.stage_reason, p.has_next
+  from (select l.*, lead(true) over newest is not null as has_next, sum(l.bytes) over newest - l.bytes as bytes_before
+          from (select t.id, t.user_id, t.name, t.description, case when %(with_filter)s then t.filter else '' end as filter, t.symbols,
+                       t.frequency, t.plan_summary, t.revision, t.created_at, t.updated_at,
+                       500 + length(t.description) + case when %(with_filter)s then octet_length(t.filter) else 0 end
+                         + 12 * coalesce(cardinality(t.symbols), 0) + pg_column_size(t.plan_summary) as bytes
+                  from public.traders t
+                 where t.user_id = %(user_id)s
+                   and (%(before_at)s::timestamptz is null or t.created_at < %(before_at)s or (t.created_at = %(before_at)s and t.id > %(before_id)s::uuid))
+                 order by t.created_at desc, t.id
+                 limit %(limit)s + 1) l
+        window newest as (order by l.created_at desc, l.id)) p
+  join public.trader_state s on s.trader_id = p.id cross join vyx.market_facts f
+ where p.bytes_before < %(bytes_max)s
+ order by p.created_at desc, p.id
  limit %(limit)s;
 
 -- plans --

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.domain.health import Health, MarketFacts, health_of, lag_s
+from app.domain.health import Condition, Health, MarketFacts, condition_of, health_of, lag_s
 from app.domain.lifecycle import TraderState
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -74,8 +74,33 @@ def test_a_ledger_that_stopped_is_an_outage(silent_s, expected):
     assert health(facts=facts)[0] is expected
 
 
-def test_without_a_market_there_is_no_data():
-    assert health(facts=MarketFacts())[0] is Health.DATA_OUTAGE
+def test_until_a_first_slot_has_closed_a_running_trader_waits_with_the_reason():
+    """Running is proved from the first second: nothing has been screened, and it says what the market waits for."""
+    held = MarketFacts(stage="held", stage_reason="Binance refuses this address (451)")
+    assert health(facts=held) == (Health.WAITING, "Binance refuses this address (451)")
+    assert health(facts=MarketFacts())[0] is Health.WAITING
+
+
+def test_a_trader_that_has_not_been_screened_at_the_first_slot_waits():
+    facts = replace(FINE, first_slot=NOON)
+    assert health(facts=facts, screened_through=NOON - 60 * SECOND)[0] is Health.WAITING
+    assert health(facts=facts, screened_through=None)[0] is Health.WAITING
+    assert health(facts=facts)[0] is Health.OK
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (FINE, (Condition.OK, None)),
+        (MarketFacts(stage="history", stage_reason="history is loading, 1,240 of 4,800"),
+         (Condition.STARTING, "history is loading, 1,240 of 4,800")),
+        (replace(FINE, stage="held", stage_reason="banned"), (Condition.DEGRADED, "banned")),
+        (replace(FINE, market_at=NOON + 600 * SECOND),
+         (Condition.DEGRADED, "no slot has closed since 2024-05-01 12:00 UTC")),
+    ],
+)  # fmt: skip
+def test_the_market_says_how_it_stands(facts, expected):
+    assert condition_of(facts) == expected
 
 
 class TestEndedMarket:

@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -19,77 +19,49 @@ import jwt
 import psycopg
 import pytest
 
+from app.bounded.questions import Compiled, CompiledPlan, Explain, Explained
 from app.http.application import make_application
+from app.http.border import Door
 from app.http.server import Server, listen, url_of
 from app.http.service import Service
 from app.settings import Settings, read_settings
 from app.web import make_service
+from sandbox.plan.text.diagnostics import Diagnostic
 
 SECRET = "a-secret-for-tests-that-is-long-enough"
 
 
-@dataclass(frozen=True)
-class FakeDiagnostic:
-    severity: str
-    message: str
-    line: int = 1
-    column: int = 1
-    end_line: int = 1
-    end_column: int = 2
-    code: str = "test"
-    hint: str | None = None
+def fake_diagnostic(severity: str, message: str) -> Diagnostic:
+    return Diagnostic(1, 1, 1, 2, severity, "test", message, "")
 
 
-@dataclass(frozen=True)
-class FakePlan:
-    source: str
-    trigger: str = "1m"
-    timeframes: tuple[str, ...] = ("1m",)
-    forming: tuple[str, ...] = ()
-    due_every: str = "1m"
-    operators: tuple[str, ...] = ("bars", "lt")
-    lookback_bars: int = 2
-    cost: int = 7
-    calls_each: bool = False
-
-    def encode(self) -> bytes:
-        return json.dumps({"source": self.source}).encode()
-
-    def summary(self) -> dict[str, Any]:
-        named = (
-            "trigger",
-            "timeframes",
-            "forming",
-            "due_every",
-            "operators",
-            "lookback_bars",
-            "cost",
-            "calls_each",
-        )
-        return {name: getattr(self, name) for name in named}
-
-    @property
-    def hash(self) -> str:
-        return str(hash(self.source))
+def fake_plan(source: str) -> CompiledPlan:
+    shown = {
+        "trigger": "1m",
+        "timeframes": ["1m"],
+        "forming": [],
+        "due_every": "1m",
+        "operators": ["bars", "lt"],
+        "lookback_bars": 2,
+        "cost": 7,
+        "calls_each": False,
+    }
+    return CompiledPlan(json.dumps({"source": source}).encode(), str(hash(source)), shown)
 
 
-@dataclass(frozen=True)
-class FakeCompiled:
-    plan: FakePlan | None
-    diagnostics: list[FakeDiagnostic] = field(default_factory=list)
-    terms: list[object] = field(default_factory=list)
-
-
-class FakeCompiler:
+class FakeFilters:
     """``broken`` in the source is an error, ``odd`` a warning, ``explode`` a bug of the compiler."""
 
-    def compile(self, source: str) -> FakeCompiled:
+    async def compile(self, source: str) -> Compiled:
         if "explode" in source:
             raise RuntimeError("a bug in the compiler, with a secret in it")
         if "broken" in source:
-            return FakeCompiled(None, [FakeDiagnostic("error", "it is broken")])
-        warnings = [FakeDiagnostic("warning", "it is odd")] if "odd" in source else []
-        return FakeCompiled(FakePlan(source), warnings)
+            return Compiled(None, [fake_diagnostic("error", "it is broken")])
+        warnings = [fake_diagnostic("warning", "it is odd")] if "odd" in source else []
+        return Compiled(fake_plan(source), warnings)
+
+    async def explain(self, question: Explain) -> Explained:
+        raise AssertionError("tests of explanations use real filters")
 
 
 def sign(user_id: uuid.UUID, lifetime_s: float, **claims: Any) -> str:
@@ -137,7 +109,7 @@ def make_settings(dsn, tmp_path) -> Callable[..., Settings]:
 
 @pytest.fixture
 async def service(make_settings) -> AsyncIterator[Service]:
-    async with make_service(make_settings(), FakeCompiler()) as service:
+    async with make_service(make_settings(), FakeFilters()) as service:
         await service.feed.has_horizon.wait()
         yield service
 
@@ -152,7 +124,7 @@ async def http(service) -> AsyncIterator[httpx2.AsyncClient]:
 @contextlib.asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[tuple[Server, str]]:
     listener = listen("127.0.0.1", 0)
-    server = Server(make_application(service), drain_s=5, on_drain=service.drain)
+    server = Server(make_application(service), door=Door(1000, 1000), drain_s=5, on_drain=service.drain)
     with contextlib.closing(listener):
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await server.is_listening.wait()
@@ -169,7 +141,7 @@ def replica(make_settings):
 
     @contextlib.asynccontextmanager
     async def start() -> AsyncIterator[tuple[Server, str, Service]]:
-        async with make_service(make_settings(), FakeCompiler()) as service:
+        async with make_service(make_settings(), FakeFilters()) as service:
             await service.feed.has_horizon.wait()
             async with serving(service) as (server, url):
                 yield server, url, service

@@ -6,14 +6,16 @@ import re
 import uuid
 
 import httpx2
+import msgspec
 import pytest
 import structlog
 
 from app.errors import STATUS, Kind, Refused
-from app.http import problems
-from app.http.application import ENDPOINTS, make_application
+from app.http import problems, shapes
+from app.http.application import ENDPOINTS, make_application, openapi_document
 from app.http.endpoints import BODY_BYTES_MAX
-from app.http.limits import ReadLimit
+from app.http.limits import CallLimit
+from app.http.openapi_examples import EXAMPLES
 
 
 async def test_an_unknown_address_is_a_problem(http, kind):
@@ -30,7 +32,7 @@ NOBODYS = uuid.UUID(int=7)  # fixed: every worker of a run in parallel must coll
     ("method", "path", "allow"),
     [
         ("PUT", "/api/v1/traders", "GET, HEAD, OPTIONS, POST"),
-        ("POST", "/api/v1/me", "GET, HEAD, OPTIONS"),
+        ("POST", "/api/v1/me", "DELETE, GET, HEAD, OPTIONS"),
         ("GET", f"/api/v1/traders/{NOBODYS}/start", "OPTIONS, POST"),
         ("PUT", f"/api/v1/traders/{NOBODYS}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("BREW", "/health/live", "GET, HEAD, OPTIONS"),
@@ -91,7 +93,9 @@ def test_every_kind_of_refusal_is_a_problem_of_its_type_and_status(kind):
     assert body["type"] == f"https://vyx.dev/problems/{kind}"
     assert body["status"] == response.status_code == STATUS[kind]
     assert body["detail"] == "a sentence"
-    assert ("retry-after" in response.headers) == (kind in (Kind.RATE_LIMITED, Kind.UNAVAILABLE))
+    assert ("retry-after" in response.headers) == (
+        kind in (Kind.RATE_LIMITED, Kind.BUSY, Kind.SERVICE_FULL, Kind.UNAVAILABLE)
+    )
     assert ("www-authenticate" in response.headers) == (kind is Kind.UNAUTHORIZED)
 
 
@@ -182,7 +186,7 @@ async def test_a_request_is_one_log_line_without_its_token(http, user):
 
 
 async def test_reads_are_limited_per_user(http, service, user, make_user, kind):
-    service.reads = ReadLimit(reads_max=3)
+    service.reads = CallLimit(3, "reads a minute")
 
     answers = [await http.get("/api/v1/me", headers=user.headers) for _ in range(4)]
     other = await http.get("/api/v1/me", headers=make_user().headers)
@@ -195,7 +199,7 @@ async def test_reads_are_limited_per_user(http, service, user, make_user, kind):
 
 def test_the_read_window_slides():
     now = 0.0
-    limit, user = ReadLimit(reads_max=2, clock=lambda: now), uuid.uuid4()
+    limit, user = CallLimit(2, "reads a minute", clock=lambda: now), uuid.uuid4()
     limit.count(user)
     now = 30.0
     limit.count(user)
@@ -209,12 +213,21 @@ def test_the_read_window_slides():
         limit.count(user)
 
 
-async def test_metrics_are_served_and_hold_no_user(http, user, make_trader):
+async def test_metrics_are_public_only_when_asked_for(http, service, make_settings):
+    assert (await http.get("/metrics")).status_code == 404
+
+    service.settings = make_settings(VYX_PUBLIC_METRICS="true")
+    transport = httpx2.ASGITransport(make_application(service))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://vyx.test") as opened:
+        assert "vyx_feed_horizon" in (await opened.get("/metrics")).text
+
+
+async def test_metrics_hold_no_user(http, service, user, make_trader):
     trader = make_trader(user)
     await http.get(f"/api/v1/traders/{trader}", headers=user.headers)
     await http.get("/nowhere")
 
-    text = (await http.get("/metrics")).text
+    text = bytes(service.metrics.render().body).decode()
 
     assert (
         'vyx_http_requests_total{method="GET",route="/api/v1/traders/{trader_id}",status="200"} 1.0' in text
@@ -253,7 +266,7 @@ class TestHealth:
     async def test_health_sums_up_the_service(self, http, connection, run_machine):
         connection.execute("insert into vyx.markets (source, anchor_market_at) values ('simulated', now())")
         connection.execute(
-            "insert into vyx.slots (slot, state, closed_at) values ('2024-05-01T12:00Z', 'complete', now())"
+            "insert into vyx.slots (slot, state, closed_at) values (date_trunc('minute', now(), 'UTC'), 'complete', now())"
         )
         run_machine()
 
@@ -262,11 +275,28 @@ class TestHealth:
         assert body["status"] == "ok"
         assert body["database"] == "ok"
         assert body["machines_alive"] == 1
-        assert body["newest_slot"] == "2024-05-01T12:00:00Z"
-        assert body["lag_s"] == 0
+        assert body["newest_slot"].endswith(":00Z")
+        assert (body["lag_s"], body["reason"]) == (0, None)
         assert body["market"]["source"] == "simulated"
         assert body["market"]["ended"] is False
         assert body["feed"]["streams"] == 0
+
+    async def test_health_says_what_the_market_waits_for(self, http, connection, run_machine):
+        run_machine()
+        connection.execute(
+            "insert into vyx.market_progress (stage, reason) values ('history', 'history is loading, 1,240 of 4,800')"
+        )
+
+        starting = (await http.get("/health")).json()
+        connection.execute("insert into vyx.markets (source, anchor_market_at) values ('binance', now())")
+        connection.execute(
+            "insert into vyx.slots (slot, state, closed_at) values ('2024-05-01T12:00Z', 'complete', now())"
+        )
+        silent = (await http.get("/health")).json()
+
+        assert (starting["status"], starting["reason"]) == ("starting", "history is loading, 1,240 of 4,800")
+        assert silent["status"] == "degraded"
+        assert "no slot has closed since 2024-05-01 12:00 UTC" in silent["reason"]
 
 
 async def test_a_database_that_cannot_be_reached_is_unavailable_not_a_bug(http, service, user, kind):
@@ -299,7 +329,7 @@ class TestMarket:
     @pytest.fixture(autouse=True)
     def market(self, connection):
         connection.execute(
-            "insert into vyx.symbols (symbol, base, quote, trading) values ('ETHUSDT', 'ETH', 'USDT', true), ('BTCUSDT', 'BTC', 'USDT', false)"
+            "insert into vyx.symbols (symbol, base, quote, trading, halted_at, reason) values ('ETHUSDT', 'ETH', 'USDT', true, null, null), ('BTCUSDT', 'BTC', 'USDT', false, now(), 'BREAK')"
         )
         connection.execute(
             """insert into vyx.candles (symbol_id, timeframe, open_time, open, high, low, close, volume)
@@ -309,13 +339,18 @@ class TestMarket:
 
     async def test_symbols_are_listed_by_name(self, http, user):
         body = (await http.get("/api/v1/market/symbols", headers=user.headers)).json()
-        assert body == {
-            "items": [
-                {"symbol": "BTCUSDT", "base": "BTC", "quote": "USDT", "trading": False},
-                {"symbol": "ETHUSDT", "base": "ETH", "quote": "USDT", "trading": True},
-            ],
-            "next_cursor": None,
+        assert body["next_cursor"] is None
+        halted, trading = body["items"]
+        assert halted.pop("halted_at") >= halted.pop("listed_at")[:10]
+        assert halted == {
+            "symbol": "BTCUSDT",
+            "base": "BTC",
+            "quote": "USDT",
+            "trading": False,
+            "screened": False,
+            "reason": "BREAK",
         }
+        assert (trading["symbol"], trading["trading"], trading["halted_at"]) == ("ETHUSDT", True, None)
 
     async def test_the_newest_candles_come_oldest_first(self, http, user):
         body = (
@@ -445,6 +480,55 @@ class TestOpenAPI:
         references = set(re.findall(r'"#/components/schemas/(\w+)"', text))
         assert references <= schemas.keys()
         assert {"Trader", "Status", "Signal", "TraderEvent", "Coverage", "Me", "Problem"} <= schemas.keys()
+
+    def test_examples_are_of_their_types(self):
+        for name, example in EXAMPLES.items():
+            msgspec.convert(example, getattr(shapes, name))
+
+    def test_a_generator_learns_what_it_needs(self):
+        document = openapi_document()
+        schemas = document["components"]["schemas"]
+        start = document["paths"]["/api/v1/traders/{trader_id}/start"]["post"]
+        stream = document["paths"]["/api/v1/stream"]["get"]
+        signals = document["paths"]["/api/v1/signals"]["get"]
+
+        values = schemas["Signal"]["properties"]["values"]["additionalProperties"]
+        assert sorted(one["type"] for one in values["anyOf"]) == ["boolean", "null", "number"]
+        assert set(schemas["NewTrader"]["required"]) == {"name", "filter"}
+        assert all("default" not in member for member in schemas["NewTrader"]["properties"].values())
+        assert "required" not in schemas["TraderChange"] or schemas["TraderChange"]["required"] == []
+        assert {"items", "next_cursor"} == set(schemas["SignalList"]["required"])
+        assert "filter" not in schemas["TraderSummary"]["required"]
+        assert "filter" in schemas["Trader"]["required"]
+        assert set(schemas["Problem"]["properties"]["type"]["enum"]) == {
+            "about:blank",
+            *(f"https://vyx.dev/problems/{kind}" for kind in Kind),
+        }
+        assert {p["name"] for p in start["parameters"] if p["in"] == "header"} == {
+            "Prefer",
+            "Idempotency-Key",
+        }
+        assert "Last-Event-ID" in {p["name"] for p in stream["parameters"]}
+        assert [one["properties"]["event"]["const"] for one in schemas["StreamEvent"]["oneOf"]] == [
+            "signal",
+            "trader",
+            "delivery",
+            "reset",
+            "bye",
+        ]
+        assert "text/csv" in signals["responses"]["200"]["content"]
+
+    def test_every_operation_has_a_tag_that_is_described(self):
+        document = openapi_document()
+        used = {t for of_path in document["paths"].values() for o in of_path.values() for t in o["tags"]}
+
+        assert used == {tag["name"] for tag in document["tags"]}
+
+    def test_every_post_of_a_user_takes_an_idempotency_key(self):
+        for path, of_path in openapi_document()["paths"].items():
+            if "post" in of_path:
+                names = {p["name"] for p in of_path["post"]["parameters"]}
+                assert "Idempotency-Key" in names, path
 
     async def test_operation_ids_are_unique(self, http):
         document = (await http.get("/openapi.json")).json()

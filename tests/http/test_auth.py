@@ -115,6 +115,78 @@ async def test_a_token_with_a_wrong_claim_is_refused(auth_server, ec_key, wrong)
         await auth_server.verifier().verify(token)
 
 
+def unsigned(header: bytes, payload: bytes) -> str:
+    return b".".join(map(jwt.utils.base64url_encode, (header, payload, b"x"))).decode()
+
+
+HUGE = b"1" + b"0" * 400
+DEEP = b"[" * 3000 + b"]" * 3000
+
+
+@pytest.mark.parametrize(
+    ("header", "payload"),
+    [
+        (b'{"alg":["HS256"]}', b"{}"),
+        (b'{"alg":{"HS256":1}}', b"{}"),
+        (b'{"alg":null}', b"{}"),
+        (b'{"alg":"HS256","kid":["x"]}', b"{}"),
+        (b'{"alg":"ES256","kid":{"a":1}}', b"{}"),
+        (b'{"alg":"HS256","x":' + DEEP[:2000] + b"}", b"{}"),
+        (b'{"alg":"HS256","crit":["x"]}', b"{}"),
+        (b"[" * 2000, b"{}"),
+        (b'{"alg":"HS256"}', b'{"exp":' + HUGE + b"}"),
+        (b'{"alg":"HS256"}', b'{"exp":1e999}'),
+        (b'{"alg":"HS256"}', DEEP[:5000]),
+        (b'{"alg":"HS256"}', b"\xff\xfe"),
+        (b"\xff", b"{}"),
+        (b"{", b"}"),
+    ],
+)
+async def test_a_token_that_is_wrong_at_any_depth_is_refused(auth_server, header, payload):
+    with pytest.raises(Unauthorized):
+        await auth_server.verifier(secret=SECRET).verify(unsigned(header, payload))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"exp": 10**400},
+        {"exp": -1},
+        {"exp": True},
+        {"exp": [1]},
+        {"nbf": 10**400},
+        {"nbf": [1]},
+        {"sub": ["x"]},
+        {"sub": {"a": 1}},
+        {"sub": 10**400},
+        {"aud": {"authenticated": 1}},
+        {"aud": [["authenticated"]]},
+        {"aud": 5},
+        {"iss": [ISSUER]},
+        {"role": ["authenticated"]},
+    ],
+)
+async def test_a_signed_claim_of_another_type_is_refused(auth_server, ec_key, wrong):
+    payload = json.dumps(claims() | wrong).encode()
+    token = jwt.api_jws.encode(payload, ec_key, "ES256", headers={"kid": "ec"})
+
+    with pytest.raises(Unauthorized):
+        await auth_server.verifier().verify(token)
+
+
+async def test_signed_nonsense_in_an_unknown_claim_is_no_server_error(auth_server, ec_key):
+    payload = json.dumps(claims()).encode()[:-1] + b',"user_metadata":' + b"[" * 2000 + b"]" * 2000 + b"}"
+    token = jwt.api_jws.encode(payload, ec_key, "ES256", headers={"kid": "ec"})
+
+    with pytest.raises(Unauthorized):
+        await auth_server.verifier().verify(token)
+
+
+async def test_a_token_that_is_too_long_is_refused_unread(auth_server):
+    with pytest.raises(Unauthorized, match="KiB"):
+        await auth_server.verifier(secret=SECRET).verify("." * 100_000)
+
+
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "...", "eyJhbGciOiJub25lIn0.e30.", "é.é.é"])
 async def test_what_is_no_token_is_refused(auth_server, token):
     with pytest.raises(Unauthorized):
@@ -332,6 +404,17 @@ async def test_a_user_deleted_meanwhile_can_write_nothing(http, user, connection
 
     assert response.status_code == 401
     assert kind(response) == "unauthorized"
+
+
+async def test_a_user_deleted_meanwhile_reads_nothing(http, user, connection, eventually):
+    assert (await http.get("/api/v1/me", headers=user.headers)).status_code == 200
+    connection.execute("delete from auth.users")
+
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while (response := await http.get("/api/v1/me", headers=user.headers)).status_code == 200:
+            await asyncio.sleep(0.005)
+    assert response.status_code == 401
 
 
 async def test_absence_is_not_remembered(service, connection):

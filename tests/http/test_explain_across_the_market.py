@@ -17,17 +17,17 @@ from app.web import make_service
 from sandbox.engine.explain import explain as explain_on
 from sandbox.engine.replay import evaluate_range
 from sandbox.interpreter.functions import EachRunner
-from sandbox.language.compiler import FilterCompiler
 from tests import real_market
+from tests.in_process import in_process_filters
 from tests.real_market import ACROSS, GONE, HOLEY, YOUNG
 
 PAIRS = 24
 
 
 @pytest.fixture(scope="module")
-def compiler():
-    with FilterCompiler(processes=1) as compiler:
-        yield compiler
+def filters():
+    with in_process_filters() as filters:
+        yield filters
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def stored(connection, rolled, panel):
 
 
 @pytest.fixture
-async def http(stored, make_settings, compiler):
-    async with make_service(make_settings(), compiler) as service:
+async def http(stored, make_settings, filters):
+    async with make_service(make_settings(), filters) as service:
         await service.feed.has_horizon.wait()
         transport = httpx2.ASGITransport(make_application(service))
         async with httpx2.AsyncClient(transport=transport, base_url="http://vyx.test", timeout=60) as client:
@@ -148,10 +148,10 @@ def pairs(panel, trigger, hits, seed):
 @pytest.mark.parametrize("frequency", ["every_bar", "on_enter"])
 @pytest.mark.parametrize("name", ACROSS)
 async def test_it_matches_what_the_whole_market_over_all_of_history_does(
-    make_trader, explain, compiler, panel, name, frequency
+    make_trader, explain, filters, panel, name, frequency
 ):
     source = real_market.source(name)
-    compiled = compiler.compile(source)
+    compiled = filters.compiler.compile(source)
     plan = compiled.plan
     hits = found_over_all(panel, plan)
     signals = found_over_all(panel, plan, frequency)

@@ -15,6 +15,7 @@ import pytest
 
 from app.http import feed as feed_module
 from app.http.feed import PENDING_MAX, Feed, Subscription, Watermark
+from app.http.limits import CallLimit
 from app.http.metrics import Metrics
 from app.store import feed as store
 
@@ -560,12 +561,10 @@ async def test_an_idle_stream_is_pinged(replica, user, open_stream):
             assert await stream.next() == {"comment": "ping"}
 
 
-async def test_a_user_may_open_so_many_streams_and_no_more(
-    replica, user, make_user, open_stream, monkeypatch
-):
+async def test_a_user_may_open_so_many_streams_and_no_more(replica, user, make_user, open_stream, connection):
     import aiohttp
 
-    monkeypatch.setattr("app.http.stream.STREAMS_PER_USER_MAX", 2)
+    connection.execute("update public.tiers set max_streams = 2")
     async with replica() as (_, url, _service), open_stream(url, user), open_stream(url, user):
         async with (
             aiohttp.ClientSession() as session,
@@ -578,6 +577,46 @@ async def test_a_user_may_open_so_many_streams_and_no_more(
     assert third.status == 429
     assert body["type"].endswith("/rate-limited")
     assert int(third.headers["retry-after"]) == body["retry_after_s"]
+
+
+async def test_streams_are_opened_only_so_often(replica, user):
+    import aiohttp
+
+    async with replica() as (_, url, service), aiohttp.ClientSession(headers=user.headers) as session:
+        service.streams.openings = CallLimit(2, "streams are opened a minute")
+        statuses = []
+        for _ in range(3):
+            async with session.get(f"{url}/api/v1/stream") as answer:
+                statuses.append(answer.status)
+
+    assert statuses == [200, 200, 429]
+
+
+async def test_the_streams_of_a_deleted_user_end_with_a_word(
+    replica, user, make_user, open_stream, connection
+):
+    other = make_user()
+    async with replica() as (_, url, service), open_stream(url, user) as stream, open_stream(url, other):
+        connection.execute("delete from auth.users where id = %s", (user.id,))
+        rest = await stream.rest()
+
+        assert [event["event"] for event in rest] == ["bye"]
+        assert "does not exist" in rest[0]["data"]
+        assert service.streams.open_count == 1
+
+
+async def test_a_user_deleted_while_nobody_listened_is_noticed_on_the_way_back(
+    replica, user, open_stream, connection
+):
+    async with replica() as (_, url, _service), open_stream(url, user) as stream:
+        connection.execute(
+            """with gone as (delete from auth.users where id = %s returning id)
+               select pg_terminate_backend(a.pid) from pg_stat_activity a, gone where a.application_name = 'vyx feed'""",
+            (user.id,),
+        )
+        rest = await stream.rest()
+
+    assert [event["event"] for event in rest] == ["bye"]
 
 
 async def test_a_client_that_goes_away_is_forgotten(replica, user, open_stream, eventually):
@@ -603,12 +642,12 @@ async def test_the_reader_reconnects_and_goes_on_where_it_was(
     assert service.metrics.feed_reconnects._value.get() == 1
 
 
-async def test_streams_opened_at_once_are_limited_too(replica, user, monkeypatch):
+async def test_streams_opened_at_once_are_limited_too(replica, user, connection):
     import asyncio
 
     import aiohttp
 
-    monkeypatch.setattr("app.http.stream.STREAMS_PER_USER_MAX", 3)
+    connection.execute("update public.tiers set max_streams = 3")
     async with replica() as (_, url, _service), aiohttp.ClientSession(headers=user.headers) as session:
         answers = await asyncio.gather(*(session.get(f"{url}/api/v1/stream?cursor=0") for _ in range(12)))
         for answer in answers:

@@ -13,23 +13,23 @@ from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.store.rate_limits import Limit
 from app.web import make_service
-from sandbox.language.compiler import FilterCompiler
+from tests.in_process import in_process_filters
 from tests.preview.conftest import FIRST, LAST, LATE, OUTAGE, seed_candles
 
 RISING = 'b = bars("1m")\nshow(opened=b.open)\nsignal(b.close > b.open)\n'
 
 
 @pytest.fixture(scope="module")
-def compiler():
-    with FilterCompiler(processes=1) as compiler:
-        yield compiler
+def filters():
+    with in_process_filters() as filters:
+        yield filters
 
 
 @pytest.fixture
-async def service(make_settings, connection, compiler):
+async def service(make_settings, connection, filters):
     """A web process with the real compiler, over stored candles."""
     seed_candles(connection)
-    async with make_service(make_settings(), compiler) as service:
+    async with make_service(make_settings(), filters) as service:
         await service.feed.has_horizon.wait()
         yield service
 
@@ -45,14 +45,11 @@ async def http(service):
 async def machine(service, connection):
     """Answers each preview whose job stands in the queue, as a worker would."""
     hints = Hints(service.pool)
-    job = PreviewJob(service.pool, hints, EvaluatingProcess(time_limit_s=20))
+    job = PreviewJob(service.pool, hints, [EvaluatingProcess(wall_limit_s=60)])
 
     async def work():
         while True:
-            async with service.pool.connection() as own:
-                cursor = await own.execute("select preview_id from vyx.previews where state = 'waiting'")
-                for (preview_id,) in await cursor.fetchall():
-                    await job.run(preview_id)
+            await job.run()
             await asyncio.sleep(0.01)
 
     working = asyncio.create_task(work())
@@ -197,11 +194,9 @@ async def test_the_row_and_its_job_are_one_transaction(http, user, connection, m
     monkeypatch.setattr("app.preview.request.WAIT_S", 0.1)
     await run(http, user)
 
-    (preview_id,) = connection.execute("select preview_id::text from vyx.previews").fetchone()
-    jobs = connection.execute(
-        "select task_name, queue_name, args ->> 'preview_id' from procrastinate.procrastinate_jobs"
-    ).fetchall()
-    assert jobs == [("preview", "preview", preview_id)]
+    (previews,) = connection.execute("select count(*) from vyx.previews").fetchone()
+    jobs = connection.execute("select task_name, queue_name from procrastinate.procrastinate_jobs").fetchall()
+    assert (previews, jobs) == (1, [("preview", "preview")])
 
 
 async def test_previews_are_limited_per_user(http, user, make_user, kind, monkeypatch):

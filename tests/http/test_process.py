@@ -29,7 +29,7 @@ from app.logging import configure
 from app.settings import read_settings
 from app.web import serve
 configure("json")
-asyncio.run(serve(read_settings(), ready=lambda url: print("ready", url, flush=True), compiler=None))
+asyncio.run(serve(read_settings(), ready=lambda url: print("ready", url, flush=True)))
 print("ended", flush=True)
 """
 
@@ -139,13 +139,30 @@ async def test_a_taken_port_stops_the_start_with_one_sentence_naming_the_variabl
             environment = {"VYX_PORT": "0", "VYX_METRICS_PORT": "off", variable: port}
             settings = read_settings({}, {"DATABASE_URL": dsn, "VYX_DATA_DIR": str(tmp_path), **environment})
             with pytest.raises(SettingInvalid, match=variable):
-                await serve(settings, ready=lambda _: None, compiler=None)
+                await serve(settings, ready=lambda _: None)
 
 
 async def test_without_any_database_the_start_says_what_to_do(tmp_path):
     settings = read_settings({}, {"VYX_DATA_DIR": str(tmp_path), "VYX_METRICS_PORT": "off"})
     with pytest.raises(CommandFailed, match="DATABASE_URL"):
-        await serve(settings, ready=lambda _: None, compiler=None)
+        await serve(settings, ready=lambda _: None)
+
+
+async def test_an_answer_is_not_held_back_for_the_clients_acknowledgement(replica):
+    """Headers and body are two writes: without TCP_NODELAY each answer on a kept connection took 40 ms more."""
+    async with replica() as (server, url, _service):
+        host, port = url.removeprefix("http://").split(":")
+        _reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        await _reader.readuntil(b"\r\n\r\n")
+        [connection] = server.server_state.connections
+        held = connection.transport.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY
+        )
+        writer.close()
+        await writer.wait_closed()
+
+    assert held == 1
 
 
 async def test_metrics_have_a_port_of_their_own(web_process):

@@ -71,7 +71,7 @@ async def test_a_filter_that_does_not_compile_is_refused_with_diagnostics(http, 
             "severity": "error",
             "code": "test",
             "message": "it is broken",
-            "hint": None,
+            "hint": "",
         }
     ]
     assert connection.execute("select count(*) from public.traders").fetchone() == (0,)
@@ -364,8 +364,9 @@ async def test_a_full_service_refuses_whatever_the_tier(make_settings, make_user
 
     answers = [await http.post(f"/api/v1/traders/{t}/start", headers=user.headers) for t in traders]
 
-    assert [a.status_code for a in answers] == [202, 202, 403]
-    assert answers[2].json()["limit"] == 2
+    assert [a.status_code for a in answers] == [202, 202, 503]
+    assert answers[2].json()["type"].endswith("/service-full")
+    assert answers[2].headers["retry-after"] == "60"
 
 
 async def test_of_simultaneous_starts_exactly_the_quota_succeeds(
@@ -397,10 +398,10 @@ def service_limit(max_calls):
 
 async def test_of_32_simultaneous_lifecycle_calls_exactly_ten_are_allowed(http, make_user, make_trader, kind):
     user = make_user("elite")
-    trader = make_trader(user)
+    traders = [make_trader(user) for _ in range(32)]
 
     answers = await asyncio.gather(
-        *(http.post(f"/api/v1/traders/{trader}/stop", headers=user.headers) for _ in range(32))
+        *(http.post(f"/api/v1/traders/{trader}/start", headers=user.headers) for trader in traders)
     )
 
     refused = [a for a in answers if a.status_code != 202]
@@ -409,6 +410,100 @@ async def test_of_32_simultaneous_lifecycle_calls_exactly_ten_are_allowed(http, 
     for answer in refused:
         assert int(answer.headers["retry-after"]) == answer.json()["retry_after_s"]
         assert 1 <= answer.json()["retry_after_s"] <= 60
+
+
+async def test_neither_a_stop_nor_a_harmless_repetition_counts(http, user, make_trader):
+    trader = make_trader(user)
+    left = []
+    for action in ("start", "start", "start", "stop", "stop"):
+        assert (
+            await http.post(f"/api/v1/traders/{trader}/{action}", headers=user.headers)
+        ).status_code == 202
+        left.append((await http.get("/api/v1/me", headers=user.headers)).json()["rate"]["remaining"])
+
+    assert left == [9] * 5
+
+
+async def test_a_start_while_it_stops_says_when_to_try_again(
+    http, user, make_trader, connection, run_machine, kind
+):
+    trader = make_trader(user)
+    stopping(connection, trader, run_machine())
+
+    refused = await http.post(f"/api/v1/traders/{trader}/start", headers=user.headers)
+
+    assert (refused.status_code, kind(refused)) == (409, "transition-not-allowed")
+    assert refused.json()["state"] == "stopping"
+    assert refused.headers["retry-after"] == "1"
+
+
+async def test_a_start_that_prefers_to_wait_waits_for_the_stop(
+    http, user, make_trader, connection, run_machine
+):
+    trader = make_trader(user)
+    boot = run_machine()
+    stopping(connection, trader, boot)
+
+    waiting = asyncio.create_task(
+        http.post(f"/api/v1/traders/{trader}/start", headers=user.headers | {"prefer": "wait=1"})
+    )
+    await asyncio.sleep(0)
+    connection.execute("select vyx.release_v1(%s, null)", (boot,))
+    connection.execute("notify vyx_feed")
+    response = await waiting
+
+    assert response.status_code == 202
+    assert response.json()["state"] == "starting"
+
+
+def stopping(connection, trader, boot):
+    connection.execute("select vyx.start_trader_v1(%s)", (trader,))
+    connection.execute("update public.trader_state set owner = %s, state = 'running'", (boot,))
+    connection.execute("select vyx.stop_trader_v1(%s)", (trader,))
+
+
+async def test_several_traders_start_in_one_call_each_with_its_outcome(http, user, make_user, make_trader):
+    traders = [str(make_trader(user)) for _ in range(12)]
+    foreign, nobodys = str(make_trader(make_user())), str(uuid.uuid4())
+
+    response = await http.post(
+        "/api/v1/traders/start", json={"ids": [*traders, foreign, nobodys]}, headers=user.headers
+    )
+
+    assert response.status_code == 202
+    outcomes = {o["trader_id"]: o for o in response.json()["items"]}
+    assert list(outcomes) == [*traders, foreign, nobodys]
+    kinds = [(o["problem"] or {"type": "/"})["type"].rsplit("/", 1)[1] for o in outcomes.values()]
+    assert sorted(kinds) == [""] * 10 + ["not-found"] * 2 + ["quota-exceeded"] * 2
+    assert [o["status"]["state"] for o in outcomes.values() if o["status"]].count("starting") == 10
+    assert outcomes[foreign]["status"] is None
+    me = (await http.get("/api/v1/me", headers=user.headers)).json()
+    assert (me["running"], me["rate"]["remaining"]) == (10, 9)
+
+
+async def test_all_of_them_start_and_stop(http, user, make_trader):
+    traders = {str(make_trader(user)) for _ in range(3)}
+
+    started = await http.post("/api/v1/traders/start", json={"ids": None}, headers=user.headers)
+    again = await http.post("/api/v1/traders/start", json={"ids": None}, headers=user.headers)
+    stopped = await http.post("/api/v1/traders/stop", json={"ids": None}, headers=user.headers)
+
+    assert {o["trader_id"] for o in started.json()["items"]} == traders
+    assert again.json() == {"items": []}
+    assert {o["status"]["state"] for o in stopped.json()["items"]} == {"stopped"}
+
+
+@pytest.mark.parametrize("body", [{}, {"ids": []}, {"ids": ["x"]}, {"ids": None, "more": 1}])
+async def test_which_traders_is_said_plainly(http, user, kind, body):
+    response = await http.post("/api/v1/traders/stop", json=body, headers=user.headers)
+
+    assert (response.status_code, kind(response)) == (422, "request-invalid")
+
+
+async def test_tiers_are_told(http, user):
+    items = (await http.get("/api/v1/tiers", headers=user.headers)).json()["items"]
+
+    assert [(t["tier"], t["max_running"]) for t in items] == [("free", 0), ("pro", 10), ("elite", None)]
 
 
 async def test_a_rate_limited_start_says_quota_when_retrying_would_not_help(http, user, make_trader, kind):
@@ -422,7 +517,8 @@ async def test_a_rate_limited_start_says_quota_when_retrying_would_not_help(http
 
     assert kind(refused) == "quota-exceeded"
     assert (refused.json()["limit"], refused.json()["used"], refused.json()["tier"]) == (10, 10, "pro")
-    assert kind(repeated) == "rate-limited"
+    assert refused.json()["next_tier"] == "elite"
+    assert repeated.status_code == 202
 
 
 async def test_saves_are_limited_by_themselves(http, user, make_trader, connection, kind):

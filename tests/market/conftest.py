@@ -9,6 +9,9 @@ from app.market.candles import Candle
 from app.market.client import ExchangeClient
 from app.market.simulated import GeneratedSource, ManualClock, SimulatedExchange
 from app.market.streams import StreamLimits
+from app.store.pool import make_pool
+from tests import world
+from tests.market import feeding
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -76,3 +79,30 @@ async def client(exchange, breaker_clock):
         exchange.rest_url, exchange.stream_url, breaker=breaker, retry_wait_s=0.001, stream_limits=QUICK
     ) as ready:
         yield ready
+
+
+@pytest.fixture
+async def pool(dsn):
+    pool = make_pool(dsn, max_size=6, name="vyx-test")
+    await pool.open(wait=True)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+def small_clock():
+    """Market time of the small market, half a minute after the world began."""
+    return ManualClock(world.ms(world.T0) + feeding.HALF_MINUTE_MS)
+
+
+@pytest.fixture
+async def small_exchange(small_clock):
+    """Three pairs, for feeders."""
+    source = GeneratedSource(1, anchor_ms=small_clock.now_ms(), symbols_max=len(feeding.SYMBOLS))
+    async with SimulatedExchange(source, small_clock) as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def feed(pool, small_exchange, connection):
+    return feeding.Feed(pool, small_exchange, world.register(connection))

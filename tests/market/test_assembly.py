@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.market.assembly import MINUTE_MS, Assembly, Ready
+from app.market.assembly import MINUTE_MS, Assembly, Excuse, Ready
 from app.market.candles import Candle
 
 GRACE_S = 5.0
@@ -31,7 +31,7 @@ def assembly():
 def taken(assembly, first, last):
     """Close the slots; who had a candle in each."""
     closed = assembly.take(first * MINUTE_MS, last * MINUTE_MS)
-    return {slot // MINUTE_MS: set(present) for slot, present in closed.items()}
+    return {slot // MINUTE_MS: set(taken.candles) for slot, taken in closed.items()}
 
 
 def test_a_full_slot_closes_at_once(assembly):
@@ -109,14 +109,14 @@ def test_a_candle_of_a_closed_slot_is_late(assembly):
     assert not assembly.add(candle("BBB", 3), 0)
 
 
-def test_the_first_candle_of_a_bar_counts(assembly):
+def test_the_newest_copy_of_a_candle_counts(assembly):
     """
-    A candle that arrives twice does not change what was taken first.
+    The exchange corrects what it sent: until the slot closes, the later copy takes the place of the earlier one.
     """
     assembly.add(candle("AAA", 11, close=2.0), 0)
     assembly.add(candle("AAA", 11, close=3.0), 0)
 
-    assert assembly.take(11 * MINUTE_MS, 11 * MINUTE_MS)[11 * MINUTE_MS]["AAA"].close == 2.0
+    assert assembly.take(11 * MINUTE_MS, 11 * MINUTE_MS)[11 * MINUTE_MS].candles["AAA"].close == 3.0
 
 
 def test_what_is_lacking_is_asked_for_from_the_first_minute_it_lacks(assembly):
@@ -128,6 +128,49 @@ def test_what_is_lacking_is_asked_for_from_the_first_minute_it_lacks(assembly):
     assembly.add(candle("BBB", 11), 0)
 
     assert assembly.lacking(11 * MINUTE_MS, 12 * MINUTE_MS) == {"BBB": 12 * MINUTE_MS, "CCC": 11 * MINUTE_MS}
+
+
+def test_a_pair_that_is_dropped_is_not_waited_for(assembly):
+    """
+    The slot that waited for it is full at once, and takes nothing of it.
+    """
+    for symbol in ("AAA", "BBB"):
+        assembly.add(candle(symbol, 11), 0)
+    assert assembly.ready(0) is None
+
+    assembly.drop("CCC")
+
+    assert assembly.ready(0) == ready(11, 11, repair=False)
+
+
+def test_a_pair_that_joins_is_waited_for_from_the_next_slot_on(assembly):
+    """
+    Its candles of slots that are open count, those of closed ones are late.
+    """
+    assembly.add(candle("DDD", 11), 0)
+    for symbol in SYMBOLS:
+        assembly.add(candle(symbol, 11), 0)
+    assert "DDD" not in assembly.take(11 * MINUTE_MS, 11 * MINUTE_MS)[11 * MINUTE_MS].candles
+    for symbol in SYMBOLS:
+        assembly.add(candle(symbol, 12), 0)
+
+    assembly.join("DDD")
+
+    assert assembly.ready(0) is None
+    assembly.add(candle("DDD", 12), 0)
+    assert assembly.ready(0) == ready(12, 12, repair=False)
+
+
+def test_an_excused_pair_is_not_waited_for_and_its_reason_is_kept(assembly):
+    """
+    Its slot closes with the reason; a candle that comes before that counts nevertheless.
+    """
+    for symbol in ("AAA", "BBB"):
+        assembly.add(candle(symbol, 11), 0)
+    assembly.excuse("CCC", 11 * MINUTE_MS, Excuse("refused", is_settled=True))
+
+    assert assembly.ready(0) == ready(11, 11, repair=False)
+    assert assembly.take(11 * MINUTE_MS, 11 * MINUTE_MS)[11 * MINUTE_MS].excuses == {"CCC": Excuse("refused")}
 
 
 arrivals = st.lists(

@@ -122,3 +122,38 @@ async def test_a_cancelled_waiter_takes_nothing_and_lets_the_next_pass(clock):
 async def test_a_request_above_the_ceiling_is_refused_instead_of_waiting_for_ever(budget):
     with pytest.raises(ValueError, match="weight 5101 can never pass a ceiling of 5100"):
         await budget.spend(5_101)
+
+
+async def test_a_share_is_reserved_for_the_live_minute(budget, clock):
+    """History waits at four fifths of the ceiling; a live request still goes through, and does not queue behind it."""
+    budget.reserve(0.2)
+    await budget.spend(4_080, background=True)
+
+    await budget.spend(800)
+    assert clock.slept == []
+
+    await budget.spend(2, background=True)
+    assert len(clock.slept) == 1
+
+
+async def test_a_429_halves_the_pace_of_history_only(budget, clock):
+    """The live minute keeps the whole ceiling, and history gets faster again minute by minute."""
+    budget.slow_down()
+
+    assert (budget.ceiling, budget.background_ceiling) == (5_100, 2_550)
+    await budget.spend(5_100)
+    assert clock.slept == []
+    clock.now += 60
+    assert budget.used == 0
+    assert budget.background_ceiling == 3_187
+    clock.now += 600
+    assert (budget.used, budget.background_ceiling) == (0, 5_100)
+
+
+async def test_a_new_feeder_does_not_start_at_zero(budget, clock):
+    """What its address has used of this minute counts; of another minute it says nothing."""
+    budget.resume(int(clock.now // 60), 5_000)
+    assert budget.used == 5_000
+
+    budget.resume(int(clock.now // 60) - 1, 5_050)
+    assert budget.used == 5_000

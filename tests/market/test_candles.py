@@ -15,7 +15,7 @@ def test_rows_come_back_as_they_went_in(candle):
     assert list(batch.rows()) == rows
     assert batch.symbols == ("BTCUSDT", "币安人生USDT")
     assert batch.close_time.tolist() == [120_000, 180_000]
-    assert (batch.symbol.dtype, batch.open_time.dtype, batch.trades.dtype) == (np.int32, np.int64, np.int32)
+    assert (batch.symbol.dtype, batch.open_time.dtype, batch.trades.dtype) == (np.int32, np.int64, np.int64)
 
 
 @pytest.mark.parametrize(

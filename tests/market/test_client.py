@@ -13,8 +13,9 @@ from app.market import client as client_module
 from app.market import errors
 from app.market.breaker import Breaker
 from app.market.candles import COLUMNS, Candles
-from app.market.client import ExchangeClient
-from app.market.simulated import Hole, SimulatedExchange
+from app.market.client import ExchangeClient, OwnTime
+from app.market.kline_rows import read_rows
+from app.market.simulated import Hole, Impossible, SimulatedExchange
 from app.market.simulated.rollup import roll_up
 from app.market.universe import ExchangeInfo
 
@@ -52,7 +53,7 @@ async def test_a_candle_is_closed_by_the_exchanges_clock_not_by_its_place(client
 
 
 async def test_a_window_in_the_past_costs_no_look_at_the_clock(client, exchange):
-    await client.server_time()
+    await client.settled_time()
     before = exchange.request_count
 
     candles = await client.klines("BTCUSDT", "1m", start_ms=T0 - HOUR, end_ms=T0 - MINUTE)
@@ -62,7 +63,7 @@ async def test_a_window_in_the_past_costs_no_look_at_the_clock(client, exchange)
 
 
 async def test_an_explicit_end_beyond_what_is_known_asks_the_clock_again(client, clock):
-    await client.server_time()
+    await client.settled_time()
     clock.advance_to(T0 + MINUTE + 1)
 
     candles = await client.klines("BTCUSDT", "1m", start_ms=T0, end_ms=T0)
@@ -268,7 +269,7 @@ async def test_a_cancelled_probe_does_not_block_the_next(client, exchange, break
     ("symbol", "interval", "code"), [("NOSUCHUSDT", "1m", -1121), ("btcusdt", "1m", -1121), ("", "1m", -1102)]
 )
 async def test_what_we_ask_wrongly_is_not_asked_again(client, exchange, symbol, interval, code):
-    await client.server_time()
+    await client.settled_time()
 
     with pytest.raises(errors.RequestInvalid) as refused:
         await client.klines(symbol, interval)
@@ -333,7 +334,7 @@ async def test_a_client_is_used_inside_async_with():
 def test_real_klines_are_read(data):
     body = (data / "payloads" / "nautilus" / "http_spot_market_klines.json").read_bytes()
 
-    candles = client_module._candles("BTCUSDT", "1m", client_module._decoded(client_module._ROWS, body))
+    candles = read_rows("BTCUSDT", "1m", body, settled_ms=2**53, on_refused=None)
 
     assert next(candles.rows())[1:] == (
         1634943780000, 60685.22, 60729.84, 60670.90, 60719.27, 21.63272, 1313200.0134041, 617,
@@ -349,7 +350,7 @@ def test_the_real_exchange_info_is_read(data):
     assert isinstance(info, ExchangeInfo)
 
 
-def test_every_known_error_body_has_its_error(data):
+async def test_every_known_error_body_has_its_error(data):
     expected = {429: errors.RateLimited, 418: errors.Banned, 403: errors.Blocked}
     for line in (data / "payloads" / "misc" / "error_bodies.jsonl").read_text().splitlines():
         case = json.loads(line)
@@ -357,7 +358,98 @@ def test_every_known_error_body_has_its_error(data):
         status, breaker = case["http"], Breaker()
         client = ExchangeClient("http://127.0.0.1:1", breaker=breaker)
 
-        error = client._refused(breaker.acquire(), "klines", client_module._Answer(status, None, body))
+        error = await client._refused(breaker.acquire(), "klines", client_module._Answer(status, None, body))
 
         default = errors.ExchangeUnavailable if status >= 500 else errors.RequestInvalid
         assert type(error) is expected.get(status, default), line
+
+
+async def test_a_row_counts_as_closed_when_two_clocks_have_passed_its_end_by_a_margin(exchange, clock):
+    """An exchange whose clock runs half a minute ahead sends the unfinished minute as if it had closed: our clock knows better."""
+    clock.advance_to(T0 + 3 * MINUTE + 40_000)
+    exchange.faults.skew_s = 30.0
+    own_ms = T0 + 3 * MINUTE + 40_000
+
+    async def own_time():
+        return OwnTime(own_ms)
+
+    async with ExchangeClient(
+        exchange.rest_url, exchange.stream_url, own_time=own_time, margin_s=1.0
+    ) as client:
+        settled_ms = await client.settled_time()
+        rows = await client.klines("BTCUSDT", "1m", start_ms=T0, end_ms=T0 + 10 * MINUTE)
+
+    assert settled_ms == own_ms - 1_000
+    assert rows.open_time.tolist() == [T0, T0 + MINUTE, T0 + 2 * MINUTE]
+
+
+async def test_at_the_end_of_a_market_nothing_is_under_way(exchange, clock):
+    """Time stands still at the end of the last minute: its row is closed without a margin."""
+    clock.advance_to(T0 + MINUTE)
+
+    async def own_time():
+        return OwnTime(T0 + MINUTE, has_ended=True)
+
+    async with ExchangeClient(
+        exchange.rest_url, exchange.stream_url, own_time=own_time, margin_s=1.0
+    ) as client:
+        rows = await client.klines("BTCUSDT", "1m", start_ms=T0, end_ms=T0)
+
+    assert rows.open_time.tolist() == [T0]
+
+
+async def test_impossible_rows_are_passed_on_and_the_others_taken(exchange):
+    """Without a taker the first one is an error; with one the page is asked for twice, and the rest is used."""
+    exchange.faults.impossible = (Impossible("BTCUSDT", "null_field", open_ms=T0 - 2 * MINUTE),)
+    refused = []
+    async with ExchangeClient(exchange.rest_url, exchange.stream_url) as client:
+        with pytest.raises(errors.AnswerInvalid):
+            await client.klines("BTCUSDT", "1m", start_ms=T0 - 3 * MINUTE, end_ms=T0 - MINUTE)
+        rows = await client.klines_between("BTCUSDT", "1m", T0 - 3 * MINUTE, T0, on_refused=refused.append)
+
+    assert rows.open_time.tolist() == [T0 - 3 * MINUTE, T0 - MINUTE]
+    assert [(r.symbol, r.timeframe, r.open_time) for r in refused] == [("BTCUSDT", "1m", T0 - 2 * MINUTE)]
+    assert "null" in refused[0].raw
+
+
+async def test_holds_and_answers_are_passed_to_the_record(exchange):
+    """Each refusal with its status and time; what the record says counts, and an answer ends it."""
+    record = Record(longer_s=0.0)
+    async with ExchangeClient(exchange.rest_url, exchange.stream_url, record=record) as client:
+        await client.ping()
+        exchange.faults.status, exchange.faults.retry_after = 418, 7_200
+        with pytest.raises(errors.Banned):
+            await client.ping()
+        with pytest.raises(errors.BreakerOpen):
+            await client.ping()
+
+    assert record.seen == ["answered", (418, 7_200.0)]
+    assert exchange.request_count == 2
+
+
+async def test_the_record_may_lengthen_a_hold(exchange):
+    """A repeated refusal waits twice as long: the record knows of the one before."""
+    exchange.faults.status, exchange.faults.retry_after = 429, 5
+    async with ExchangeClient(
+        exchange.rest_url, exchange.stream_url, record=Record(longer_s=600.0)
+    ) as client:
+        with pytest.raises(errors.RateLimited) as limited:
+            await client.ping()
+
+        assert limited.value.retry_after_s == 600
+        assert client.breaker.open_for_s == pytest.approx(600, abs=5)
+
+
+class Record:
+    """Remembers what it was told."""
+
+    def __init__(self, longer_s):
+        self.seen = []
+        self.longer_s = longer_s
+
+    async def hold(self, status, wait_s, _reason):
+        self.seen.append((status, wait_s))
+        return max(wait_s, self.longer_s)
+
+    async def answered(self):
+        self.seen.append("answered")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.domain import timeframes
 from app.market.candles import Candle, Candles
+from app.market.closing import ROLL_UP_FROM
 from app.market.dumps import read_dumps
-from app.market.ingest import ROLL_UP_FROM
 from app.market.simulated.rollup import roll_up
 from app.store import candles as store
 from app.store.pool import connect_direct

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 
-from app.market.candles import Candle, Candles
+from app.market.candles import Candle, Candles, RefusedCandle
 from app.market.client import ExchangeClient
 from app.market.errors import AnswerInvalid
 from app.market.simulated import DumpSource, MarketClock, SimulatedExchange
@@ -62,7 +62,7 @@ class Watched(ExchangeClient):
 
 @contextlib.asynccontextmanager
 async def listening(client, symbols=SYMBOLS):
-    async with contextlib.aclosing(client.stream_klines(symbols)) as events:
+    async with contextlib.aclosing(client.stream_klines(symbols).events()) as events:
         listener = Listener(events)
         await listener.until_up(min(3, len(symbols)))
         yield listener
@@ -293,7 +293,7 @@ async def test_a_client_waits_for_an_exchange_that_is_not_there_yet(source, cloc
     limits = StreamLimits(stagger_s=0, retry_wait_s=0.01, retry_wait_max_s=0.05)
     async with (
         ExchangeClient(first.rest_url, first.stream_url, stream_limits=limits) as client,
-        contextlib.aclosing(client.stream_klines(("BTCUSDT",))) as events,
+        contextlib.aclosing(client.stream_klines(("BTCUSDT",)).events()) as events,
     ):
         listener = Listener(events)
         waiting = asyncio.create_task(listener.until_up(1))
@@ -375,17 +375,29 @@ def test_a_closed_candle_without_trades_is_a_candle():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "reason"),
+    ("old", "new", "what"),
     [
-        (b'"h":"5.0"', b'"h":"4.0"', "impossible candle of BTCUSDT at 1722254400000: high 4 is below low 5"),
+        (b'"h":"5.0"', b'"h":"4.0"', "high 4 is below low 5"),
         (b'"i":"1m"', b'"i":"5m"', "its interval is 5m"),
-        (b'"h":"5.0",', b"", "no kline event: Object missing required field `h`"),
-        (b'"h":"5.0"', b'"h":"high"', "no kline event"),
+        (b'"h":"5.0",', b"", "it cannot be read: Object missing required field `h`"),
+        (b'"h":"5.0"', b'"h":null', "it cannot be read"),
+        (b'"t":1722254400000', b'"t":1722254400001', "open time 1722254400001 is not a multiple of 1m"),
     ],
 )
-def test_a_frame_that_is_no_candle_is_refused(old, new, reason):
-    with pytest.raises(AnswerInvalid, match=reason):
-        closed_candle(GOOD.replace(old, new))
+def test_a_candle_that_cannot_be_is_refused_for_the_bar_it_stands_for(old, new, what):
+    frame = GOOD.replace(old, new)
+
+    refused = closed_candle(frame)
+
+    assert isinstance(refused, RefusedCandle)
+    assert (refused.symbol, refused.open_time) == ("BTCUSDT", T0)
+    assert what in refused.what
+    assert refused.raw == frame.decode()
+
+
+def test_a_frame_that_does_not_say_whose_candle_it_closes_is_an_error():
+    with pytest.raises(AnswerInvalid, match="no kline event"):
+        closed_candle(b'{"k":{"x":true}}')
 
 
 async def test_a_frame_that_is_no_candle_ends_its_connection(client, clock, exchange, monkeypatch, source):

@@ -8,7 +8,7 @@ import pytest
 from app import history
 from app.domain.timeframes import epoch_ms
 from app.preview import evaluation, wire
-from app.preview.job import ask
+from app.preview.question import ask
 from app.store import candles as candle_store
 from sandbox.engine.screen import Evaluator
 from sandbox.interpreter.functions import EachRunner
@@ -43,7 +43,7 @@ async def found(pool, plan, *, bars=ALL, until=LAST, symbols=None):
     async with pool.connection() as connection:
         question = await ask(connection, plan, bars=min(bars, 1000), until=until, symbols=symbols)
     with evaluation.each_runner() as each:
-        answer = evaluation.evaluate(*question, each)
+        (answer,) = evaluation.evaluate(*question, each, budget=None)
     assert isinstance(answer, wire.Found), answer
     return answer
 

@@ -8,8 +8,9 @@ import numpy as np
 import psutil
 import pytest
 
+from app.bounded.process import Crashed, OutOfTime
 from app.preview import wire
-from app.preview.process import Crashed, EvaluatingProcess, TimedOut
+from app.preview.process import EvaluatingProcess
 from sandbox.plan.document import build_plan
 
 NODES = [
@@ -56,8 +57,8 @@ async def process():
 
 def fake(code):
     """A child that says it is ready and then runs *code*."""
-    ready = "import sys, time; sys.stdout.buffer.write(b'\\n'); sys.stdout.buffer.flush();"
-    return EvaluatingProcess(command=(sys.executable, "-c", ready + code), time_limit_s=0.3)
+    ready = "import sys, time; sys.stdout.buffer.write(bytes(4)); sys.stdout.buffer.flush();"
+    return EvaluatingProcess(command=(sys.executable, "-c", ready + code), wall_limit_s=0.3)
 
 
 async def test_a_question_is_answered(process):
@@ -97,22 +98,22 @@ async def test_slots_that_live_screening_passed_over_are_no_hits(process):
     ("plan", "reason"),
     [
         ("not json", "not a plan"),
-        ('{"version": 2, "nodes": [], "signal": 0, "show": {}}', "there is no node 0"),
+        ('{"version": 3, "nodes": [], "signal": 0, "show": {}}', "there is no node 0"),
         (json.dumps({"version": 99, "nodes": NODES, "signal": 2, "show": {}}), "version 99"),
         (
-            json.dumps({"version": 2, "nodes": [*NODES, {"op": "system"}], "signal": 2, "show": {}}),
+            json.dumps({"version": 3, "nodes": [*NODES, {"op": "system"}], "signal": 2, "show": {}}),
             "no operator 'system'",
         ),
         (
             json.dumps(
-                {"version": 2, "nodes": [NODES[0], {"op": "gt", "args": [0, 1]}], "signal": 1, "show": {}}
+                {"version": 3, "nodes": [NODES[0], {"op": "gt", "args": [0, 1]}], "signal": 1, "show": {}}
             ),
             "does not come before",
         ),
         (
             json.dumps(
                 {
-                    "version": 2,
+                    "version": 3,
                     "nodes": [
                         NODES[0],
                         {"op": "ta.sma", "args": [0], "params": {"timeperiod": 10**9}},
@@ -125,7 +126,7 @@ async def test_slots_that_live_screening_passed_over_are_no_hits(process):
             "timeperiod",
         ),
         (
-            json.dumps({"version": 2, "nodes": NODES[:1] * 3000, "signal": 2, "show": {}}),
+            json.dumps({"version": 3, "nodes": NODES[:1] * 3000, "signal": 2, "show": {}}),
             "at most 2000 are allowed",
         ),
         ("[" * 100_000, "not a plan"),
@@ -159,22 +160,18 @@ async def test_candles_that_are_no_candles_are_refused_or_end_the_child_only(pro
     assert isinstance(await process.evaluate(*question()), wire.Found)
 
 
-async def test_a_hanging_child_is_killed_at_its_limit_and_replaced(monkeypatch):
+async def test_a_hanging_child_is_killed_at_its_limit():
     process = fake("time.sleep(60)")
 
     asked = asyncio.create_task(process.evaluate(*question()))
     while (pid := process.pid) is None:
         await asyncio.sleep(0)
     child = psutil.Process(pid)
-    with pytest.raises(TimedOut):
+    with pytest.raises(OutOfTime):
         await asked
 
     assert not child.is_running()
     assert process.pid is None
-    monkeypatch.setattr(process, "_command", EvaluatingProcess()._command)
-    monkeypatch.setattr(process, "_time_limit_s", 20)
-    assert isinstance(await process.evaluate(*question()), wire.Found)
-    await process.close()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +221,7 @@ async def test_the_child_inherits_no_secret_no_connection_and_a_low_priority(pro
         "LC_CTYPE",
     }
     assert child.net_connections(kind="all") == []
-    assert child.nice() >= psutil.Process().nice() + 10
+    assert child.nice() >= min(19, psutil.Process().nice() + 10)
     assert child.num_fds() <= 3
 
 
@@ -232,9 +229,10 @@ async def test_an_idle_child_ends_with_its_parents_pipe(process):
     await process.evaluate(*question())
     child = psutil.Process(process.pid)
 
-    process._process.stdin.close()
+    own = process._process._process
+    own.stdin.close()
 
-    assert await process._process.wait() == 0
+    assert await own.wait() == 0
     assert not child.is_running()
 
 

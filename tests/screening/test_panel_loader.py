@@ -39,8 +39,8 @@ async def test_a_candle_that_arrives_late_is_seen_from_the_next_slot_on(connecti
             "open_time": np.array([world.ms(world.at(1))]),
             **one,
         }
-        assert await candles.insert_late(client, late) == 1
-        assert await candles.insert_late(client, late) == 0
+        assert len(await candles.correct(client, "1m", late)) == 1
+        assert not await candles.correct(client, "1m", late)
     await keeper.extend(world.at(3))
     await keeper.ensure({"1m": 3}, world.at(3), through=world.at(3))
 

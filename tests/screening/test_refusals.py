@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from app.store import machines, signals, signals_failed
+from app.store import machines, signals, signals_failed, slots
 from tests import world
 
 CLOSES = {f"S{n:02}USDT": [100 + n + minute for minute in range(5)] for n in range(20)}
@@ -228,6 +228,31 @@ async def test_a_backend_that_is_terminated_in_a_slot_costs_one_more_attempt(
     assert await a.screen() == 1
 
     assert ended
+    assert world.when(connection, trader) == everything([1])
+
+
+async def test_a_ledger_that_cannot_be_read_at_once_is_read_again(
+    connection, machine, market, user, monkeypatch
+):
+    """
+    The wake-up that met the error screens the slot; it does not wait for the next one.
+    """
+    trader = world.add_trader(connection, user, world.above(0))
+    a = await machine()
+    world.claim(connection, a.boot_id)
+    world.close_slots(connection, 1)
+    read, failed = slots.next_closed, []
+
+    async def failing(*args):
+        if not failed:
+            failed.append(args)
+            raise psycopg.errors.AdminShutdown("injected")
+        return await read(*args)
+
+    monkeypatch.setattr(slots, "next_closed", failing)
+
+    assert await a.screen() == 1
+
     assert world.when(connection, trader) == everything([1])
 
 

@@ -375,10 +375,10 @@ async def test_a_deleted_trader_disturbs_nobody(connection, machine, market, use
         "null",
         "[]",
         "{}",
-        '{"version": 2, "nodes": [], "signal": 0, "show": {}}',
-        '{"version": 2, "nodes": [{"op": "const", "params": {"value": 1}}], "signal": 0, "show": {}}',
-        '{"version": 2, "nodes": [{"op": "eval", "params": {"code": "1"}}], "signal": 0, "show": {}}',
-        '{"version": 2, "nodes": [{"op": "bars", "params": {"timeframe": ["1m"], "field": {}}}], "signal": 0, "show": {}}',
+        '{"version": 3, "nodes": [], "signal": 0, "show": {}}',
+        '{"version": 3, "nodes": [{"op": "const", "params": {"value": 1}}], "signal": 0, "show": {}}',
+        '{"version": 3, "nodes": [{"op": "eval", "params": {"code": "1"}}], "signal": 0, "show": {}}',
+        '{"version": 3, "nodes": [{"op": "bars", "params": {"timeframe": ["1m"], "field": {}}}], "signal": 0, "show": {}}',
     ],
 )
 async def test_a_plan_edited_by_hand_sends_its_trader_to_error_and_nobody_else(
@@ -552,3 +552,27 @@ async def test_a_drained_machine_starts_no_other_slot(connection, machine, marke
 
     assert await a.screen() == 0
     assert world.signals(connection) == []
+
+
+async def test_who_catches_up_gives_the_answer_of_who_was_in_time(connection, machine, market, user):
+    """
+    A candle came after its slot had closed: who screened the slot in time did not have it, who screens it later leaves it out.
+    """
+    in_time, later = (world.add_trader(connection, user, world.above(0)) for _ in range(2))
+    a = await machine("a")
+    world.claim(connection, a.boot_id, 2)
+    world.close_slots(connection, 1)
+    await a.sync()
+    world.release(connection, a.boot_id, [later])
+    await a.screen()
+    world.put_closes(connection, {"LATEUSDT": [105.0]}, first=1)
+    connection.execute(
+        "insert into vyx.candle_corrections (symbol_id, timeframe, open_time, became, reason)"
+        " select symbol_id, '1m', %s, '{}', 'late' from vyx.symbols where symbol = 'LATEUSDT'",
+        (world.at(0),),
+    )
+    b = await machine("b")
+    world.claim(connection, b.boot_id)
+    await b.sync()
+
+    assert world.when(connection, later) == world.when(connection, in_time) == matches(0, [1])

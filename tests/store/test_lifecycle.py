@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import psycopg
@@ -297,7 +298,13 @@ def test_a_free_user_may_start_nothing(connection):
         world.start(connection, trader)
 
     assert refused.value.sqlstate == "VX403"
-    assert refused.value.diag.message_detail == '{"limit" : 0, "used" : 0, "tier" : "free"}'
+    assert json.loads(refused.value.diag.message_detail) == {
+        "quota": "running_traders",
+        "limit": 0,
+        "used": 0,
+        "tier": "free",
+        "next_tier": "pro",
+    }
 
 
 def test_a_trader_that_will_retry_by_itself_counts_against_the_quota(connection):

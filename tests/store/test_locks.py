@@ -13,9 +13,12 @@ from app.store.queries import SQL_DIR
 FEED = (7002, 1)  # shared, by every writer of signals and trader events: sql lock_feed
 SIGNAL_PARTITION = (7003, 1)  # making a month's partition: sql keep_signal_partition
 ACTIVE_TRADERS = (7004, 1)  # counting near the global limit: sql check_quota
+TROUBLES = (7010, 1)  # telling of outages and lags, one at a time: sql queue_troubles_v1
+EXPIRY = (7011, 1)  # ending late deliveries, one sender at a time: sql may_expire
 INGEST = (7101, 1)  # session: the one machine that feeds the market data
 MACHINE = 7100  # session, (7100, boot_id): this process lives: sql machine_is_locked
-LISTED = {FEED, SIGNAL_PARTITION, ACTIVE_TRADERS, INGEST}
+PREVIEW_CLAIM = (7005, 1)  # choosing whose preview is next: sql claim_preview_v1
+LISTED = {FEED, SIGNAL_PARTITION, ACTIVE_TRADERS, PREVIEW_CLAIM, TROUBLES, EXPIRY, INGEST}
 
 
 def written(pattern: str) -> set[tuple[int, int]]:

@@ -10,7 +10,7 @@ what goes wrong on demand · ``server`` the process's HTTP side. ``python -m app
 """
 
 from app.market.simulated.clock import Clock, ManualClock, MarketClock
-from app.market.simulated.faults import Faults, Hole
+from app.market.simulated.faults import Faults, Hole, Impossible, Revised
 from app.market.simulated.generator import GeneratedSource
 from app.market.simulated.server import SimulatedExchange
 from app.market.simulated.source import DumpSource, Source
@@ -21,8 +21,10 @@ __all__ = [
     "Faults",
     "GeneratedSource",
     "Hole",
+    "Impossible",
     "ManualClock",
     "MarketClock",
+    "Revised",
     "SimulatedExchange",
     "Source",
 ]

@@ -1,6 +1,25 @@
-"""What goes wrong on demand: posted to ``/_control`` or set in-process. Nothing here is on unless a test asked."""
+"""
+What goes wrong on demand: posted to ``/_control`` or set in-process. Nothing here is on unless a test asked.
 
-from typing import Any
+This table is the shared tool of every test of a misbehaving exchange; each line is a field of `Faults`.
+
+    what the exchange does                                     field
+    closes come late, never, twice, in another order           late_close_s  drop_close  double  reverse
+    streams stay open and say nothing                          silence
+    minutes that nobody, or some pairs, have                   hole
+    a candle that cannot be, on streams or by REST             impossible
+    a candle that is corrected afterwards                      revised
+    REST refuses: firewall, ban, limit, region, errors         status  status_count  retry_after
+    REST answers late, or with garbage                         delay_s  garbage
+    one pair's candles answer an error                         pair_status
+    one listed pair is unknown (-1121)                         unknown_pairs
+    a pair halts, is not listed yet, is delisted               symbol_status  unlisted
+    the clock runs ahead (unfinished candles look closed)      skew_s
+    connections break, or end with notice                      (``/_control`` only) disconnect  shutdown
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +37,45 @@ class Hole(
     symbols: tuple[str, ...] = ()  # none named: all
 
 
+Where = Literal["rest", "stream", "both"]
+Way = Literal["high_below_low", "zero_price", "null_field", "off_grid"]
+
+
+class Impossible(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """
+    Candles of a pair that cannot be.
+
+    Attributes:
+        way: What is wrong: high below low, a price of 0, a null where the low should be, or an open time 1 ms off.
+        open_ms: Only the minute that opened then; None: all of them.
+        where: By REST, on streams, or both.
+        interval: Only REST rows of this interval; streams carry 1m.
+    """
+
+    symbol: str
+    way: Way
+    open_ms: int | None = None
+    where: Where = "both"
+    interval: str = "1m"
+
+    def concerns(self, symbol: str, open_ms: int, where: Where, interval: str = "1m") -> bool:
+        """Whether this candle is to be spoiled."""
+        return (
+            symbol == self.symbol
+            and self.open_ms in (None, open_ms)
+            and self.where in (where, "both")
+            and interval == self.interval
+        )
+
+
+class Revised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The minute of a pair that opened at *open_ms* is told with its prices times *factor* from now on."""
+
+    symbol: str
+    open_ms: int
+    factor: float
+
+
 class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """
     Attributes:
@@ -33,7 +91,12 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         garbage: REST answers 200 with something that is not JSON.
         skew_s: What the exchange's clock shows too much.
         hole: Minutes that do not exist.
-        symbol_status: Status in exchangeInfo by symbol, instead of TRADING.
+        symbol_status: Status in exchangeInfo by symbol, instead of TRADING; of a pair that does not trade nothing is streamed.
+        unlisted: Symbols the exchange has never heard of: not in exchangeInfo, -1121, no stream.
+        unknown_pairs: Symbols of which klines answers -1121 although they are listed.
+        pair_status: Status that klines answers with, by symbol.
+        impossible: Candles that cannot be.
+        revised: Minutes that are told differently from now on.
     """
 
     late_close_s: float = 0.0
@@ -49,6 +112,11 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skew_s: float = 0.0
     hole: Hole | None = None
     symbol_status: dict[str, str] = {}
+    unlisted: tuple[str, ...] = ()
+    unknown_pairs: tuple[str, ...] = ()
+    pair_status: dict[str, int] = {}
+    impossible: tuple[Impossible, ...] = ()
+    revised: tuple[Revised, ...] = ()
 
     def changed(self, changes: dict[str, Any]) -> "Faults":
         """
@@ -68,7 +136,8 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return self.status
 
     def existing(self, candles: Candles) -> Candles:
-        """*candles* without those in the hole."""
+        """*candles* without those in the hole, and as they are told now."""
+        candles = self._as_revised(candles)
         if self.hole is None or not len(candles):
             return candles
         inside = (candles.open_time >= self.hole.from_ms) & (candles.open_time < self.hole.to_ms)
@@ -77,6 +146,25 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             inside &= np.isin(candles.symbol, named)
         return candles.take(~inside)
 
+    def _as_revised(self, candles: Candles) -> Candles:
+        for revised in self.revised:
+            if revised.symbol not in candles.symbols:
+                continue
+            here = (candles.open_time == revised.open_ms) & (
+                candles.symbol == candles.symbols.index(revised.symbol)
+            )
+            prices = {name: getattr(candles, name).copy() for name in ("open", "high", "low", "close")}
+            for column in prices.values():
+                column[here] = np.round(column[here] * revised.factor, 8)
+            candles = replace(candles, **prices)
+        return candles
+
     def drops(self, symbol: str) -> bool:
-        """Whether the closing event of *symbol* never comes."""
-        return symbol in self.drop_close or "*" in self.drop_close
+        """Whether the closing event of *symbol* never comes: because it is dropped, or the pair does not trade."""
+        is_trading = self.symbol_status.get(symbol, "TRADING") == "TRADING" and symbol not in self.unlisted
+        return symbol in self.drop_close or "*" in self.drop_close or not is_trading
+
+    def spoiled(self, symbol: str, open_ms: int, where: Where, interval: str = "1m") -> Way | None:
+        """How this candle is to be spoiled, if at all."""
+        found = (i.way for i in self.impossible if i.concerns(symbol, open_ms, where, interval))
+        return next(found, None)

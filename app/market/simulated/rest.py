@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from app.domain import timeframes
 from app.market.candles import Candle, Candles
-from app.market.simulated.faults import Faults
+from app.market.simulated.faults import Faults, Way
 from app.market.simulated.rollup import roll_up
 from app.market.simulated.source import Source, unfinished
 
@@ -32,9 +32,10 @@ Parameters = Mapping[str, str]
 
 
 class Refusal(Exception):
-    """HTTP 400 with the exchange's code and text."""
+    """An error answer, HTTP 400 unless another status is named, with the exchange's code and text."""
 
-    def __init__(self, code: int, msg: str) -> None:
+    def __init__(self, code: int, msg: str, status: int = 400) -> None:
+        self.status = status
         self.code = code
         self.msg = msg
         super().__init__(msg)
@@ -102,8 +103,11 @@ def klines(source: Source, faults: Faults, now_ms: int, query: Parameters) -> by
     known = ("symbol", "interval", "startTime", "endTime", "timeZone", "limit")
     _only(query, known)
     symbol, interval = _required(query, "symbol"), _required(query, "interval")
-    if symbol not in source.symbols and symbol not in _DECOYS:
+    unknown = symbol in faults.unlisted or symbol in faults.unknown_pairs
+    if unknown or (symbol not in source.symbols and symbol not in _DECOYS):
         raise Refusal(-1121, "Invalid symbol.")
+    if symbol in faults.pair_status:
+        raise Refusal(-1000, "An unknown error occurred.", faults.pair_status[symbol])
     if interval not in timeframes.TIMEFRAMES:
         raise Refusal(-1120, "Invalid interval.")
     limit = _integer(query, "limit")
@@ -119,17 +123,41 @@ def klines(source: Source, faults: Faults, now_ms: int, query: Parameters) -> by
         end_ms=_time_ms(query, "endTime"),
         limit=min(limit or LIMIT_DEFAULT, LIMIT_MAX),
     )
-    return encode_rows(rows, timeframes.length_ms(interval))
+    length_ms = timeframes.length_ms(interval)
+    if not faults.impossible:
+        return encode_rows(rows, length_ms)
+    lines = [
+        spoil_row(row_text(row, length_ms), row, faults.spoiled(symbol, row.open_time, "rest", interval))
+        for row in rows
+    ]
+    return f"[{','.join(lines)}]".encode()
 
 
 def encode_rows(rows: Iterable[Candle], length_ms: int) -> bytes:
     """Rows of 12 columns, decimals as strings of 8 places; taker volumes are half of the whole."""
-    lines = (
+    return f"[{','.join(row_text(row, length_ms) for row in rows)}]".encode()
+
+
+def row_text(row: Candle, length_ms: int) -> str:
+    """One row of `encode_rows`."""
+    return (
         f'[{row[1]},"{row[2]:.8f}","{row[3]:.8f}","{row[4]:.8f}","{row[5]:.8f}","{row[6]:.8f}",{row[1] + length_ms - 1},'
         f'"{row[7]:.8f}",{row[8]},"{row[6] / 2:.8f}","{row[7] / 2:.8f}","0"]'
-        for row in rows
     )
-    return f"[{','.join(lines)}]".encode()
+
+
+def spoil_row(text: str, row: Candle, way: Way | None) -> str:
+    """*text* of a row, made impossible in this way."""
+    fields = text.split(",")
+    if way == "off_grid":
+        fields[0] = f"[{row.open_time + 1}"
+    elif way == "null_field":
+        fields[3] = "null"
+    elif way == "high_below_low":
+        fields[2] = f'"{row.low / 2:.8f}"'
+    elif way == "zero_price":
+        fields[3] = '"0.00000000"'
+    return ",".join(fields)
 
 
 def exchange_info(
@@ -138,6 +166,7 @@ def exchange_info(
     """``GET /api/v3/exchangeInfo``."""
     _only(query, ("symbol", "symbols", "permissions", "symbolStatus", "showPermissionSets"))
     listed = [*source.symbols, *(name for name in _DECOYS if name not in source.symbols)]
+    listed = [name for name in listed if name not in faults.unlisted]
     chosen = _chosen(query, listed)
     status = {name: _DECOYS.get(name, "TRADING") for name in listed} | dict.fromkeys(
         source.symbols, "TRADING"
@@ -165,7 +194,8 @@ def exchange_info(
 def ticker_24h(source: Source, faults: Faults, now_ms: int, query: Parameters) -> bytes:
     """``GET /api/v3/ticker/24hr``; symbols without a candle in the last 24 hours show zeros."""
     _only(query, ("symbol", "symbols", "type", "symbolStatus"))
-    tickers = [_ticker(source, faults, name, now_ms) for name in _chosen(query, source.symbols)]
+    listed = [name for name in source.symbols if name not in faults.unlisted]
+    tickers = [_ticker(source, faults, name, now_ms) for name in _chosen(query, listed)]
     return json.dumps(tickers[0] if "symbol" in query else tickers, ensure_ascii=False).encode()
 
 

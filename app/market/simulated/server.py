@@ -20,7 +20,7 @@ from aiohttp import web
 from app.market.simulated import rest
 from app.market.simulated.clock import Clock
 from app.market.simulated.faults import Faults
-from app.market.simulated.source import Source
+from app.market.simulated.source import DumpSource, Source
 from app.market.simulated.streams import Streams
 
 _TOO_MUCH: Final = (
@@ -255,7 +255,13 @@ class SimulatedExchange:
 
     async def _show_clock(self, _request: web.Request) -> web.Response:
         now, end = self.clock.now_ms(), self.source.end_ms
-        body = {"market_now": now, "speed": self.clock.speed, "ended": end is not None and now >= end}
+        body: dict[str, Any] = {
+            "market_now": now,
+            "speed": self.clock.speed,
+            "ended": end is not None and now >= end,
+        }
+        if isinstance(self.source, DumpSource):
+            body["closed"], body["next"] = self.source.around(now)
         return web.json_response(body | {"first": self.source.first_ms, "end": end})
 
     async def _show_faults(self, _request: web.Request) -> web.Response:
@@ -283,7 +289,7 @@ def _answer(answer: Callable[[rest.Parameters], bytes], query: rest.Parameters) 
     try:
         return web.Response(body=answer(query), content_type="application/json")
     except rest.Refusal as refusal:
-        return _error(400, refusal.code, refusal.msg)
+        return _error(refusal.status, refusal.code, refusal.msg)
 
 
 def _json(body: Any) -> web.Response:

@@ -58,6 +58,12 @@ class DumpSource:
         within = np.searchsorted(self._rows.open_time[first:last], [start_ms, end_ms])
         return self._rows.take(slice(first + within[0], first + within[1]))
 
+    def around(self, at_ms: int) -> tuple[int | None, int | None]:
+        """Close time of the newest candle that has closed by *at_ms*, and open time of the next one; None where there is none."""
+        after = int(np.searchsorted(self._times, at_ms - timeframes.MINUTE_MS, side="right"))
+        last = int(self._times[after - 1]) + timeframes.MINUTE_MS if after else None
+        return last, int(self._times[after]) if after < len(self._times) else None
+
     def at(self, open_ms: int) -> Candles:
         first, last = np.searchsorted(self._times, [open_ms, open_ms + 1])
         return self._rows.take(self._by_time[first:last])

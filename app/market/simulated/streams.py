@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from app.domain import timeframes
 from app.market.candles import Candle
 from app.market.simulated.clock import Clock
-from app.market.simulated.faults import Faults
+from app.market.simulated.faults import Faults, Way
 from app.market.simulated.source import Source, unfinished
 
 STREAMS_MAX: Final = 1_024
@@ -143,6 +143,8 @@ class Streams:
         for row in rows:
             stream = f"{row.symbol.lower()}@kline_1m"
             event = kline_event(row, event_ms, closed=closed)
+            if closed and (way := self.faults.spoiled(row.symbol, row.open_time, "stream")):
+                event = spoil_event(event, row, way)
             for subscriber in self._subscribers:
                 subscriber.push(stream, event)
 
@@ -251,6 +253,17 @@ def _control_answer(subscriber: Subscriber, text: str) -> dict[str, Any]:
     else:
         return {"code": 0, "msg": f"Unknown property: {method}", "id": number}
     return {"result": None, "id": number}
+
+
+def spoil_event(event: str, row: Candle, way: Way) -> str:
+    """A closing event, made impossible in this way."""
+    if way == "off_grid":
+        return event.replace(f'"t":{row.open_time}', f'"t":{row.open_time + 1}')
+    if way == "null_field":
+        return event.replace(f'"l":"{row.low:.8f}"', '"l":null')
+    if way == "high_below_low":
+        return event.replace(f'"h":"{row.high:.8f}"', f'"h":"{row.low / 2:.8f}"')
+    return event.replace(f'"l":"{row.low:.8f}"', '"l":"0.00000000"')
 
 
 def kline_event(row: Candle, event_ms: int, *, closed: bool) -> str:

@@ -50,7 +50,7 @@ class Pointwise(CallGroup):
 
 
 class Logic(CallGroup):
-    """and, or, not on packed conditions, 64 symbols at a time."""
+    """and, or on packed conditions, 64 symbols at a time."""
 
     is_pointwise = True
 
@@ -61,9 +61,6 @@ class Logic(CallGroup):
     def step(self, event: Event) -> Iterable[Call]:  # noqa: ARG002 - arguments are all it needs
         rows, join = self.shared.rows, self.calls[0].kind_as(plan_kinds.Logic).join
         result = rows.bits[self.arg_rows(0)]
-        if join is None:
-            rows.bits[self.out_rows()] = ~result & rows.every
-            return ()
         for at in range(1, len(self.calls[0].args)):
             join(result, rows.bits[self.arg_rows(at)], out=result)
         rows.bits[self.out_rows()] = result

@@ -99,11 +99,17 @@ def _operator(  # noqa: PLR0917 - a table row, read by column
 
 def band_operators() -> list[Operator]:
     """donchian, keltner, ichimoku, supertrend, stochrsi, heikin_ashi."""
-    high_low, high_low_close = ("high", "low"), ("high", "low", "close")
+    return [*_channels(), *_trends()]
+
+
+_HIGH_LOW, _HIGH_LOW_CLOSE = ("high", "low"), ("high", "low", "close")
+
+
+def _channels() -> list[Operator]:
     return [
         _operator(
             "donchian",
-            high_low,
+            _HIGH_LOW,
             (_period("period", 20),),
             ("upper", "middle", "lower"),
             _donchian,
@@ -112,7 +118,7 @@ def band_operators() -> list[Operator]:
         ),
         _operator(
             "keltner",
-            high_low_close,
+            _HIGH_LOW_CLOSE,
             (_period("period", 20), _multiplier(2.0), _period("atr_period", 10)),
             ("upper", "middle", "lower"),
             _keltner,
@@ -121,7 +127,7 @@ def band_operators() -> list[Operator]:
         ),
         _operator(
             "ichimoku",
-            high_low,
+            _HIGH_LOW,
             (_period("conversion", 9), _period("base", 26), _period("span_b", 52)),
             ("conversion", "base", "span_a", "span_b"),
             _ichimoku,
@@ -130,9 +136,14 @@ def band_operators() -> list[Operator]:
             " is displaced: charts draw the spans 26 bars later, so the cloud that lies under this bar is span_a[26] and"
             " span_b[26] (TradingView counts this bar as the first: [25]). NaN until the bars are there.",
         ),
+    ]
+
+
+def _trends() -> list[Operator]:
+    return [
         _operator(
             "supertrend",
-            high_low_close,
+            _HIGH_LOW_CLOSE,
             (_period("period", 10, 2), _multiplier(3.0)),
             ("line", "direction"),
             _supertrend,

@@ -10,8 +10,8 @@ from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.text.function import refusal
 
 BARS_MAX = 500
-STEPS = 5000
-"""A call takes 10 to 20 us, where a bar step takes 2 ns; so one plan asks for at most 50 calls a symbol."""
+CALL_NS = 10_000
+"""A call takes 10 to 20 us, so one plan asks for at most 50 calls a symbol."""
 
 
 def _refusal(params: Params) -> str | None:
@@ -47,5 +47,5 @@ def each_operator() -> Operator:
         input_kinds=("bool", "any"),
         variadic=True,
         check=_refusal,
-        steps=lambda _params: STEPS,
+        cost_ns=lambda _params: CALL_NS,
     )

@@ -7,11 +7,13 @@ timeframe the bar is that timeframe's.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
 
-from sandbox.plan.operators.kind import AcrossMarket, Array, Composed, Make, Params
+from sandbox.plan.operators.interval import within
+from sandbox.plan.operators.kind import AcrossMarket, Array, Composed, Make, Params, Share
 from sandbox.plan.operators.model import Operator, Param
 
 SYMBOLS_MAX = 5000
@@ -34,10 +36,11 @@ def _rank(args: Sequence[Array], _params: Params) -> tuple[Array, ...]:
 
 
 def _breadth(args: Sequence[Array], _params: Params) -> tuple[Array, ...]:
-    present, condition = (np.asarray(arg, dtype=np.bool_) for arg in args)
-    count = present.sum(axis=0, keepdims=True, dtype=np.float64)
+    present, condition, negation = (np.asarray(arg, dtype=np.bool_) for arg in args)
+    met = (present & condition).sum(axis=0, keepdims=True)
+    not_met = (present & negation).sum(axis=0, keepdims=True)
     with np.errstate(invalid="ignore"):  # 0 of 0 symbols is NaN
-        return ((present & condition).sum(axis=0, keepdims=True) / count,)
+        return (met / (met + not_met),)
 
 
 def _top(make: Make, inputs: Sequence[int], params: Params) -> tuple[int, ...]:
@@ -60,6 +63,7 @@ def market_operators() -> list[Operator]:
             " first write rank(-s).",
             AcrossMarket(_rank),
             input_kinds=("float",),
+            bounds=within(1.0, inf),
         ),
         Operator(
             "top",
@@ -81,9 +85,11 @@ def market_operators() -> list[Operator]:
             "float",
             "Across the market",
             "The share of the market's symbols, 0 to 1, for which the condition is true at this bar, the same for all"
-            " symbols. Those with a candle at this bar count; one whose history is too short for the condition counts as"
-            " not meeting it, as a comparison with NaN is false. NaN where no symbol has a candle.",
-            AcrossMarket(_breadth),
+            " symbols. Those count that have a candle at this bar and for which the condition is known: one whose"
+            " history is too short for it counts on neither side. NaN where none counts.",
+            Share(_breadth),
             input_kinds=("bool",),
+            bounds=within(0.0, 1.0),
+            with_negation=True,
         ),
     ]

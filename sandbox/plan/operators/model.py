@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from sandbox.plan.operators.kind import Kind, Params, ParamValue
+from sandbox.plan.operators.interval import Bounds, anything
+from sandbox.plan.operators.kind import STEP_NS, Kind, Params, ParamValue
 
 InputKind = Literal["float", "bool", "any"]
 
 
 def _one_step(_params: Params) -> int:
-    return 1
+    return STEP_NS
 
 
 def _accepts(_params: Params) -> str | None:
@@ -47,8 +48,10 @@ class Operator:
 
     `kind` is how it is computed. `returns` says what: "float", "bool", or "same" (bool when all its value inputs are bool,
     else float). A bool given to a "float" input counts as 0 or 1; a float given to a "bool" input is refused.
-    `steps(params)` is the work for one symbol and bar, 1 for a handful of machine operations. `check(params)` says
-    why a combination of parameters, each in its range, is impossible. `internal` ones have no name in the language.
+    `bounds` is the interval of its values, from those of its inputs. `cost_ns(params)` is the time of one value for one
+    symbol and bar, STEP_NS for a handful of machine operations. `check(params)` says why a combination of parameters,
+    each in its range, is impossible. `internal` ones have no name in the language. `with_negation`: a node in a plan has
+    one more input, the negation of the first, because the operator must know where that is unknown.
     """
 
     name: str
@@ -63,8 +66,16 @@ class Operator:
     variadic: bool = False
     internal: bool = False
     check: Callable[[Params], str | None] = _accepts
-    steps: Callable[[Params], int] = _one_step
+    bounds: Bounds = anything
+    cost_ns: Callable[[Params], int] = _one_step
+    with_negation: bool = False
 
     def input_kind(self, index: int) -> InputKind:
         """The kind of the *index*-th input; a variadic operator repeats its last one."""
+        if self.with_negation and index == len(self.inputs):
+            return "bool"
         return self.input_kinds[min(index, len(self.input_kinds) - 1)]
+
+    def bytes_per_symbol(self, params: Params) -> int:
+        """What is kept live for one symbol, in bytes, by the one that carries its values from bar to bar."""
+        return self.kind.bytes_per_symbol(params, len(self.inputs), len(self.outputs))

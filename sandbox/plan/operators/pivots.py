@@ -1,5 +1,5 @@
 """
-Swing highs and lows, told on the bar that confirms them: `right` bars after the extreme, never earlier, never changed.
+Swing highs and lows, given on the bar that confirms them: `right` bars after the extreme, never earlier, never changed.
 
 Decided here: what counts as an extreme when values are equal (the last of them).
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sandbox.plan.operators.interval import of_first
 from sandbox.plan.operators.kind import Array, Params, Window
 from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.operators.windows import running_extreme
@@ -47,12 +48,13 @@ def _operator(name: str, source: str, compute: Any, doc: str) -> Operator:
         doc,
         Window(compute, lambda params: sum(_sides(params))),
         input_kinds=("float",),
+        bounds=of_first,
     )
 
 
 def pivot_operators() -> list[Operator]:
     """pivot_high and pivot_low."""
-    told = (
+    confirmed = (
         " The value is given on the bar that confirms it, `right` bars after the extreme, and NaN on all others, so it"
         " never repaints; the latest price is valuewhen(p > 0, p). NaN also where one of the bars is missing."
     )
@@ -62,13 +64,13 @@ def pivot_operators() -> list[Operator]:
             "high",
             _pivot(np.maximum, np.greater_equal, np.greater),
             "A swing high: a value no lower than the `left` before it and higher than the `right` after it."
-            + told,
+            + confirmed,
         ),
         _operator(
             "pivot_low",
             "low",
             _pivot(np.minimum, np.less_equal, np.less),
             "A swing low: a value no higher than the `left` before it and lower than the `right` after it."
-            + told,
+            + confirmed,
         ),
     ]

@@ -8,11 +8,37 @@ bits however many symbols and bars it is given at once.
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from math import inf
 from typing import Any
 
 import numpy as np
 
-from sandbox.plan.operators.kind import Array, Candles, Constant, Logic, Params, Pointwise
+from sandbox.plan.operators.interval import (
+    ANYTHING,
+    Bounds,
+    Certain,
+    Interval,
+    anything,
+    certainly_at_most,
+    certainly_equal,
+    certainly_less,
+    certainly_unequal,
+    hull,
+    within,
+)
+from sandbox.plan.operators.kind import (
+    Array,
+    Candles,
+    Choice,
+    Comparison,
+    Composed,
+    Constant,
+    Fill,
+    Logic,
+    Make,
+    Params,
+    Pointwise,
+)
 from sandbox.plan.operators.model import Operator, Param
 from sandbox.plan.timeframes import TIMEFRAMES
 
@@ -45,8 +71,12 @@ def _arithmetic(function: Callable[..., Any]) -> Callable[[Sequence[Array], Para
     return compute
 
 
-def _logic(function: Callable[..., Any]) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+def _elementwise(function: Callable[..., Any]) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
     return lambda args, _params: (function(*args),)
+
+
+def _not(make: Make, inputs: Sequence[int], _params: Params) -> tuple[int, ...]:
+    return (make.negated(inputs[0]),)
 
 
 def _not_equal(left: Any, right: Any) -> Any:
@@ -54,8 +84,9 @@ def _not_equal(left: Any, right: Any) -> Any:
 
 
 def _where(args: Sequence[Array], _params: Params) -> tuple[Array, ...]:
-    condition, yes, no = args
-    return (np.where(condition, yes, no),)
+    condition, yes, no, *denied = args
+    known_no = no if not denied else np.where(denied[0], no, np.nan)
+    return (np.where(condition, yes, known_no),)
 
 
 def _nz(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
@@ -71,30 +102,87 @@ def _maximum(left: Any, right: Any) -> Any:
     return np.where((left > right) | np.isnan(left), left, right)
 
 
-_A, _B, _AB = ("a",), ("b",), ("a", "b")
-_ARITHMETIC: tuple[tuple[str, tuple[str, ...], Callable[..., Any], str], ...] = (
-    ("add", _AB, np.add, "a + b."),
-    ("sub", _AB, np.subtract, "a - b."),
-    ("mul", _AB, np.multiply, "a * b."),
-    ("div", _AB, np.divide, "a / b; NaN where b is 0."),
-    ("mod", _AB, np.mod, "a % b with the sign of b, as in Python; NaN where b is 0."),
-    ("pow", _AB, _power, "a ** b; NaN where that is not a real finite number."),
-    ("neg", _A, np.negative, "-a."),
-    ("abs", _A, np.abs, "Distance from zero."),
-    ("min", _AB, _minimum, "The smaller of two; NaN if either is."),
-    ("max", _AB, _maximum, "The larger of two; NaN if either is."),
-    ("sign", _A, np.sign, "-1, 0 or 1."),
-    ("floor", _A, np.floor, "The whole number at or below."),
-    ("ceil", _A, np.ceil, "The whole number at or above."),
+def _sum(inputs: Sequence[Interval], _params: object) -> Interval:
+    (a_low, a_high), (b_low, b_high) = inputs
+    return a_low + b_low, a_high + b_high
+
+
+def _difference(inputs: Sequence[Interval], _params: object) -> Interval:
+    (a_low, a_high), (b_low, b_high) = inputs
+    return a_low - b_high, a_high - b_low
+
+
+def _product(inputs: Sequence[Interval], _params: object) -> Interval:
+    a, b = inputs
+    if a[0] < 0 or b[0] < 0:
+        return ANYTHING
+    return a[0] * b[0], inf if inf in (a[1], b[1]) else a[1] * b[1]
+
+
+def _quotient(inputs: Sequence[Interval], _params: object) -> Interval:
+    a, b = inputs
+    return (0.0, a[1] / b[0]) if a[0] >= 0 and b[0] > 0 else ANYTHING
+
+
+def _negative(inputs: Sequence[Interval], _params: object) -> Interval:
+    return -inputs[0][1], -inputs[0][0]
+
+
+def _smaller(inputs: Sequence[Interval], _params: object) -> Interval:
+    a, b = inputs
+    return min(a[0], b[0]), min(a[1], b[1])
+
+
+def _larger(inputs: Sequence[Interval], _params: object) -> Interval:
+    a, b = inputs
+    return max(a[0], b[0]), max(a[1], b[1])
+
+
+def _chosen(inputs: Sequence[Interval], _params: object) -> Interval:
+    return hull(*inputs[1:3])
+
+
+def _constant(_inputs: Sequence[Interval], params: Params) -> Interval:
+    value = float(params["value"])
+    return value, value
+
+
+_A, _AB = ("a",), ("a", "b")
+_ARITHMETIC: tuple[tuple[str, tuple[str, ...], Callable[..., Any], bool, Bounds, str], ...] = (
+    ("add", _AB, np.add, True, _sum, "a + b."),
+    ("sub", _AB, np.subtract, False, _difference, "a - b."),
+    ("mul", _AB, np.multiply, True, _product, "a * b."),
+    ("div", _AB, np.divide, False, _quotient, "a / b; NaN where b is 0."),
+    ("mod", _AB, np.mod, False, anything, "a % b with the sign of b, as in Python; NaN where b is 0."),
+    ("pow", _AB, _power, False, anything, "a ** b; NaN where that is not a real finite number."),
+    ("neg", _A, np.negative, False, _negative, "-a."),
+    ("abs", _A, np.abs, False, within(0.0, inf), "Distance from zero."),
+    ("min", _AB, _minimum, True, _smaller, "The smaller of two; NaN if either is."),
+    ("max", _AB, _maximum, True, _larger, "The larger of two; NaN if either is."),
+    ("sign", _A, np.sign, False, within(-1.0, 1.0), "-1, 0 or 1."),
+    ("floor", _A, np.floor, False, anything, "The whole number at or below."),
+    ("ceil", _A, np.ceil, False, anything, "The whole number at or above."),
 )
-_COMPARISONS: tuple[tuple[str, Callable[..., Any], str], ...] = (
-    ("lt", np.less, "a < b"),
-    ("le", np.less_equal, "a <= b"),
-    ("gt", np.greater, "a > b"),
-    ("ge", np.greater_equal, "a >= b"),
-    ("eq", np.equal, "a == b"),
-    ("ne", _not_equal, "a != b"),
-)
+"""Name, inputs, function, whether the inputs may be exchanged, bounds, text."""
+
+
+def _comparison(function: Callable[..., Any], opposite: str, certain: Certain, **rest: Any) -> Comparison:
+    return Comparison(_elementwise(function), opposite=opposite, certain=certain, **rest)
+
+
+def _compared() -> tuple[tuple[str, Comparison, str], ...]:
+    return (
+        ("lt", _comparison(np.less, "ge", certainly_less, of_itself=False), "a < b"),
+        ("le", _comparison(np.less_equal, "gt", certainly_at_most, of_itself=True), "a <= b"),
+        ("gt", _comparison(np.greater, "le", _swapped(certainly_less), of_itself=False, mirror="lt"), "a > b"),
+        ("ge", _comparison(np.greater_equal, "lt", _swapped(certainly_at_most), of_itself=True, mirror="le"), "a >= b"),
+        ("eq", _comparison(np.equal, "ne", certainly_equal, of_itself=True, is_symmetric=True), "a == b"),
+        ("ne", _comparison(_not_equal, "eq", certainly_unequal, of_itself=False, is_symmetric=True), "a != b"),
+    )  # fmt: skip
+
+
+def _swapped(certain: Certain) -> Certain:
+    return lambda a, b: certain(b, a)
 
 
 def _candle_field(name: str, doc: str, *, forming: bool) -> Operator:
@@ -112,8 +200,9 @@ def _candle_field(name: str, doc: str, *, forming: bool) -> Operator:
         "float",
         "Leaves",
         doc,
-        Candles(forming),
+        Candles(forming, "bars"),
         internal=True,
+        bounds=within(0.0, inf),
     )
 
 
@@ -129,6 +218,7 @@ def _leaves() -> list[Operator]:
             "A number, the same on every bar.",
             Constant(),
             internal=True,
+            bounds=_constant,
         ),
         _candle_field(
             "bars",
@@ -155,11 +245,12 @@ def pointwise_operators() -> list[Operator]:
             "float",
             "Arithmetic",
             doc,
-            Pointwise(_arithmetic(function)),
+            Pointwise(_arithmetic(function), is_symmetric),
             input_kinds=tuple("float" for _ in inputs),
             internal=True,
+            bounds=bounds,
         )
-        for name, inputs, function, doc in _ARITHMETIC
+        for name, inputs, function, is_symmetric, bounds, doc in _ARITHMETIC
     ]
     comparisons = [
         Operator(
@@ -170,17 +261,17 @@ def pointwise_operators() -> list[Operator]:
             "bool",
             "Comparisons",
             f"{doc}; false when either is NaN.",
-            Pointwise(_logic(function)),
+            kind,
             input_kinds=("float", "float"),
             internal=True,
         )
-        for name, function, doc in _COMPARISONS
+        for name, kind, doc in _compared()
     ]
     return [*_leaves(), *arithmetic, *comparisons, *_logical()]
 
 
 def _logical() -> list[Operator]:
-    def variadic(name: str, join: Callable[..., Any], doc: str) -> Operator:
+    def variadic(name: str, join: Callable[..., Any], doc: str, *, decisive: bool, opposite: str) -> Operator:
         return Operator(
             name,
             ("terms",),
@@ -189,15 +280,17 @@ def _logical() -> list[Operator]:
             "bool",
             "Logic",
             doc,
-            Logic(lambda args, _params: (reduce(join, args),), join),
+            Logic(
+                lambda args, _params: (reduce(join, args),), join=join, decisive=decisive, opposite=opposite
+            ),
             input_kinds=("bool",),
             variadic=True,
             internal=True,
         )
 
     return [
-        variadic("and", np.bitwise_and, "True where every term is."),
-        variadic("or", np.bitwise_or, "True where any term is."),
+        variadic("and", np.bitwise_and, "True where every term is.", decisive=False, opposite="or"),
+        variadic("or", np.bitwise_or, "True where any term is.", decisive=True, opposite="and"),
         Operator(
             "not",
             _A,
@@ -205,8 +298,8 @@ def _logical() -> list[Operator]:
             ("value",),
             "bool",
             "Logic",
-            "True where a is false.",
-            Logic(_logic(np.logical_not), None),
+            "True where a is known to be false.",
+            Composed(_not, needs_series=False),
             input_kinds=("bool",),
             internal=True,
         ),
@@ -217,9 +310,11 @@ def _logical() -> list[Operator]:
             ("value",),
             "same",
             "Series",
-            "`yes` on the bars where the condition is true, else `no`.",
-            Pointwise(_where),
+            "`yes` on the bars where the condition is true, `no` where it is false; no value where it is unknown.",
+            Choice(_where),
             input_kinds=("bool", "any", "any"),
+            bounds=_chosen,
+            with_negation=True,
         ),
         Operator(
             "nz",
@@ -229,7 +324,7 @@ def _logical() -> list[Operator]:
             "float",
             "Series",
             "The series with a number in place of NaN.",
-            Pointwise(_nz),
+            Fill(_nz),
             input_kinds=("float",),
         ),
     ]

@@ -21,7 +21,8 @@ import talib.stream
 from talib import _ta_lib as untyped_ta_lib
 from talib import abstract as untyped_abstract
 
-from sandbox.plan.operators.kind import BLOCK_BARS, Average, Params, ParamValue, Run, RunRow
+from sandbox.plan.operators.interval import Bounds, anything, of_first, within
+from sandbox.plan.operators.kind import BLOCK_BARS, STEP_NS, Average, Params, ParamValue, Run, RunRow
 from sandbox.plan.operators.model import Operator, Param
 
 PERIOD_MAX = 500
@@ -63,6 +64,18 @@ _SCANS_ITS_WINDOW = frozenset(
     | {"TSF", "FOSC", "IMI", "PERCENTILE", "PERCENTRANK", "VHF", "MAVP"}
 )
 """Functions whose work for one bar grows with the period."""
+
+_RANGES: dict[str, Bounds] = {
+    **dict.fromkeys(("RSI", "MFI", "ADX", "ADXR", "DX", "PLUS_DI", "MINUS_DI"), within(0.0, 100.0)),
+    **dict.fromkeys(("STOCH", "STOCHF", "STOCHRSI", "AROON", "ULTOSC"), within(0.0, 100.0)),
+    "WILLR": within(-100.0, 0.0),
+    **dict.fromkeys(("AROONOSC", "CMO"), within(-100.0, 100.0)),
+    **dict.fromkeys(("BOP", "CORREL"), within(-1.0, 1.0)),
+    **dict.fromkeys(("ATR", "NATR", "TRANGE", "STDDEV", "VAR"), within(0.0, math.inf)),
+}
+"""Oscillators and measures whose definition keeps them in a range."""
+_BETWEEN_INPUTS = frozenset({"SMA", "WMA", "TRIMA", "MAX", "MIN"})
+"""Functions whose result lies between two values of their input."""
 
 Warmup = Callable[[Mapping[str, Any]], int]
 
@@ -249,10 +262,16 @@ def _tuple_of(function: Callable[..., Any]) -> RunRow:
     return run
 
 
-def _steps(name: str) -> Callable[[Params], int]:
+def _cost_ns(name: str) -> Callable[[Params], int]:
     if name not in _SCANS_ITS_WINDOW:
-        return lambda _params: 1
-    return lambda params: 1 + int(params.get("maxperiod", params.get("timeperiod", 0))) // 4
+        return lambda _params: STEP_NS
+    return lambda params: STEP_NS * (1 + int(params.get("maxperiod", params.get("timeperiod", 0))) // 4)
+
+
+def _bounds(name: str) -> Bounds:
+    if name in _BETWEEN_INPUTS:
+        return of_first
+    return _RANGES.get(name, anything)
 
 
 def _memory_note(name: str) -> str:
@@ -301,7 +320,8 @@ def _operator(name: str) -> Operator:
         kind=kind,
         input_kinds=tuple("float" for _ in inputs),
         check=check,
-        steps=_steps(name),
+        bounds=_bounds(name),
+        cost_ns=_cost_ns(name),
     )
 
 

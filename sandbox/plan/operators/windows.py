@@ -6,14 +6,18 @@ the computation began, so these need no anchored runs.
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
 
+from sandbox.plan.operators.interval import of_first, within
 from sandbox.plan.operators.kind import (
+    STEP_NS,
     Array,
     Change,
     Crossing,
+    Event,
     Extreme,
     Kind,
     Params,
@@ -51,19 +55,21 @@ def _extreme(function: Any) -> Callable[[Sequence[Array], Params], tuple[Array, 
 
 
 def _extreme_of(function: Any) -> Extreme:
-    return Extreme(_extreme(function), _before, function)
+    return Extreme(_extreme(function), _before, extreme=function)
 
 
 def _one_bar(_params: Params) -> int:
     return 1
 
 
-def _crossing(now: Any, before: Any, join: Any = np.bitwise_and) -> Crossing:
+def _crossing(now: Any, before: Any, opposite: str, *, either: bool = False) -> Crossing:
+    join = np.bitwise_or if either else np.bitwise_and
+
     def compute(args: Sequence[Array], _params: Params) -> tuple[Array, ...]:
         left, right = args
         return (join(now(left, right)[:, 1:], before(left, right)[:, :-1]),)
 
-    return Crossing(compute, _one_bar, now, before, join)
+    return Crossing(compute, _one_bar, now=now, before=before, either=either, opposite=opposite)
 
 
 def _change(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
@@ -72,7 +78,7 @@ def _change(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
         return (values[:, _period(params) :] - values[:, : -_period(params)],)
 
 
-def _beyond_all(compare: Any, extreme: Any) -> Callable[[Sequence[Array], Params], tuple[Array, ...]]:
+def _against_all(compare: Any, extreme: Any, opposite: str) -> Event:
     furthest = _extreme(extreme)
 
     def compute(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
@@ -80,7 +86,7 @@ def _beyond_all(compare: Any, extreme: Any) -> Callable[[Sequence[Array], Params
         (before,) = furthest([values[:, :-1]], params)
         return (compare(values[:, _period(params) :], before),)
 
-    return compute
+    return Event(compute, _period, opposite=opposite)
 
 
 def _percentrank(args: Sequence[Array], params: Params) -> tuple[Array, ...]:
@@ -156,51 +162,82 @@ def _operator(
 
 
 def window_operators() -> list[Operator]:
-    """Operators over a window, and `shift`."""
-    one = (_PERIOD,)
+    """Operators over a window, `shift`, and where the conditions among them are known to be false."""
+    return [_shift(), *_extremes(), *_crossings(), *_changes(), *_searches()]
+
+
+def _shift() -> Operator:
+    return Operator(
+        "shift",
+        ("series",),
+        (Param("n", "int", None, 0, 1000, (), "Bars back."),),
+        ("value",),
+        "same",
+        "Series",
+        "The value n bars ago, written s[n]; before the first bar NaN, or unknown.",
+        Shift(),
+        input_kinds=("any",),
+        bounds=of_first,
+        internal=True,
+    )
+
+
+def _extremes() -> list[Operator]:
     return [
-        Operator(
-            "shift",
-            ("series",),
-            (Param("n", "int", None, 0, 1000, (), "Bars back."),),
-            ("value",),
-            "same",
-            "Series",
-            "The value n bars ago, written s[n]; before the first bar NaN, or false.",
-            Shift(),
-            input_kinds=("any",),
-            internal=True,
-        ),
         _operator(
             "highest",
             ("series",),
-            one,
+            (_PERIOD,),
             _extreme_of(np.maximum),
             "Largest value of the last `period` bars, this one included; NaN if any of them is.",
+            bounds=of_first,
         ),
         _operator(
             "lowest",
             ("series",),
-            one,
+            (_PERIOD,),
             _extreme_of(np.minimum),
             "Smallest value of the last `period` bars, this one included; NaN if any of them is.",
+            bounds=of_first,
         ),
-        _operator(
+    ]
+
+
+def _crossings() -> list[Operator]:
+    def crossing(name: str, kind: Crossing, doc: str, *, internal: bool = False) -> Operator:
+        return _operator(name, ("a", "b"), (), kind, doc, returns="bool", internal=internal)
+
+    return [
+        crossing(
             "crossover",
-            ("a", "b"),
-            (),
-            _crossing(np.greater, np.less_equal),
+            _crossing(np.greater, np.less_equal, "not crossover"),
             "True on the bar where a is above b after being at or below it on the bar before.",
-            returns="bool",
         ),
-        _operator(
+        crossing(
+            "not crossover",
+            _crossing(np.less_equal, np.greater, "crossover", either=True),
+            "True where a is at or below b, or was above it on the bar before.",
+            internal=True,
+        ),
+        crossing(
             "crossunder",
-            ("a", "b"),
-            (),
-            _crossing(np.less, np.greater_equal),
+            _crossing(np.less, np.greater_equal, "not crossunder"),
             "True on the bar where a is below b after being at or above it on the bar before.",
-            returns="bool",
         ),
+        crossing(
+            "not crossunder",
+            _crossing(np.greater_equal, np.less, "crossunder", either=True),
+            "True where a is at or above b, or was below it on the bar before.",
+            internal=True,
+        ),
+    ]
+
+
+def _changes() -> list[Operator]:
+    def trend(name: str, kind: Event, doc: str, *, internal: bool = False) -> Operator:
+        return _operator(name, ("series",), (_PERIOD,), kind, doc, returns="bool", internal=internal)
+
+    return [
         _operator(
             "change",
             ("series",),
@@ -208,30 +245,42 @@ def window_operators() -> list[Operator]:
             Change(_change, _period),
             "The value minus the value `period` bars ago.",
         ),
-        _operator(
+        trend(
             "rising",
-            ("series",),
-            one,
-            Window(_beyond_all(np.greater, np.maximum), _period),
+            _against_all(np.greater, np.maximum, "not rising"),
             "True where the value is above each of the `period` values before it (as charting sites define it).",
-            returns="bool",
         ),
-        _operator(
+        trend(
+            "not rising",
+            _against_all(np.less_equal, np.maximum, "rising"),
+            "True where the value is at or below one of the `period` values before it, and all are known.",
+            internal=True,
+        ),
+        trend(
             "falling",
-            ("series",),
-            one,
-            Window(_beyond_all(np.less, np.minimum), _period),
+            _against_all(np.less, np.minimum, "not falling"),
             "True where the value is below each of the `period` values before it.",
-            returns="bool",
+        ),
+        trend(
+            "not falling",
+            _against_all(np.greater_equal, np.minimum, "falling"),
+            "True where the value is at or above one of the `period` values before it, and all are known.",
+            internal=True,
         ),
         _operator(
             "percentrank",
             ("series",),
-            one,
+            (_PERIOD,),
             Window(_percentrank, _period),
             "Percentage, 0 to 100, of the `period` values before that are at or below the current one; NaN if any is.",
-            steps=lambda params: 1 + _period(params) // 4,
+            bounds=within(0.0, 100.0),
+            cost_ns=lambda params: STEP_NS * (1 + _period(params) // 4),
         ),
+    ]
+
+
+def _searches() -> list[Operator]:
+    return [
         _operator(
             "barssince",
             ("condition",),
@@ -239,6 +288,7 @@ def window_operators() -> list[Operator]:
             Search(_barssince, _window),
             "Bars since the condition was last true, 0 on a bar where it is; NaN when not within `window` bars.",
             input_kinds=("bool",),
+            bounds=within(0.0, inf),
         ),
         _operator(
             "valuewhen",

@@ -82,7 +82,7 @@ CODES: dict[str, Code] = {
     "V214": Code("error", "Not a symbol", "symbol('btc')", "symbol('BTCUSDT')"),
     "V216": Code(
         "error",
-        "A look back on a mix with a bar in progress",
+        "A look back on a mix with a forming bar",
         "(bars('1h', forming=True).close - bars('1h').close)[1]",
         "look back on each, then combine",
     ),
@@ -139,15 +139,17 @@ def diagnostic(span: Span, code: str, message: str, hint: str = "") -> Diagnosti
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.67) -> str:
     """The known name a mistyped one most likely meant, or an empty string."""
+    if len(word) > _WORD_CHARS_MAX:
+        return ""
     folded: dict[str, str] = {}
-    for name in sorted(known):
-        if abs(len(name) - len(word)) <= _LENGTHS_APART_MAX:
-            folded.setdefault(name.lower(), name)
+    for name in sorted(name for name in known if abs(len(name) - len(word)) <= _LENGTHS_APART_MAX):
+        folded.setdefault(name.lower(), name)
     candidates = list(folded)[:_CANDIDATES_MAX]
     found = difflib.get_close_matches(word.lower(), candidates, n=1, cutoff=cutoff)
     return folded[found[0]] if found else ""
 
 
 _LENGTHS_APART_MAX = 3
-_CANDIDATES_MAX = 400
-"""Comparing with this many names takes some 5 ms; a hostile filter may define thousands."""
+_WORD_CHARS_MAX = 80
+_CANDIDATES_MAX = 200
+"""Comparing with this many names takes some 3 ms; a hostile filter may define thousands."""

@@ -6,7 +6,7 @@ into a plan by hand. Not decided here: how a text is taken out of a filter (`san
 is run (`sandbox.interpreter.functions`).
 
 Such a text defines plain values, functions and imports, nothing else, and keeps nothing from call to call: every
-call runs the definitions anew, so a value is a fact of its inputs.
+call runs the definitions again, so a value is a fact of its inputs.
 """
 
 import ast
@@ -34,8 +34,8 @@ def refusal(text: str, name: str) -> str | None:
     source, tree = parsed
     for finding in syntax.lint(source, tree):
         if finding.fatal:
-            told = finding.diagnostic
-            return f"the function's text is refused: line {told.line}: {told.message.rstrip('.')}"
+            found = finding.diagnostic
+            return f"the function's text is refused: line {found.line}: {found.message.rstrip('.')}"
     reason = next(_misplaced(tree), None) or next((why for _, why in unrepeatable(tree)), None)
     if reason is not None:
         return reason

@@ -1,8 +1,9 @@
 """A text, its places, and the names it may not hold."""
 
 import ast
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 RESERVED_PREFIX = "vyx_"
 """Names of the prelude's own machinery begin like this; `syntax` refuses them in a filter."""
@@ -26,6 +27,7 @@ class Source:
         self.raw = text.encode()
         self.lines = text.split("\n")
         self._starts = [0]
+        self._columns: dict[int, list[int]] = {}
         for line in self.lines:
             self._starts.append(self._starts[-1] + len(line.encode()) + 1)
 
@@ -36,7 +38,8 @@ class Source:
         """Byte offset of a position given in characters (both from 1); beyond the text, its nearest end."""
         if line > len(self.lines):
             return len(self.raw)
-        return self._starts[line - 1] + len(self.lines[line - 1][: max(column - 1, 0)].encode())
+        before = min(max(column - 1, 0), len(self.lines[line - 1]))
+        return self._starts[line - 1] + (before if self._is_ascii(line) else self._byte_columns(line)[before])
 
     def range_of(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         end_line, end_column = node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
@@ -60,5 +63,15 @@ class Source:
 
     def _position(self, offset: int) -> tuple[int, int]:
         line = min(bisect_right(self._starts, offset), len(self.lines))
-        start = self._starts[line - 1]
-        return line, len(self.raw[start:offset].decode(errors="replace")) + 1
+        into = offset - self._starts[line - 1]
+        return line, (into if self._is_ascii(line) else bisect_left(self._byte_columns(line), into)) + 1
+
+    def _is_ascii(self, line: int) -> bool:
+        return self._starts[line] - self._starts[line - 1] == len(self.lines[line - 1]) + 1
+
+    def _byte_columns(self, line: int) -> list[int]:
+        """Where each character of a line begins, in bytes, and where the last one ends."""
+        if line not in self._columns:
+            sizes = (len(character.encode()) for character in self.lines[line - 1])
+            self._columns[line] = [0, *accumulate(sizes)]
+        return self._columns[line]

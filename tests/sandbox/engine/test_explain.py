@@ -90,3 +90,29 @@ def test_a_symbol_the_panel_does_not_have_is_an_error(compiled, panel):
 
     with pytest.raises(KeyError):
         explain(done.plan, done.terms, panel, slots(panel)[9], "NOPE")
+
+
+def test_a_denied_or_is_blamed_and_told_as_one_term(compiled, market, panel_of):
+    source = 'b = bars("1m")\nsignal(\n    b.close > 0\n    and not (b.close < 0 or b.volume > 0)\n)\n'
+    filter_ = compiled(source)
+    panel = panel_of(market("1m", 1, 30, seed=1))
+    end = int(panel.frame("1m").open_time[-1]) + 60_000
+
+    told = explain(filter_.plan, filter_.terms, panel, end, "S0")
+
+    assert told.blame == "condition false: line 4: not (b.close < 0 or b.volume > 0)"
+    assert [(term.text, term.value) for term in told.terms] == [
+        ("b.close > 0", True),
+        ("not (b.close < 0 or b.volume > 0)", False),
+    ]
+
+
+def test_the_negation_of_a_comparison_with_too_little_history_does_not_match(compiled, market, panel_of):
+    filter_ = compiled('b = bars("1m")\nsignal(not (ta.sma(b.close, 200) < b.close))\n')
+    panel = panel_of(market("1m", 1, 5, seed=1))
+    end = int(panel.frame("1m").open_time[-1]) + 60_000
+
+    told = explain(filter_.plan, filter_.terms, panel, end, "S0")
+
+    assert not told.matched
+    assert told.blame.startswith("not enough history: line 2: not (ta.sma(b.close, 200) < b.close)")

@@ -73,14 +73,7 @@ def test_a_share_of_the_market_counts_from_the_first_symbol_that_can_meet_it(com
 def test_no_node_has_a_value_before_it_can(compiler, panel, each, name):
     plan = compiler.compile(SOURCES[name]).plan
     ready = readiness(plan, panel, 1 << 45)
-    shares: set[int] = set()  # a share is told, as 0, before anybody can meet its condition
-    for at, node in enumerate(plan.nodes):
-        if node.op == "breadth" or not shares.isdisjoint(node.args):
-            shares.add(at)
-
     for at, table in node_values(panel, plan, each).items():
-        if at in shares:
-            continue
         assert (first_known(table) >= ready.first[at]).all(), plan.nodes[at]
 
 

@@ -15,7 +15,7 @@ from sandbox.interpreter import functions as limits
 from sandbox.interpreter.fair_time import OWN_SHARE
 from sandbox.interpreter.functions import EachError, EachRunner
 from sandbox.language.compiler import FilterCompiler
-from sandbox.plan.document import EACH_MAX, PlanError, build_plan, load_plan
+from sandbox.plan.document import EACH_MAX, PLAN_VERSION, PlanError, build_plan, load_plan
 from sandbox.plan.operators.each import BARS_MAX
 from sandbox.plan.text.function import FUNCTION_BYTES_MAX
 
@@ -562,7 +562,7 @@ def node(**params):
 )
 def test_a_plan_edited_by_hand_is_refused_with_the_reason(params, reason):
     with pytest.raises(PlanError) as caught:
-        load_plan({"version": 2, "nodes": node(**params), "signal": 3, "show": {}})
+        load_plan({"version": PLAN_VERSION, "nodes": node(**params), "signal": 3, "show": {}})
 
     assert reason in caught.value.message
     assert caught.value.node == 2
@@ -663,6 +663,17 @@ def test_the_limits_told_are_the_limits():
         assert f"{FUNCTION_BYTES_MAX} bytes" in page
         assert re.search(rf"[Aa]t most {EACH_MAX}\b", page)
     assert f"{limits.RECURSION_MAX} calls deep" in text
-    assert f"have {limits.SLOT_SECONDS_MAX:g} s a slot. Half of it" in text
+    assert f"have {limits.SLOT_SECONDS_MAX:g} s of CPU a slot. Half of it" in text
     assert OWN_SHARE == 1 / 2
     assert f"at most {BARS_MAX} bars" in text
+
+
+def test_a_call_that_was_given_no_cpu_time_is_made_again(monkeypatch):
+    """The interpreter's limit is in wall-clock time: on a busy machine it strikes before a call has had its time."""
+    impatient = {**limits._LIMITS[0], "max_feed_duration_secs": 0.0005}
+    monkeypatch.setattr(limits, "_LIMITS", (impatient, limits._LIMITS[-1]))
+    slow = "def f(c):\n    x = 0\n    for i in range(20000):\n        x = x + i\n    return x\n"
+
+    with EachRunner() as runner:
+        assert runner.run(slow, "f", [("S", [[1.0]])]) == [199990000.0]
+        assert runner.spent_s > 0

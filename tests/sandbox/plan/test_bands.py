@@ -318,7 +318,11 @@ def test_session_vwap_depends_on_the_day_alone(market, panel_of):
     assert plan.need["1m"] >= 1440
 
 
-COMPOSED = [operator for operator in OPERATORS.values() if isinstance(operator.kind, Composed)]
+COMPOSED = [
+    operator
+    for operator in OPERATORS.values()
+    if isinstance(operator.kind, Composed) and not operator.internal
+]
 
 
 @pytest.mark.parametrize("operator", COMPOSED, ids=lambda operator: operator.name)

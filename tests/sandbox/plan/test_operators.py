@@ -45,6 +45,26 @@ def plain_cross(now, before):
     return value
 
 
+def plain_no_cross(now, before):
+    """False now, or not there to be crossed on the bar before: one of them suffices, each only where it is known."""
+
+    def value(rows, bar, _period):
+        a, b = rows
+        return now(a[bar], b[bar]) or (bar > 0 and before(a[bar - 1], b[bar - 1]))
+
+    return value
+
+
+def plain_not(condition):
+    """Known to be false: no value of the window is missing."""
+
+    def value(rows, bar, period):
+        known = not any(map(math.isnan, window(rows[0], bar, period + 1)))
+        return known and not condition(rows, bar, period)
+
+    return value
+
+
 def plain_change(rows, bar, period):
     return rows[0][bar] - at(rows[0], bar - period)
 
@@ -73,9 +93,13 @@ WINDOWS = {
     "lowest": (plain_extreme(min), 1),
     "crossover": (plain_cross(lambda a, b: a > b, lambda a, b: a <= b), 2),
     "crossunder": (plain_cross(lambda a, b: a < b, lambda a, b: a >= b), 2),
+    "not crossover": (plain_no_cross(lambda a, b: a <= b, lambda a, b: a > b), 2),
+    "not crossunder": (plain_no_cross(lambda a, b: a >= b, lambda a, b: a < b), 2),
     "change": (plain_change, 1),
     "rising": (plain_rising, 1),
     "falling": (plain_falling, 1),
+    "not rising": (plain_not(plain_rising), 1),
+    "not falling": (plain_not(plain_falling), 1),
     "percentrank": (plain_percentrank, 1),
     "total": (plain_total, 1),
 }

@@ -149,9 +149,18 @@ def test_trigger_is_the_finest_timeframe_and_need_covers_runs():
 def test_the_map_finds_the_plan_node_of_each_node_given():
     plan, where = build_plan_and_map([*RSI_LOW, node("gt", 1, 2), node("and", 3, 4)], 5, {"rsi": 2})
 
-    assert where[3] == where[4] == where[5] == plan.signal
-    assert plan.nodes[where[2]].op == "ta.rsi"
-    assert where[2] == plan.show["rsi"]
+    assert where[3] == where[4] == where[5] == (plan.signal,)
+    assert plan.nodes[where[2][0]].op == "ta.rsi"
+    assert where[2] == (plan.show["rsi"],)
+
+
+def test_the_map_finds_the_conjuncts_of_a_denied_or_and_nothing_where_a_node_is_not_used():
+    more = [node("or", 3, 4), node("not", 5), bars("1m", "open"), node("lt", 7, 1), node("and", 6, 8)]
+    plan, where = build_plan_and_map([*RSI_LOW, node("gt", 0, 2), *more], 9, {})
+
+    assert sorted((*where[6], *where[8])) == sorted(plan.nodes[plan.signal].args)
+    assert len(where[6]) == 2
+    assert where[3] == where[5] == ()
 
 
 def test_a_plan_survives_its_encoding():
@@ -222,11 +231,11 @@ def test_a_plan_edited_by_hand_is_refused_with_the_reason(code, nodes, signal, t
         b"[]",
         b"{}",
         b'{"version":1,"nodes":[],"signal":0,"show":{}}',
-        b'{"version":3,"nodes":[],"signal":0,"show":{}}',
-        b'{"version":2,"nodes":[],"signal":0,"show":{},"extra":1}',
-        b'{"version":2,"nodes":[],"signal":true,"show":{}}',
-        b'{"version":2,"nodes":[{"op":"bars","args":[1e99]}],"signal":0,"show":{}}',
-        b'{"version":2,"nodes":' + b"[" * 100_000,
+        b'{"version":4,"nodes":[],"signal":0,"show":{}}',
+        b'{"version":3,"nodes":[],"signal":0,"show":{},"extra":1}',
+        b'{"version":3,"nodes":[],"signal":true,"show":{}}',
+        b'{"version":3,"nodes":[{"op":"bars","args":[1e99]}],"signal":0,"show":{}}',
+        b'{"version":3,"nodes":' + b"[" * 100_000,
         b"\xff\xfe",
     ],
 )
