@@ -135,6 +135,8 @@ class Screener:
         boot_id = self.boot_id
         if boot_id is not None and not self._draining and await self.traders.recompile(boot_id):
             await self._take_over()
+        while await self._prepare():
+            pass  # a slot that closes meanwhile comes between two pieces
 
     async def screen(self) -> int:
         """
@@ -250,6 +252,17 @@ class Screener:
                 if not all(trader.caught_up for trader in self.traders.by_id.values()):
                     await self._find_position(boot_id)
                     await self._catch_up(boot_id)
+            finally:
+                self.busy_since = None
+
+    async def _prepare(self) -> int:
+        """Compute a piece of what new traders need before their first slot; returns how much is left."""
+        async with self.slot_lock:
+            if self.boot_id is None or self._draining or self.screened_through is None:
+                return 0
+            try:
+                self._step()
+                return await self.evaluation.prepare(self.screened_through)
             finally:
                 self.busy_since = None
 

@@ -101,7 +101,7 @@ class LiveValues:
             self._fresh[call] = group
             if isinstance(call.operator.kind, Each) or any(r.call in self._on_functions for r in call.args):
                 self._on_functions.add(call)
-            elif not group.is_pointwise:
+            if self._is_preparable(call):
                 self._unprepared.append(call)
             if call.axis is not None:
                 self._used[call.axis] += 1
@@ -141,11 +141,7 @@ class LiveValues:
     def advance(self, instant_ms: int) -> None:
         """Bring every value to *instant_ms*: event by event where possible, else from the candles."""
         self._loading.begin()
-        if self.rows.symbols != len(self.panel.symbols):
-            calls = sorted(self._calls, key=lambda call: call.order)
-            self._calls.clear()
-            self._forget()
-            self.add(calls)
+        self._follow_symbols()
         events = self._clock.events(instant_ms, +self._used)
         with np.errstate(all="ignore"):
             if events is None:
@@ -158,18 +154,38 @@ class LiveValues:
         self._unprepared.clear()
         self._clock.set(instant_ms, +self._used)
 
+    def _follow_symbols(self) -> None:
+        """Make all tables again when symbols have joined the panel."""
+        if self.rows.symbols != len(self.panel.symbols):
+            calls = sorted(self._calls, key=lambda call: call.order)
+            self._calls.clear()
+            self._forget()
+            self.add(calls)
+
+    def _renew(self) -> None:
+        """Treat all calls as new."""
+        self.failed.clear()
+        self._fresh = dict(self._calls)
+        self._unprepared = deque(call for call in self._calls if self._is_preparable(call))
+
+    def _is_preparable(self, call: Call) -> bool:
+        return call not in self._on_functions and not self._calls[call].is_pointwise
+
     def prepare(self, instant_ms: int, seconds: float) -> int:
         """
         Compute new calls in advance for about *seconds* (at least a few), as of the instant that the other values are of.
 
-        That is *instant_ms* when there was no `advance` yet. Returns how many calls are left to prepare; after 0 the next
-        `advance` takes no longer than it would without new calls. Calls that need a function of `each` are left to it,
-        because their time belongs to a slot.
+        That is *instant_ms* when there was no `advance` yet, and when candles seen before have changed: then all calls are
+        new. Returns how many calls are left to prepare; after 0 the next `advance` takes no longer than it would without
+        new calls. Calls that need a function of `each` are left to it, because their time belongs to a slot.
         """
-        at_ms = instant_ms if self._clock.at_ms is None else self._clock.at_ms
-        unchanged = self._clock.at_ms is None or self._clock.events(at_ms, +self._used) is not None
-        if not self._fresh or not unchanged or self.rows.symbols != len(self.panel.symbols):
-            return 0  # else the next `advance` recomputes everything
+        at_ms = self._clock.at_ms
+        self._follow_symbols()
+        if at_ms is None or self._clock.events(instant_ms, +self._used) is None:
+            at_ms = instant_ms
+            self._renew()
+        if not self._fresh:
+            return 0
         self._clock.set(at_ms, +self._used)
         end = perf_counter() + seconds
         with np.errstate(all="ignore"):
@@ -204,8 +220,7 @@ class LiveValues:
         self._loading.fail_users()
 
     def _recompute_all(self, instant_ms: int) -> None:
-        self._fresh = dict(self._calls)
-        self.failed.clear()
+        self._renew()
         event = self._loading.event(instant_ms, frozenset(), frozenset())
         stepping = self._stepping_fresh(event)
         self._loading.load([call for call, group in self._fresh.items() if group not in stepping], event)
