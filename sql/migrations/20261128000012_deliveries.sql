@@ -179,6 +179,7 @@ begin
     from (select c.*, t.name, coalesce(case when c.to_state = 'error' then s.last_error end, c.reason) as why,
                  case when c.to_state = 'error' then 'error'
                       when c.to_state = 'running' and s.error_count > 0 then 'recovered'
+                      when c.reason like 'flooding:%' then 'quota'
                       when c.to_state in ('stopped', 'stopping') and c.reason like '%quota%' then 'quota' end as event
             from changed c join public.traders t on t.id = c.trader_id join public.trader_state s on s.trader_id = c.trader_id) e
     join public.destinations d on d.user_id = e.user_id and d.enabled and e.event = any (d.events)
