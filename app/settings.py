@@ -314,7 +314,7 @@ def _keep_days(read: _Reader) -> KeepDays:
         return read_keep_days(read.text("VYX_KEEP_DAYS") or "")
     except ValueError as error:
         raise SettingInvalid(
-            f"VYX_KEEP_DAYS must be such as signals=90,events=90,deliveries=30,slots=90,leases=90 (a part may be given): {error}."
+            f"VYX_KEEP_DAYS must be such as {KeepDays()} (a part may be given): {error}."
         ) from None
 
 

@@ -50,6 +50,10 @@ class KeepDays:
     slots: int = 90
     leases: int = 90
 
+    def __str__(self) -> str:
+        """As the setting is written."""
+        return ",".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clocks:

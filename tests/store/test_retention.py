@@ -18,6 +18,47 @@ KEEP = KeepDays()
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 DAY = timedelta(days=1)
 
+# one row of every kind but signals, incidents and leases, older than any is kept
+OLD_ROWS = """
+  update vyx.machines set state = 'dead', started_at = now() - interval '1 year', ended_at = now() - interval '1 year';
+  insert into public.signal_digests (trader_id, slot, user_id, matches, symbols, plan_hash, epoch)
+  select id, now() - interval '1 year', user_id, 1, '{S}', 'h', 1
+    from public.traders;
+  insert into public.signal_revisions (trader_id, user_id, symbol, triggered_at, kind)
+  select id, user_id, 'S', now() - interval '1 year', 'new'
+    from public.traders;
+  insert into public.signals_failed (trader_id, user_id, symbol, timeframe, triggered_at, price, shown, plan_hash, epoch, forming, reason, failed_at)
+  select id, user_id, 'S', '1m', now(), 1, '{}', 'h', 1, false, 'x', now() - interval '1 year'
+    from public.traders;
+  insert into vyx.symbols (symbol, base, quote) values ('S', 'S', 'USDT');
+  insert into vyx.candle_refusals (symbol_id, timeframe, open_time, source, what, raw, refused_at)
+  select symbol_id, '1m', now(), 'rest', 'x', 'x', now() - interval '1 year' from vyx.symbols;
+  insert into vyx.candle_corrections (symbol_id, timeframe, open_time, became, reason, corrected_at)
+  select symbol_id, '1m', now(), '{}', 'x', now() - interval '1 year' from vyx.symbols, generate_series(1, 2);
+  insert into public.trader_versions (trader_id, number, user_id, filter, frequency, plan, plan_hash, saved_at)
+  select id, n, user_id, 'f', '"every_bar"', '{}', 'h', now() - interval '1 year'
+    from public.traders, generate_series(-1, 0) n;
+  insert into public.trader_events (trader_id, user_id, from_state, to_state, version, at)
+  select id, user_id, 'running', 'error', 1, now() - interval '1 year'
+    from public.traders;
+  insert into vyx.previews (user_id, plan, bars, until, created_at)
+  select user_id, '{}', 1, now(), now() - interval '2 h'
+    from public.traders;
+  insert into vyx.idempotent_answers (user_id, key, fingerprint, claimed_at)
+  select user_id, 'k', 'f', now() - interval '25 h'
+    from public.traders;
+  insert into vyx.rate_limits select user_id, 'save', array[now() - interval '25 h']
+    from public.traders;
+  insert into public.destinations (user_id, name, kind, hint)
+  select user_id, 'd', 'webhook', 'h'
+    from public.traders;
+  insert into vyx.deliveries (source_id, destination_id, state, user_id, expires_at, queued_at)
+  select 1, id, 'failed', user_id, now(), now() - interval '1 year' from public.destinations;
+  insert into procrastinate.procrastinate_jobs (queue_name, task_name, status) values ('q', 't', 'failed');
+  insert into procrastinate.procrastinate_events (job_id, type, at)
+  select id, 'failed', now() - interval '1 year' from procrastinate.procrastinate_jobs;
+"""
+
 
 @pytest.fixture
 async def pool(dsn):
@@ -151,35 +192,7 @@ async def test_every_kind_can_be_pruned(connection, pool, metrics, market, trade
     """Every statement runs, and one old row of each goes."""
     boot = world.register(connection, "old")
     with world.without_triggers(connection):
-        for statement in (
-            "update vyx.machines set state = 'dead', started_at = now() - interval '1 year', ended_at = now() - interval '1 year'",
-            "insert into public.signal_digests (trader_id, slot, user_id, matches, symbols, plan_hash, epoch)"
-            " select id, now() - interval '1 year', user_id, 1, '{S}', 'h', 1 from public.traders",
-            "insert into public.signal_revisions (trader_id, user_id, symbol, triggered_at, kind)"
-            " select id, user_id, 'S', now() - interval '1 year', 'new' from public.traders",
-            "insert into public.signals_failed (trader_id, user_id, symbol, timeframe, triggered_at, price, shown, plan_hash, epoch, forming,"
-            " reason, failed_at) select id, user_id, 'S', '1m', now(), 1, '{}', 'h', 1, false, 'x', now() - interval '1 year' from public.traders",
-            "insert into vyx.symbols (symbol, base, quote) values ('S', 'S', 'USDT')",
-            "insert into vyx.candle_refusals (symbol_id, timeframe, open_time, source, what, raw, refused_at)"
-            " select symbol_id, '1m', now(), 'rest', 'x', 'x', now() - interval '1 year' from vyx.symbols",
-            "insert into vyx.candle_corrections (symbol_id, timeframe, open_time, became, reason, corrected_at)"
-            " select symbol_id, '1m', now(), '{}', 'x', now() - interval '1 year' from vyx.symbols, generate_series(1, 2)",
-            "insert into public.trader_versions (trader_id, number, user_id, filter, frequency, plan, plan_hash, saved_at)"
-            " select id, n, user_id, 'f', '\"every_bar\"', '{}', 'h', now() - interval '1 year' from public.traders, generate_series(-1, 0) n",
-            "insert into public.trader_events (trader_id, user_id, from_state, to_state, version, at)"
-            " select id, user_id, 'running', 'error', 1, now() - interval '1 year' from public.traders",
-            "insert into vyx.previews (user_id, plan, bars, until, created_at) select user_id, '{}', 1, now(), now() - interval '2 h' from public.traders",
-            "insert into vyx.idempotent_answers (user_id, key, fingerprint, claimed_at)"
-            " select user_id, 'k', 'f', now() - interval '25 h' from public.traders",
-            "insert into vyx.rate_limits select user_id, 'save', array[now() - interval '25 h'] from public.traders",
-            "insert into public.destinations (user_id, name, kind, hint) select user_id, 'd', 'webhook', 'h' from public.traders",
-            "insert into vyx.deliveries (source_id, destination_id, state, user_id, expires_at, queued_at)"
-            " select 1, id, 'failed', user_id, now(), now() - interval '1 year' from public.destinations",
-            "insert into procrastinate.procrastinate_jobs (queue_name, task_name, status) values ('q', 't', 'failed')",
-            "insert into procrastinate.procrastinate_events (job_id, type, at)"
-            " select id, 'failed', now() - interval '1 year' from procrastinate.procrastinate_jobs",
-        ):
-            connection.execute(statement)
+        connection.execute(OLD_ROWS)
         connection.execute(
             "insert into vyx.incidents (kind, boot_id, message, found_at) values ('position moved', %s, 'x', now() - interval '1 year')",
             (boot,),
