@@ -218,7 +218,9 @@ async def test_what_a_dead_machine_worked_on_no_longer_counts(pool, connection, 
     await claim(pool)
     assert await claim(pool) is None
 
-    connection.execute("update vyx.previews set worked_at = worked_at - interval '21 s'")
+    connection.execute(
+        "update vyx.previews set worked_at = worked_at - make_interval(secs => %s)", (SILENT_S + 1,)
+    )
 
     assert await claim(pool) is not None
 
