@@ -210,7 +210,7 @@ class Incremental(RuleBasedStateMachine):
         for _ in range(parts):
             self.evaluator.prepare(self.slot_ms, 0.0)
 
-    @rule(first=st.integers(0, 20), frequency=st.sampled_from(FREQUENCIES))
+    @rule(first=st.integers(0, 23), frequency=st.sampled_from(FREQUENCIES))
     def lose_the_minute_of_a_coarse_bar(self, first, frequency):
         """A bar of 3m or 5m closes and none of 1m: a pair's minute came late, or was never delivered."""
         while (self.slot_ms + MINUTE) % (3 * MINUTE) and (self.slot_ms + MINUTE) % (5 * MINUTE):
@@ -332,3 +332,25 @@ def test_a_closed_bar_counts_once_though_a_coarser_bar_closes_without_a_minute()
         carried = Incremental.found(evaluator.evaluate(closes_ms))
 
         assert carried == Incremental.found(evaluator.evaluate(closes_ms, [0, 1])), minute
+
+
+def test_a_new_trader_sees_a_coarse_bar_only_from_the_minute_that_closed_with_it():
+    """
+    It comes when 5m closes without a minute: its newest minute is older than that bar, and so is what it saw then.
+    """
+    panel = Panel(["S0"])
+    evaluator = Evaluator(panel)
+    mixed = [bars("1m"), bars("5m"), node("sub", 0, 1), node("shift", 2, n=1), const(-1e9), node("gt", 3, 4)]
+    other = build_plan([bars("1m"), bars("5m"), node("gt", 0, 1)], 2, {})
+    for minute in range(1, 17):
+        closes_ms = BLOCK + minute * MINUTE
+        if minute == 15:
+            evaluator.put("new", build_plan(mixed, 5, {"before": 3}), None, "every_bar")
+        else:
+            panel.append("1m", [0], [closes_ms - MINUTE], *[[100.0 + minute]] * 4, [1.0])
+        if minute % 5 == 0:
+            panel.append("5m", [0], [closes_ms - 5 * MINUTE], *[[200.0 + minute]] * 4, [1.0])
+        evaluator.put("other", other, None, "every_bar")
+        found = Incremental.found(evaluator.evaluate(closes_ms))
+
+    assert found["new", "S0"] == (116.0, {"before": 114.0 - 210.0})
