@@ -70,8 +70,6 @@ class Backfill:
         Raises:
             ExchangeError: The exchange is out of reach, or no pair can be had at all.
         """
-        for symbol in self._pairs.ids:
-            self._pairs.waiting.setdefault(symbol, Waiting())
         lacking = await self._history.lacking(list(self._pairs.ids), through_ms)
         total = sum(len(pieces) for pieces in lacking.values())
         self._done = 0
@@ -83,7 +81,8 @@ class Backfill:
         if troubles and len(troubles) == len(self._pairs.ids):
             reason = next(iter(troubles.values()))
             raise errors.ExchangeUnavailable(f"No pair's candles can be had: {reason}")
-        await self._screen([symbol for symbol in self._pairs.ids if symbol not in troubles])
+        changed = self._pairs.waiting.keys() | lacking.keys()
+        await self._screen([symbol for symbol in self._pairs.ids if symbol in changed - troubles.keys()])
 
     async def _load_first(self, symbol: str, pieces: Sequence[Piece], through_ms: int, total: int) -> None:
         async with self._gate:
@@ -94,6 +93,7 @@ class Backfill:
                     self._metrics.history_backlog.set(total - self._done)
                     await self._on_progress(self._done, total)
             except PairTrouble as trouble:
+                self._pairs.waiting.setdefault(symbol, Waiting())
                 await self._postpone(symbol, str(trouble))
 
     # -- while minutes are live ---------------------------------------------------------------------------------------
@@ -142,7 +142,6 @@ class Backfill:
                 await self._postpone(symbol, str(trouble))
             except errors.ExchangeError as error:
                 await self._postpone(symbol, str(error))
-                self._closer.has_gaps = True
 
     async def _fill(self, symbol: str, through_ms: int) -> None:
         lacking = await self._history.lacking([symbol], through_ms)
@@ -167,8 +166,9 @@ class Backfill:
 
     async def _screen(self, names: Sequence[str]) -> None:
         ids = [self._pairs.ids[symbol] for symbol in names if symbol in self._pairs.ids]
-        async with machines.fenced(self._pool, self._boot_id) as connection:
-            await symbols.screen(connection, ids)
+        if ids:
+            async with machines.fenced(self._pool, self._boot_id) as connection:
+                await symbols.screen(connection, ids)
         for symbol in names:
             self._pairs.waiting.pop(symbol, None)
 
@@ -176,6 +176,7 @@ class Backfill:
         waiting = self._pairs.waiting.get(symbol)
         if waiting is None or symbol not in self._pairs.ids:
             log.warning("a gap of a pair is not filled yet", symbol=symbol, reason=reason)
+            self._closer.has_gaps = True  # looked at again within a minute
             return
         wait_s = waiting.postpone(reason, time.monotonic())
         log.warning("pair waits for its history", symbol=symbol, reason=reason, retry_s=wait_s)

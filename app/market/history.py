@@ -38,11 +38,12 @@ HOLD_S_MIN: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bars of one timeframe with first ≤ open time < until, in ms, that are not known."""
+    """Bars of one timeframe with first ≤ open time < until, in ms, that are not known; *is_gap*: older ones are."""
 
     timeframe: str
     first: int
     until: int
+    is_gap: bool = False
 
 
 class History:
@@ -78,15 +79,17 @@ class History:
         lacking: dict[str, list[Piece]] = {}
         for symbol_id, symbol in ids.items():
             pieces = [
-                Piece(timeframe, first, until)
+                piece
                 for timeframe in timeframes.TIMEFRAMES
-                for first, until in _without(
-                    self._wanted(timeframe, through_ms), known.get((symbol_id, timeframe), [])
-                )
+                for piece in self._pieces(timeframe, through_ms, known.get((symbol_id, timeframe), []))
             ]
             if pieces:
                 lacking[symbol] = pieces
         return lacking
+
+    def _pieces(self, timeframe: str, through_ms: int, known: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+        for first, until in _without(self._wanted(timeframe, through_ms), known):
+            yield Piece(timeframe, first, until, is_gap=bool(known) and known[0][0] < first)
 
     def _wanted(self, timeframe: str, through_ms: int) -> tuple[int, int]:
         length_ms = timeframes.length_ms(timeframe)
@@ -97,7 +100,7 @@ class History:
         """
         Ask for a piece and store it; while the exchange is held for less than two minutes, wait.
 
-        A screened pair's bars are corrections: they have been passed over already.
+        What fills a gap of a screened pair is late: it has been passed over already. Bars older than all that is known are not.
 
         Raises:
             PairTrouble: It is this pair's trouble.
@@ -129,7 +132,7 @@ class History:
             batch = fetched.candles.take(inside)
             spans = [Span(symbol_id, first, until), *_absent(symbol_id, batch, first, until)]
             async with machines.fenced(self._pool, self._boot_id) as connection:
-                if symbol in self._pairs.waiting:
+                if symbol in self._pairs.waiting or not piece.is_gap:
                     await candle_store.copy(connection, piece.timeframe, self._pairs.rows(batch))
                     await candle_ranges.know(connection, piece.timeframe, spans)
                 else:

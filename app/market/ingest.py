@@ -67,6 +67,7 @@ class Ingest:
     ) -> None:
         self._pool = pool
         self._client = client
+        self._metrics = metrics
         self._pairs = pairs = Pairs()
         self._grace_s = max(GRACE_MIN_S, GRACE_S / speed)
         self._progress = Progress(pool, on_progress)
@@ -142,6 +143,7 @@ class Ingest:
             came, gone = await self._watch.changed()
             for symbol in gone:
                 assembly.drop(symbol)
+                self._metrics.lost_pair(symbol)
             streams.change(add=came, remove=gone)
             if gone:
                 self._follow.look_again()

@@ -113,7 +113,8 @@ class Watch:
         came = [symbol for symbol in ids if symbol not in self._pairs.ids]
         for symbol in self._pairs.ids.keys() - ids.keys():
             self._pairs.waiting.pop(symbol, None)
-        self._pairs.waiting |= {symbol: Waiting() for symbol in came}
+        unscreened = {pair.symbol for pair in rows if not pair.screened}
+        self._pairs.waiting |= {symbol: Waiting() for symbol in came if symbol in unscreened}
         self._pairs.ids.clear()
         self._pairs.ids.update(ids)
         self._metrics.universe_size.set(len(ids))

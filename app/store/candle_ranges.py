@@ -31,7 +31,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """A range that promises another number of bars than there are rows."""
+    """How many bars a range promises, and how many rows there are."""
 
     symbol: str
     timeframe: str
@@ -73,13 +73,19 @@ async def know_rolled(
     await connection.execute(_SQL["know_rolled"], parameters)
 
 
-async def compare(connection: Connection, timeframe: str) -> tuple[int, int, list[Difference]]:
-    """How many ranges and promised bars of *timeframe* there are, and the pairs whose rows differ from them."""
-    parameters = {"timeframe": timeframe, "seconds": timeframes.TIMEFRAMES[timeframe]}
-    counted = await (await connection.execute(_SQL["count_ranges"], parameters)).fetchone()
+async def compare(
+    connection: Connection, timeframe: str, symbol_ids: Sequence[int]
+) -> tuple[int, int, list[Difference]]:
+    """How many ranges and promised bars these pairs have in *timeframe*, and those whose rows differ from them."""
+    parameters = {
+        "timeframe": timeframe,
+        "seconds": timeframes.TIMEFRAMES[timeframe],
+        "symbol_ids": list(symbol_ids),
+    }
     rows = await (await connection.execute(_SQL["compare_with_rows"], parameters)).fetchall()
-    ranges, bars = counted or (0, 0)
-    return int(ranges), int(bars), [Difference(row[0], timeframe, int(row[1]), int(row[2])) for row in rows]
+    compared = [Difference(row[0], timeframe, int(row[1]), int(row[2])) for row in rows]
+    differences = [difference for difference in compared if difference.promised != difference.stored]
+    return len(compared), sum(difference.promised for difference in compared), differences
 
 
 async def forget(connection: Connection, timeframe: str, symbols: Sequence[str]) -> None:

@@ -29,23 +29,19 @@ on conflict (symbol_id, timeframe) do update
    set known = r.known + excluded.known, absent = (r.absent - excluded.known) + excluded.absent;
 
 -- compare_with_rows --
--- Pairs of a timeframe whose rows are not what their range says: how many bars it promises, and how many there are.
-select s.symbol, c.promised, c.stored
-  from (
-    select r.symbol_id,
-           ((select coalesce(sum(extract(epoch from upper(k) - lower(k))), 0) from unnest(r.known) k)
-            - (select coalesce(sum(extract(epoch from upper(a) - lower(a))), 0) from unnest(r.absent) a))::bigint / %(seconds)s as promised,
-           (select count(*) from vyx.candles c where c.timeframe = r.timeframe and c.symbol_id = r.symbol_id
-               and c.open_time >= (select lower(r.known)) and c.open_time < (select upper(r.known)) and r.known @> c.open_time) as stored
-      from vyx.candle_ranges r where r.timeframe = %(timeframe)s::vyx.timeframe) c
+-- Of some pairs and a timeframe: how many bars each range promises, and how many rows there are.
+select s.symbol,
+       (select coalesce(sum(extract(epoch from upper(k) - lower(k))), 0) from unnest(r.known - r.absent) k)::bigint / %(seconds)s as promised,
+       coalesce(n.stored, 0) as stored
+  from vyx.candle_ranges r
   join vyx.symbols s using (symbol_id)
- where c.promised <> c.stored
+  left join (
+    select c.symbol_id, count(*) as stored
+      from vyx.candles c join vyx.candle_ranges k on k.timeframe = c.timeframe and k.symbol_id = c.symbol_id and k.known @> c.open_time
+     where c.timeframe = %(timeframe)s::vyx.timeframe and c.symbol_id = any (%(symbol_ids)s::int[])
+     group by c.symbol_id) n on n.symbol_id = r.symbol_id
+ where r.timeframe = %(timeframe)s::vyx.timeframe and r.symbol_id = any (%(symbol_ids)s::int[])
  order by s.symbol;
-
--- count_ranges --
--- How much there is to compare in a timeframe: ranges, and the bars they promise.
-select count(*), coalesce(sum((select sum(extract(epoch from upper(k) - lower(k))) from unnest(r.known - r.absent) k)), 0)::bigint / %(seconds)s
-  from vyx.candle_ranges r where r.timeframe = %(timeframe)s::vyx.timeframe;
 
 -- forget_ranges --
 -- Nothing is known any more of these pairs' bars: the exchange is asked again.

@@ -16,9 +16,9 @@ update vyx.symbols s set trading = false, reason = coalesce(%(reasons)s::jsonb -
  where s.trading and not s.symbol = any (%(symbols)s::text[]);
 
 -- screen_pairs --
--- The history of these pairs is whole: slots wait for their candles.
+-- The history of these pairs has become whole: slots wait for their candles, and panels read it.
 update vyx.symbols set screened = true, waits_for = null, retry_at = null, join_count = join_count + 1
- where symbol_id = any (%(symbol_ids)s::int[]) and trading and not screened;
+ where symbol_id = any (%(symbol_ids)s::int[]) and trading;
 
 -- let_wait --
 -- A pair that is not screened yet, because of this; it is tried again after its own backoff.

@@ -53,9 +53,9 @@ def holes(connection):
     for timeframe, seconds in timeframes.TIMEFRAMES.items():
         rows = connection.execute(
             world.queries.load("candle_ranges")["compare_with_rows"],
-            {"timeframe": timeframe, "seconds": seconds},
+            {"timeframe": timeframe, "seconds": seconds, "symbol_ids": list(range(1, 1_000))},
         )
-        found |= {(row[0], timeframe): row[1:] for row in rows}
+        found |= {(row[0], timeframe): row[1:] for row in rows if row[1] != row[2]}
     return found
 
 

@@ -341,7 +341,15 @@ async def test_time_stands_still_at_the_end_of_the_candles(web, candle):
         _, klines, _ = await get(web, exchange, "/api/v3/klines", symbol="BTCUSDT", interval="1m")
 
     end = T0 + 4 * MINUTE
-    assert shown == {"market_now": end, "speed": 1.0, "ended": True, "first": T0, "end": end}
+    assert shown == {
+        "market_now": end,
+        "speed": 1.0,
+        "ended": True,
+        "first": T0,
+        "end": end,
+        "closed": end,
+        "next": None,
+    }
     assert time == {"serverTime": end}
     assert [row[0] for row in klines] == [row.open_time for row in rows]
 

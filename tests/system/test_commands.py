@@ -69,9 +69,9 @@ def test_a_speed_for_binance_is_a_contradiction(tmp_path):
     )
 
 
-def test_a_candle_with_high_below_low_is_named_with_file_and_line(tmp_path):
+def test_a_line_that_cannot_be_read_is_named_with_its_file(tmp_path):
     folder = tmp_path / "market"
-    _dump(folder, "AAAUSDT", [_minute(0), _minute(1), _minute(2, high=1.0), _minute(3)])
+    _dump(folder, "AAAUSDT", [_minute(0), _minute(1), _minute(2, high="high"), _minute(3)])
     said = _one_sentence(
         vyx(
             "up",
