@@ -268,7 +268,7 @@ class Screener:
                 self._step()
                 return await self.evaluation.prepare(self.screened_through)
             finally:
-                self.busy_since = None
+                self.progress.rest()
 
     async def _sync(self, boot_id: int) -> None:
         change = await self.traders.sync(boot_id)
