@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app import VERSION, operations
-from app.database_url import passwords
+from app.database_url import without_passwords
 from app.errors import CommandFailed, Refused
 from app.logging import configure
 from app.settings import Settings, close_libpq_environment, embedded_key, read_settings
@@ -341,6 +341,25 @@ def status(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 
 @cli.command()
+def doctor(
+    web_processes: Annotated[int, typer.Option("--web", min=1, max=1000, help="Web processes planned.")] = 2,
+    worker_processes: Annotated[
+        int, typer.Option("--workers", min=1, max=1000, help="Worker processes planned.")
+    ] = 2,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Try everything that a deployment needs: exit 0 when nothing is wrong, else 1, with what to do about it."""
+    from app.doctor import terminal  # noqa: PLC0415
+
+    settings = _settings(data_dir=data_dir)
+    if settings.database_url is not None or embedded.find(settings.data_dir) is not None:
+        settings = _with_database(settings)
+    if not terminal.show(settings, web=web_processes, workers=worker_processes, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@cli.command()
 def drain(
     machine: Annotated[str, typer.Argument(help="Its id, as `vyx status` shows it.")],
     data_dir: DataDir = None,
@@ -498,8 +517,9 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, NOT_MIGRATED):
         return "The database is not migrated, or by another version of Vyx; run `vyx migrate`."
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    for password in passwords([os.environ.get("DATABASE_URL"), os.environ.get("VYX_DIRECT_DATABASE_URL")]):
-        said = said.replace(password, "•••")
+    said = without_passwords(
+        said, [os.environ.get("DATABASE_URL"), os.environ.get("VYX_DIRECT_DATABASE_URL")]
+    )
     if isinstance(error, psycopg.OperationalError):
         return f"The database cannot be reached: {said}"
     return f"The database refused: {said}"

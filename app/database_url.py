@@ -72,8 +72,14 @@ def _as_libpq_writes_it(text: str) -> str:
     return f"postgresql://{rest}" + (mark + "&".join(kept) if kept else "")
 
 
-def passwords(addresses: list[str | None]) -> list[str]:
-    """The passwords in *addresses*, to be kept out of what is printed."""
+def without_passwords(said: str, addresses: list[str | None]) -> str:
+    """What a driver *said* about a connection, with the passwords of *addresses* taken out."""
+    for password in _passwords(addresses):
+        said = said.replace(password, "•••")
+    return said
+
+
+def _passwords(addresses: list[str | None]) -> list[str]:
     found = []
     for address in addresses:
         if address:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -260,6 +261,25 @@ def read_settings(
     )
     _check_relations(settings, read)
     return settings
+
+
+class _Recording(dict[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return default
+
+
+def known_variables() -> frozenset[str]:
+    """Every variable that :func:`read_settings` looks up."""
+    environment = _Recording()
+    read_settings({}, environment)
+    return frozenset(environment.asked)
 
 
 def _metrics_port(read: _Reader, default: int) -> int | None:

@@ -40,6 +40,7 @@ from app.settings import Settings, embedded_key
 from app.store import embedded, markets, migrations
 from app.store.markets import Market
 from app.store.pool import connect_direct
+from app.store.sessions import prove_direct
 
 log = structlog.get_logger(__name__)
 BACKOFF_FIRST_S = 0.5
@@ -65,6 +66,8 @@ def run(settings: Settings) -> None:
     with _only_one(settings.data_dir), _database(settings) as (url, databases):
         log.info("migrating the database")
         migrations.migrate(url)
+        migrations.check_current(url)  # what a newer version applied is nothing to do for migrate
+        asyncio.run(prove_direct(url))
         asyncio.run(_continue_market(url, settings))
         port = settings.port or _free_port(settings.host)
         environment = os.environ | {
