@@ -2,9 +2,14 @@
 The candles that screening a plan over some bars of the past takes, read from the table: exactly those, and as
 live screening sees them.
 
-Decided here: how far back each timeframe reaches, and which symbols' candles are needed. A bar of the axis
-that none of the symbols read has (others do) is kept on the axis by a candle of ``AXIS_ROW``, a row of the
-panel that nobody can name.
+Decided here: how far back each timeframe reaches, and which symbols' candles are needed.
+
+* Each timeframe reaches back from the oldest slot looked at by the bars that the plan needs. One whose first bar
+  closes later is read from its first bar on.
+* A symbol that halts reads flat at its last close. Where a symbol lacks the first bar that is read, its last candle
+  before it is read, too: one more bar at the front of the panel's axis, farther back than any value looks.
+* A bar of the axis that none of the symbols read has (others do) is kept on the axis by a candle of ``AXIS_ROW``, a
+  row of the panel that nobody can name.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from numpy.typing import NDArray
 from app.domain.timeframes import epoch_ms
 from app.store import candles
 from app.store import symbols as symbol_store
-from app.store.candles import SymbolCandles
+from app.store.candles import LastCandle, SymbolCandles
 from app.store.pool import Connection
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.screen import HISTORY_SLACK_BARS
@@ -84,32 +89,54 @@ async def load(
     read = symbols_read(plan, symbols)
     rows = await symbol_store.symbols_in_order(connection, read)
     names = rows if read is None else [*rows, AXIS_ROW]
-    due_axis = await _axis(connection, plan.due_every, until, bars + plan.need[plan.due_every])
+    due_axis = await candles.bar_times(
+        connection,
+        plan.due_every,
+        until - _length(plan.due_every),
+        bars + plan.need[plan.due_every] + HISTORY_SLACK_BARS,
+    )
     if not due_axis:
         return Stretch(names, {}, None)
     looked_at = due_axis[-bars:]
     first = looked_at[0] + _length(plan.due_every)
     frames: dict[str, Columns] = {}
-    for timeframe in plan.need:
+    for timeframe, need in plan.need.items():
         if timeframe == plan.due_every:
-            axis = due_axis
+            begin = due_axis[0]
         else:
-            axis = await _axis(connection, timeframe, first, plan.need[timeframe])
-            axis = axis or await _axis(connection, timeframe, until, 1)
+            begin, _ = await reach(connection, timeframe, first, need + HISTORY_SLACK_BARS)
         last = until - _length(timeframe)
-        if axis and axis[0] <= last:
-            found = await candles.read_by_symbol(connection, timeframe, axis[0], last, read)
-            whole = None if read is None else await _whole_axis(connection, timeframe, axis[0], last)
-            frames[timeframe] = await asyncio.to_thread(_columns, names, found, whole)
+        if begin <= last:
+            frames[timeframe] = await _frame(connection, timeframe, (begin, last), names, read)
         on_loaded(timeframe)
     return Stretch(names, frames, first)
 
 
-async def _axis(connection: Connection, timeframe: str, until: datetime, bars: int) -> list[datetime]:
-    """Open times of the newest *bars* (and some more, as live screening keeps them) that close by *until*."""
-    return await candles.bar_times(
-        connection, timeframe, until - _length(timeframe), bars + HISTORY_SLACK_BARS
-    )
+async def reach(connection: Connection, timeframe: str, slot: datetime, bars: int) -> tuple[datetime, int]:
+    """
+    From which open time on the candles of *timeframe* hold its newest *bars* bars that close by *slot*, and how many of
+    those there are.
+
+    Fewer than *bars* where history begins later; then the open time is at or before the very first bar.
+    """
+    newest = slot - _length(timeframe)
+    axis = await candles.bar_times(connection, timeframe, newest, bars)
+    return (axis[0] if axis else newest), len(axis)
+
+
+async def _frame(
+    connection: Connection,
+    timeframe: str,
+    span: tuple[datetime, datetime],
+    names: Sequence[str],
+    read: Sequence[str] | None,
+) -> Columns:
+    """The candles of the symbols *read* that open in *span*, both ends included."""
+    first, last = span
+    found = await candles.read_by_symbol(connection, timeframe, first, last, read)
+    before = await candles.list_last_before(connection, timeframe, first, read)
+    whole = None if read is None else await _whole_axis(connection, timeframe, first, last)
+    return await asyncio.to_thread(_columns, names, found, before, whole)
 
 
 async def _whole_axis(
@@ -124,13 +151,20 @@ def _length(timeframe: str) -> timedelta:
 
 
 def _columns(
-    names: Sequence[str], found: Sequence[SymbolCandles], whole_axis: Sequence[datetime] | None
+    names: Sequence[str],
+    found: Sequence[SymbolCandles],
+    before: Sequence[LastCandle],
+    whole_axis: Sequence[datetime] | None,
 ) -> Columns:
     """Symbol row, open time and the five fields of all candles, one behind the other."""
     row_of = {name: row for row, name in enumerate(names)}
     times = [own.open_time() for own in found]
     rows = [np.full(len(t), row_of[own.symbol]) for t, own in zip(times, found, strict=True)]
     fields = [list(own.fields()) for own in found]
+    if before:
+        times.append(np.array([epoch_ms(last.open_time) for last in before], dtype=np.int64))
+        rows.append(np.array([row_of[last.symbol] for last in before]))
+        fields.append(list(np.array([last.prices() for last in before]).T))
     if whole_axis is not None:
         held = np.concatenate([np.empty(0, dtype=np.int64), *times])
         kept = np.setdiff1d(np.array([epoch_ms(at) for at in whole_axis], dtype=np.int64), held)

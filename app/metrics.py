@@ -134,7 +134,7 @@ class WorkerMetrics:
         self.slots_screened.labels("skipped" if skipped else "screened").inc()
 
 
-DELIVERY_OUTCOMES = ("sent", "retried", "failed", "expired", "digested", "refused")
+DELIVERY_OUTCOMES = ("sent", "retried", "failed", "expired", "refused")
 
 
 class DeliveryMetrics:

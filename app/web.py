@@ -57,7 +57,6 @@ async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
     Raises:
         SettingInvalid: a port is taken, there is no database address, or the direct one is a transaction pooler.
     """
-    await prove_direct(settings.addresses()[1])
     async with BoundedFilters() as filters, make_service(settings, filters) as service:
         with (
             watchdog(),
@@ -85,6 +84,7 @@ async def make_service(settings: Settings, filters: Filters) -> AsyncIterator[Se
     """Everything the handlers need, with the feed reader running; closed in the opposite order."""
     database_url, direct_url = settings.addresses()
     verifier = make_verifier(settings)  # refuses before anything is open
+    await prove_direct(direct_url)
     metrics = Metrics()
     pool = make_pool(
         database_url, max_size=settings.pool_max, name="vyx web", answer_within_s=WEB_ANSWER_WITHIN_S

@@ -8,20 +8,22 @@ that every machine screens the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 import structlog
 
+from app import history
 from app.domain import timeframes
 from app.store import candles, symbols
-from app.store.candles import Rows
+from app.store.candles import LastCandle, Rows
 from app.store.pool import Pool
 from sandbox.engine.candles.panel import Panel
 from sandbox.plan.timeframes import TIMEFRAMES
 
 log = structlog.get_logger(__name__)
+PRICES = ("open", "high", "low", "close", "volume")
 SLACK_BARS = 64  # loaded beyond what is needed, so that a slightly deeper plan does not reload the frame
 TRIM_EVERY_BARS = 256  # how far a frame may outgrow its need before its oldest bars are dropped
 
@@ -114,26 +116,21 @@ class PanelLoader:
         )
 
     async def _load(self, timeframe: str, bars: int, slot: datetime) -> None:
-        seconds = TIMEFRAMES[timeframe]
-        through = self.through or slot
-        reach = bars + SLACK_BARS
-        while True:
-            first = slot - timedelta(seconds=seconds * (reach + 1))
-            async with self._pool.connection() as connection:
-                rows = await candles.read(
-                    connection, timeframe, max(first, _EPOCH), through - timedelta(seconds=seconds)
-                )
-            await self._know(rows)
-            self.panel.load(timeframe, self._row_of[rows["symbol_id"]], rows["open_time"], *_prices(rows))
-            self._loaded.add(timeframe)
-            if self.is_deep_enough(timeframe, bars, slot):
-                return
-            # an outage makes the axis shorter than the time it spans: reach back further, until there is no
-            # more
-            if first <= _EPOCH or reach > 50 * (bars + SLACK_BARS):
-                self._complete.add(timeframe)
-                return
-            reach *= 4
+        asked = bars + SLACK_BARS
+        last = (self.through or slot) - timedelta(seconds=TIMEFRAMES[timeframe])
+        async with self._pool.connection() as connection:
+            first, found = await history.reach(connection, timeframe, slot, asked)
+            rows = await candles.read(connection, timeframe, first, last)
+            before = _rows(await candles.list_last_before(connection, timeframe, first, None))
+        rows = {name: np.concatenate([before[name], rows[name]]) for name in rows}
+        await self._know(rows)
+        self.panel.load(timeframe, self._row_of[rows["symbol_id"]], rows["open_time"], *_prices(rows))
+        # candles from before the first bar only say at which close a symbol without that bar is flat
+        held = self.panel.frame(timeframe).open_time
+        self.panel.trim(timeframe, int((held >= timeframes.epoch_ms(first)).sum()))
+        self._loaded.add(timeframe)
+        if found < asked:
+            self._complete.add(timeframe)
 
     async def _know(self, rows: Rows) -> None:
         """Give every symbol of *rows* a row in the panel, which alone decides which row that is."""
@@ -151,8 +148,15 @@ class PanelLoader:
             self.panel.append(timeframe, self._row_of[rows["symbol_id"]], rows["open_time"], *_prices(rows))
 
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # before every exchange's first candle
+def _rows(found: Sequence[LastCandle]) -> Rows:
+    """As `candles.read` gives them."""
+    prices = np.array([last.prices() for last in found]).reshape(len(found), len(PRICES)).T
+    return {
+        **dict(zip(PRICES, prices, strict=True)),
+        "symbol_id": np.array([last.symbol_id for last in found], dtype=np.int64),
+        "open_time": np.array([timeframes.epoch_ms(last.open_time) for last in found], dtype=np.int64),
+    }
 
 
 def _prices(rows: Rows) -> tuple[candles.Column, ...]:
-    return tuple(rows[name] for name in ("open", "high", "low", "close", "volume"))
+    return tuple(rows[name] for name in PRICES)

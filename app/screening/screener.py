@@ -139,6 +139,8 @@ class Screener:
         boot_id = self.boot_id
         if boot_id is not None and not self._draining and await self.traders.recompile(boot_id):
             await self._take_over()
+        while await self._prepare():
+            pass  # a slot that closes meanwhile comes between two pieces
 
     async def screen(self) -> int:
         """
@@ -256,6 +258,17 @@ class Screener:
                     await self._catch_up(boot_id)
             finally:
                 self.progress.rest()
+
+    async def _prepare(self) -> int:
+        """Compute a piece of what new traders need before their first slot; returns how much is left."""
+        async with self.slot_lock:
+            if self.boot_id is None or self._draining or self.screened_through is None:
+                return 0
+            try:
+                self._step()
+                return await self.evaluation.prepare(self.screened_through)
+            finally:
+                self.busy_since = None
 
     async def _sync(self, boot_id: int) -> None:
         change = await self.traders.sync(boot_id)

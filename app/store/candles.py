@@ -254,6 +254,37 @@ async def read_by_symbol(
         return [SymbolCandles(row[0], cast("tuple[bytes, ...]", row[1:])) for row in await cursor.fetchall()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class LastCandle(Candle):
+    """The last candle of a pair before some instant."""
+
+    symbol_id: int
+    symbol: str
+
+    def prices(self) -> tuple[float, float, float, float, float]:
+        """open, high, low, close, volume."""
+        return self.open, self.high, self.low, self.close, self.volume
+
+
+async def list_last_before(
+    connection: Connection, timeframe: str, first: datetime, symbols: Sequence[str] | None
+) -> list[LastCandle]:
+    """
+    Of each of *symbols* (None: all) without a bar at *first* its last one before; a symbol without any left out.
+
+    A symbol that halts reads flat at its last close, however long ago that was: who loads a frame from *first* on
+    needs these candles, too.
+    """
+    parameters = {
+        "timeframe": timeframe,
+        "first": first,
+        "symbols": None if symbols is None else list(symbols),
+    }
+    async with connection.cursor(row_factory=rows_of(LastCandle)) as cursor:
+        await cursor.execute(_SQL["last_candles_before"], parameters)
+        return await cursor.fetchall()
+
+
 async def list_candles(
     connection: Connection, symbol: str, timeframe: str, *, until: datetime | None, limit: int
 ) -> list[Candle]:

@@ -163,6 +163,17 @@ select s.symbol, array_send(array_agg(c.open_time)), array_send(array_agg(c.open
  group by s.symbol_id, s.symbol
  order by s.symbol_id;
 
+-- last_candles_before --
+-- Of each pair without a bar at an instant its last one before: until its next bar the pair reads flat at that close. One probe of the
+-- primary key for each pair. Null symbols are all of them.
+select s.symbol_id, s.symbol, c.open_time, c.open, c.high, c.low, c.close, c.volume
+  from vyx.symbols s
+ cross join lateral (select k.* from vyx.candles k
+                      where k.timeframe = %(timeframe)s::vyx.timeframe and k.symbol_id = s.symbol_id and k.open_time <= %(first)s
+                      order by k.open_time desc limit 1) c
+ where c.open_time < %(first)s and (%(symbols)s::text[] is null or s.symbol = any (%(symbols)s::text[]))
+ order by s.symbol_id;
+
 -- corrections_after --
 -- Candles that came or changed after an instant of the database's clock, and opened in a span; oldest correction first.
 select s.symbol, k.timeframe::text as timeframe, k.open_time, (k.was ->> 'open')::float8 as open, (k.was ->> 'high')::float8 as high,
