@@ -227,6 +227,8 @@ class LiveValues:
     def _move(self, instant_ms: int, moving: frozenset[str]) -> None:
         """One event: old values into delays, what cannot be carried anew, then every moving group in order."""
         turns = {axis: self._turn(axis, instant_ms) for axis in moving if axes.is_forming(axis)}
+        # Without a minute in it there is no bar in progress: nothing of such an axis is newer than at the event before.
+        moving -= {axis for axis, turn in turns.items() if not turn.in_progress and turn == self._stood(axis)}
         begun = {axis for axis, turn in turns.items() if turn.newest_ms != self._stood(axis).newest_ms}
         turned = frozenset(begun | {axis for axis in moving if axis in TIMEFRAMES})
         event = self._event(instant_ms, moving, turned)
