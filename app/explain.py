@@ -19,7 +19,7 @@ from uuid import UUID
 from app import history
 from app.access import check_own
 from app.bounded import questions
-from app.domain.timeframes import epoch_ms
+from app.domain.timeframes import bar_of_slot_ms, epoch_ms, instant, length_ms
 from app.errors import Kind, Refused
 from app.store import leases, signal_revisions, signals, slots, symbols, traders
 from app.store.pool import Connection, Pool
@@ -173,9 +173,8 @@ def _closed(at: datetime | None, newest: datetime | None) -> datetime:
 
 
 def _bar_began(plan: Plan, slot: datetime) -> datetime:
-    """When the trigger's bar began that *slot* is in or closes."""
-    into = slot.timestamp() % TIMEFRAMES[plan.trigger] or TIMEFRAMES[plan.trigger]
-    return slot - timedelta(seconds=into)
+    """When the trigger's bar began that *slot* lies in."""
+    return instant(bar_of_slot_ms(epoch_ms(slot), length_ms(plan.trigger)))
 
 
 async def _past(  # noqa: PLR0917 - what is on record belongs to all of these

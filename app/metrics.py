@@ -62,9 +62,10 @@ class WorkerMetrics:
         )
         self.job_bypasses = Counter(
             "vyx_job_bypasses",
-            "Slots screened by the keeper because no job did within 15 s.",
+            "Slots screened without a job, because none did within a second.",
             registry=registry,
         )
+        self._add_repairs(registry)
         self._add_checks(registry)
         for state in STATES:
             self.traders_active.labels(state)
@@ -105,6 +106,24 @@ class WorkerMetrics:
         )
         self.incremental.set(1)
 
+    def _add_repairs(self, registry: CollectorRegistry) -> None:
+        """What is done when something else does not go as it should."""
+        self.jobs_not_deferred = Counter(
+            "vyx_jobs_not_deferred",
+            "Slots without a tick job, because the jobs' tables were not to be had.",
+            registry=registry,
+        )
+        self.pieces_shrunk = Counter(
+            "vyx_pieces_shrunk", "Pieces of lease work that took too long.", ["kind"], registry=registry
+        )
+        self.repairs = Counter(
+            "vyx_coordination_repairs",
+            "Coordination rows that were wrong and were put right.",
+            registry=registry,
+        )
+        for kind in ("claim", "release", "settle", "retry"):
+            self.pieces_shrunk.labels(kind)
+
     def record_slot(
         self, *, seconds: float, evaluated: int, signals: int, failures: int, skipped: bool
     ) -> None:
@@ -115,7 +134,7 @@ class WorkerMetrics:
         self.slots_screened.labels("skipped" if skipped else "screened").inc()
 
 
-DELIVERY_OUTCOMES = ("sent", "retried", "failed", "expired", "digested", "refused")
+DELIVERY_OUTCOMES = ("sent", "retried", "failed", "expired", "refused")
 
 
 class DeliveryMetrics:

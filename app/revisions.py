@@ -21,8 +21,8 @@ from app.store import signal_revisions
 from app.store.pool import Pool
 from app.store.signal_revisions import CorrectedSlot, ScreenedTrader
 from sandbox.engine.calls import OperatorError
+from sandbox.engine.matching import Frequency
 from sandbox.engine.replay import evaluate_range
-from sandbox.engine.screen import Frequency
 from sandbox.plan.document import PlanError, load_plan
 
 log = structlog.get_logger(__name__)

@@ -34,11 +34,13 @@ from app.metrics_server import serve_metrics
 from app.preview.request import PreviewRequest
 from app.settings import Settings
 from app.store.pool import make_pool
+from app.store.sessions import prove_direct
 from app.turns import SharedQueue
 from jobs.tasks import defer_preview
 
 FILTERS_WAITING_MAX = 8  # of one user, beside the two in work: an editor that checks while one types has one
 FILTERS_WAIT_S = 10.0
+WEB_ANSWER_WITHIN_S = 16.0  # a second more than any request may take: only a dead link is silent for so long
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +54,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
         ready: Called once with the server's URL, as soon as /health/ready would answer 200.
 
     Raises:
-        SettingInvalid: a port is taken, or there is no database address.
+        SettingInvalid: a port is taken, there is no database address, or the direct one is a transaction pooler.
     """
     async with BoundedFilters() as filters, make_service(settings, filters) as service:
         with (
@@ -80,8 +82,11 @@ async def make_service(settings: Settings, filters: Filters) -> AsyncIterator[Se
     """Everything the handlers need, with the feed reader running; closed in the opposite order."""
     database_url, direct_url = settings.addresses()
     verifier = make_verifier(settings)  # refuses before anything is open
+    await prove_direct(direct_url)
     metrics = Metrics()
-    pool = make_pool(database_url, max_size=settings.pool_max, name="vyx web")
+    pool = make_pool(
+        database_url, max_size=settings.pool_max, name="vyx web", answer_within_s=WEB_ANSWER_WITHIN_S
+    )
     await pool.open(wait=False)
     hints = Hints(pool)
     queue = SharedQueue("filters", places=PROCESSES, waiting_max=FILTERS_WAITING_MAX, wait_s=FILTERS_WAIT_S)

@@ -1,12 +1,15 @@
 """
-A hundred thousand traders on one real machine: loading, slots, heartbeats and a drain while it works.
+A hundred thousand traders on one real machine: loading, slots, heartbeats and a drain while it works; or on several, one of which is
+killed.
 
-    python bench/machine.py [--traders 100000] [--symbols 400] [--seconds 240] [--json]
+    python bench/machine.py [--traders 100000] [--symbols 400] [--seconds 240] [--machines 1] [--json]
 
 A real `vyx up` on generated candles of --symbols pairs at the market's own pace, with the traders of bench/screening.py (all different)
 of 1000 users. Told: how long after the last trader was started until all are running and in step; the longest the machine went without
 a beat, while loading and while screening (the others would call it dead after 10 s; it stops trusting itself after 2); from the commit
-of each slot to the commit that accounts for it; the worker's peak memory; how long after SIGTERM the last trader was given back.
+of each slot to the commit that accounts for it; the worker's peak memory; how long after SIGTERM every trader was free for others.
+With --machines N > 1, N - 1 more workers join; one of them is killed (SIGKILL) when the shares are even: how long until no trader is
+without a living owner, and until all are in step again; the longest any other machine went without a beat meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.figures import finish, quantiles, show
 from bench.screening import draw_different, plan_of
-from bench.service import Service
+from bench.service import ROOT, Service, environment
 
 BEGAN = datetime(2024, 5, 1, tzinfo=UTC)
 HISTORY_H, LIVE_H = 40, 8
@@ -37,7 +41,7 @@ USERS = 1000
 BATCH = 2000
 LOAD_WITHIN_S = 600
 POLL_S = 0.05
-BEAT_TARGET_S, DRAIN_TARGET_S, SLOT_TARGET_S, MEMORY_TARGET_MB = 2.0, 1.0, 2.0, 2048
+BEAT_TARGET_S, DRAIN_TARGET_S, SLOT_TARGET_S, MEMORY_TARGET_MB, TAKEOVER_TARGET_S = 1.5, 1.0, 2.0, 2048, 8.0
 
 
 def write_candles(folder: Path, symbols: int) -> None:
@@ -94,14 +98,16 @@ def start_traders(connection: psycopg.Connection) -> None:
 class Watched:
     """What polling the database showed: the greatest age of the heartbeat, and when slots were accounted for."""
 
-    def __init__(self) -> None:
+    def __init__(self, besides: int = 0) -> None:
+        self.besides = besides  # a boot that was killed
         self.oldest_beat_s = 0.0
         self.delays_s: dict[datetime, float] = {}
 
     def look(self, connection: psycopg.Connection) -> None:
         age, through = connection.execute(
             "select extract(epoch from clock_timestamp() - heartbeat_at)::float8, screened_through"
-            "  from vyx.machines join vyx.machine_heartbeats using (boot_id) where state <> 'dead'"
+            "  from vyx.machines join vyx.machine_heartbeats using (boot_id) where state <> 'dead' and boot_id <> %s order by 1 desc limit 1",
+            (self.besides,),
         ).fetchone()
         self.oldest_beat_s = max(self.oldest_beat_s, age)
         for slot, waited in connection.execute(
@@ -144,18 +150,86 @@ def peak_mb(pid: int) -> float:
 
 
 def drain(connection: psycopg.Connection, worker: int) -> float:
-    """Seconds from SIGTERM until its machine holds nothing and has left."""
-    (boot,) = connection.execute("select boot_id from vyx.machines where state <> 'dead'").fetchone()
+    """Seconds from SIGTERM until its machine has left: what a dead machine owned is free for others."""
+    (boots,) = connection.execute(
+        "select array_agg(boot_id) from vyx.machines where state <> 'dead'"
+    ).fetchone()
     os.kill(worker, signal.SIGTERM)
+    return seconds_until(
+        connection,
+        "select exists (select from vyx.machines where boot_id = any (%s) and state = 'dead')",
+        (boots,),
+        within_s=60,
+    )
+
+
+def seconds_until(
+    connection: psycopg.Connection, question: str, values: tuple, within_s: float, look: Watched | None = None
+) -> float:
+    """Ask until it is so; the time that took."""
     began = time.monotonic()
-    while time.monotonic() - began < 60:
-        (held,) = connection.execute(
-            "select count(*) from public.trader_state where owner = %s", (boot,)
-        ).fetchone()
-        if not held:
+    while time.monotonic() - began < within_s:
+        if connection.execute(question, values).fetchone()[0]:
             return time.monotonic() - began
+        if look is not None:
+            look.look(connection)
         time.sleep(POLL_S)
-    raise SystemExit("the machine still held traders a minute after SIGTERM")
+    raise SystemExit(f"not within {within_s:g} s: {question}")
+
+
+EVEN = (
+    "select count(*) = %s and min(n) >= 0.8 * avg(n) and bool_and(ready) from ("
+    "  select count(*) as n, bool_and(in_step and s.state = 'running') as ready from public.trader_state s"
+    "  join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' group by s.owner) shares"
+)
+KILLED = "select boot_id from vyx.machines where machine_id = 'joined-1'"
+OWNED = "select not exists (select from public.trader_state s where s.owner is null or s.owner = %s)"
+IN_STEP = "select not exists (select from public.trader_state s where s.owner is null or s.owner = %s or not s.in_step)"
+
+
+def kill_one(
+    connection: psycopg.Connection, service: Service, market: tuple[str, ...], machines: int
+) -> dict:
+    """Let more machines join, and kill one of them."""
+    joined = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "app.cli",
+                "worker",
+                "--data-dir",
+                str(service.data_dir),
+                "--metrics-port",
+                "off",
+                *market,
+            ],
+            env=environment(DATABASE_URL=service.database_url, VYX_MACHINE_ID=f"joined-{n}"),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for n in range(1, machines)
+    ]
+    try:
+        even_s = seconds_until(connection, EVEN, (machines,), LOAD_WITHIN_S)
+        killed = connection.execute(KILLED).fetchone()
+        watched = Watched(besides=killed[0])
+        joined[0].kill()
+        began = time.monotonic()
+        seconds_until(connection, OWNED, killed, LOAD_WITHIN_S, watched)
+        owned_s = time.monotonic() - began
+        seconds_until(connection, IN_STEP, killed, LOAD_WITHIN_S, watched)
+        return {
+            "even_s": round(even_s, 1),
+            "killed_owned_s": round(owned_s, 2),
+            "killed_in_step_s": round(time.monotonic() - began, 2),
+            "oldest_beat_takeover_s": round(watched.oldest_beat_s, 2),
+        }
+    finally:
+        for process in joined:
+            process.kill()
+            process.wait()
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -183,6 +257,16 @@ def measure(options: argparse.Namespace) -> dict:
                 time.sleep(POLL_S)
             memory_mb = peak_mb(worker)
             (signals,) = connection.execute("select count(*) from public.signals").fetchone()
+            takeover = (
+                kill_one(
+                    connection,
+                    service,
+                    ("--market", str(market), "--speed", "1", "--from", live_from),
+                    options.machines,
+                )
+                if options.machines > 1
+                else {}
+            )
             drained_s = drain(connection, worker)
     return {
         "traders": options.traders,
@@ -196,6 +280,7 @@ def measure(options: argparse.Namespace) -> dict:
         "peak_mb": round(memory_mb),
         "signals": signals,
         "drained_s": round(drained_s, 2),
+        **takeover,
     }
 
 
@@ -210,6 +295,12 @@ def report(figures: dict) -> None:
         ["… longest", slot["max"], None],
         ["SIGTERM → every trader given back", figures["drained_s"], DRAIN_TARGET_S],
     ]
+    if "killed_owned_s" in figures:
+        rows += [
+            ["SIGKILL of one of several → all owned by others", figures["killed_owned_s"], None],
+            ["… and in step", figures["killed_in_step_s"], TAKEOVER_TARGET_S],
+            ["… longest of the others without a beat", figures["oldest_beat_takeover_s"], BEAT_TARGET_S],
+        ]
     show(
         f"{figures['traders']} traders, {figures['symbols']} pairs; seconds",
         ["what", "measured", "target"],
@@ -230,6 +321,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=240, help="of watching it screen (default: %(default)g)"
     )
+    parser.add_argument("--machines", type=int, default=1, help="with more than one, one is killed")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     options = parser.parse_args()
     figures = measure(options)

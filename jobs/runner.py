@@ -14,7 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from app.preview.job import PROCESSES
 from app.store.jobs import use_job_schema
-from app.store.pool import KEEPALIVE, Connection
+from app.store.pool import KEEPALIVE, Connection, connection_class
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 
 GRACEFUL_S = 10  # a running screening ends well within
@@ -31,6 +31,7 @@ async def job_connections(direct_url: str) -> AsyncIterator[None]:
     """Procrastinate's own small pool: two direct connections, and a third that it opens itself to LISTEN."""
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
         direct_url,
+        connection_class=connection_class(),
         min_size=1,
         max_size=2,
         open=False,

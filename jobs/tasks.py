@@ -6,12 +6,10 @@ import time
 from typing import TYPE_CHECKING, cast
 
 import procrastinate
-import psycopg
 import structlog
 from procrastinate.exceptions import AlreadyEnqueued
 
 from app.delivery import outbox
-from app.errors import Fenced, NotTrusted, Refused
 from app.store import (
     candles,
     deliveries,
@@ -22,13 +20,14 @@ from app.store import (
     slots,
     trader_versions,
 )
+from app.store.pool import patient
 from jobs.app import PREVIEW_QUEUE, TICK_QUEUE, app, machine_queue
 from sandbox.plan.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
+    from app.coordination.keeper import Keeper
     from app.delivery.sealing import Sealer
     from app.preview.job import PreviewJob
-    from app.screening.screener import Screener
     from app.store.pool import Connection, Pool
 
 log = structlog.get_logger(__name__)
@@ -36,6 +35,7 @@ TICK_AGE_MAX_S = 50  # a worker that was paused defers executed ticks again
 CANDLE_BARS_KEPT = 6000  # plans may look back 5000 bars; the rest is room for catching up
 LEDGER_DAYS_KEPT = 90
 PREVIEWS_KEPT_S = 3600
+PRUNE_ANSWER_WITHIN_S = 60.0
 DELIVERIES_DAYS_KEPT = 30
 DELIVERIES_AT_ONCE = 20_000
 
@@ -64,14 +64,8 @@ async def tick(context: procrastinate.JobContext, timestamp: int | None = None) 
 
 @app.task(name="screen", pass_context=True)
 async def screen(context: procrastinate.JobContext) -> None:
-    """
-    Account for every slot this machine has not accounted for. Losing the leases, or the trust in them, is the
-    keeper's business.
-    """
-    try:
-        await cast("Screener", context.additional_context["screener"]).screen()
-    except (Fenced, NotTrusted, Refused, psycopg.OperationalError) as reason:
-        log.info("slot left for later", reason=str(reason))
+    """Let every slot be screened that this machine has not accounted for; how that ends is not the job's business."""
+    await cast("Keeper", context.additional_context["keeper"]).screen_for_job()
 
 
 @app.periodic(cron="17 * * * *")
@@ -79,7 +73,7 @@ async def screen(context: procrastinate.JobContext) -> None:
 async def prune(context: procrastinate.JobContext, timestamp: int) -> None:  # noqa: ARG001 procrastinate passes the minute it was due
     """Drop candles no plan may look back on, old slots and versions, and jobs of machines that are gone."""
     pool = cast("Pool", context.additional_context["pool"])
-    async with pool.connection() as connection:
+    async with patient(pool, PRUNE_ANSWER_WITHIN_S) as connection:
         ledger = await slots.counts(connection)
         if ledger.market_time is not None:
             for timeframe, seconds in TIMEFRAMES.items():

@@ -143,7 +143,7 @@ COMMENT ON TABLE public.trader_state IS 'The run state and the lease of each tra
 
 COMMENT ON COLUMN public.trader_state.version IS 'Optimistic lock: every change of state adds one.';
 
-COMMENT ON COLUMN public.trader_state.owner IS 'Boot of the machine that screens it; null: nobody does, the next machine with room claims it.';
+COMMENT ON COLUMN public.trader_state.owner IS 'Boot of the machine that screens it; null, or a machine that is dead: nobody does, the next machine with room claims it.';
 
 COMMENT ON COLUMN public.trader_state.epoch IS 'Rises whenever the owner changes; a late writer of an old epoch is refused.';
 
@@ -208,16 +208,23 @@ begin
   return null;
 end $$;
 
-CREATE FUNCTION vyx.beat_v1(boot bigint, owned_now integer, OUT ok boolean, OUT state vyx.machine_state, OUT alive bigint, OUT total bigint, OUT unowned bigint, OUT mine bigint, OUT newest_closed timestamp with time zone) RETURNS record
+CREATE FUNCTION vyx.beat_v1(boot bigint, owned_now integer, progress_now jsonb DEFAULT '{}'::jsonb, OUT ok boolean, OUT state vyx.machine_state, OUT newest_closed timestamp with time zone) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
+declare is_new boolean;
 begin
-  select count(*) into alive from vyx.machines m where m.state = 'alive';
-  select count(*), count(*) filter (where s.owner is null), count(*) filter (where s.owner = boot) into total, unowned, mine from public.trader_state s where s.state in ('starting', 'running');
-  update vyx.machine_heartbeats h set heartbeat_at = clock_timestamp(), owned = owned_now, active = total
-    from vyx.machines m where h.boot_id = boot and m.boot_id = boot and m.state <> 'dead' returning m.state into state;
+  select m.state into state from vyx.machines m where m.boot_id = boot and m.state <> 'dead';
   ok := found;
+  if not ok then return; end if;
+  insert into vyx.machine_heartbeats as h (boot_id, owned, progress) values (boot, owned_now, progress_now)
+  on conflict (boot_id) do update
+     set heartbeat_at = clock_timestamp(), owned = excluded.owned, progress = excluded.progress,
+         beating_since = case when h.heartbeat_at > clock_timestamp() - interval '3 s' and h.beating_since <= clock_timestamp() then h.beating_since else clock_timestamp() end
+  returning h.xmax = 0 into is_new;
+  if is_new then
+    insert into vyx.incidents (kind, boot_id, message) values ('put right', boot, 'its row in vyx.machine_heartbeats was deleted and came back with the next beat');
+  end if;
   newest_closed := vyx.newest_closed_slot();
 end $$;
 
@@ -255,6 +262,82 @@ begin
   return changed;
 end $$;
 
+CREATE FUNCTION vyx.check_coordination_v1() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  repairs bigint := 0;
+  found bigint;
+begin
+  if not pg_try_advisory_xact_lock(7006, 1) then return 0; end if;
+
+  -- one statement, so one snapshot of both
+  with numbers as (
+         select c.owner, c.traders as kept, 0 as counted from vyx.trader_counts c
+         union all
+         select s.owner, 0, 1 from public.trader_state s where s.state in ('starting', 'running')),
+       off as (select n.owner, sum(n.kept) as kept, sum(n.counted) as counted from numbers n group by n.owner having sum(n.kept) <> sum(n.counted)),
+       mended as (insert into vyx.trader_counts (owner, traders) select o.owner, o.counted - o.kept from off o)
+  insert into vyx.incidents (kind, message)
+  select 'put right', format('vyx.trader_counts had %s traders of %s, counted again there are %s', o.kept, coalesce('machine boot ' || o.owner, 'nobody'), o.counted) from off o;
+  get diagnostics found = row_count;
+  repairs := repairs + found;
+
+  with mended as (
+    update vyx.machine_heartbeats h set heartbeat_at = clock_timestamp(), beating_since = clock_timestamp()
+     where h.heartbeat_at > clock_timestamp() + interval '2 s' returning h.boot_id)
+  insert into vyx.incidents (kind, boot_id, message)
+  select 'put right', m.boot_id, 'its heartbeat was from the future and was set to now' from mended m;
+  get diagnostics found = row_count;
+  repairs := repairs + found;
+
+  with gaps as (
+    insert into vyx.slots (slot, state, reason, closed_at)
+    select minute, 'outage', 'the row of this slot was missing from the ledger', clock_timestamp()
+      from generate_series(greatest(vyx.newest_slot() - interval '2 h', (select min(s.slot) from vyx.slots s)), vyx.newest_slot(), interval '1 min') minute
+     where not exists (select from vyx.slots s where s.slot = minute)
+    on conflict do nothing returning slot)
+  insert into vyx.incidents (kind, slot, message)
+  select 'put right', g.slot, 'its row was missing from the ledger and was entered as an outage' from gaps g;
+  get diagnostics found = row_count;
+  return repairs + found;
+end $$;
+
+CREATE FUNCTION vyx.check_lease_edit() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if tg_op = 'DELETE' then
+    if pg_trigger_depth() = 1 and old.ended_at > clock_timestamp() - interval '1 day' then
+      raise exception 'a lease is the proof of what was screened; it can be deleted a day after its end' using errcode = 'VX422';
+    end if;
+    return old;
+  end if;
+  if tg_op = 'UPDATE' or pg_trigger_depth() = 1 then
+    raise exception 'an ended lease is the proof of what was screened; it is written when the owner of a trader changes, and never edited' using errcode = 'VX422';
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION vyx.check_machine_edit() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if old.state = 'dead' and new.state <> 'dead' then
+    raise exception 'machine boot % is dead and stays dead; its process registers a new boot by itself', old.boot_id using errcode = 'VX422';
+  end if;
+  if (new.machine_id, new.started_at) is distinct from (old.machine_id, old.started_at) or new.state = old.state and new.ended_at is distinct from old.ended_at then
+    raise exception 'machine_id, started_at and ended_at say what was; they cannot be edited' using errcode = 'VX422';
+  end if;
+  if new.screened_through is distinct from old.screened_through and current_setting('vyx.boot', true) is distinct from old.boot_id::text then
+    raise exception 'screened_through is what machine boot % has screened; only the machine itself moves it', old.boot_id using errcode = 'VX422';
+  end if;
+  return new;
+end $$;
+
 CREATE FUNCTION vyx.check_quota("user" uuid, max_active bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -262,6 +345,7 @@ CREATE FUNCTION vyx.check_quota("user" uuid, max_active bigint) RETURNS void
 declare
   quota record;
   used bigint;
+  has_many_changes boolean;
 begin
   insert into public.accounts (user_id) values ("user") on conflict do nothing;
   -- the row lock makes two simultaneous starts of one user count one after the other
@@ -273,16 +357,52 @@ begin
         'tier', quota.tier, 'next_tier', vyx.next_tier('running_traders', used));
   end if;
   if max_active is null then return; end if;
-  select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
-  if used < max_active - 10000 then return; end if;  -- more than can be started within 3 s
-  select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
+  select coalesce(sum(c.traders), 0), count(*) > 1000 into used, has_many_changes from vyx.trader_counts c;
+  if has_many_changes then perform vyx.fold_trader_counts_v1(); end if;  -- no machine lives that would
   if used > max_active - 1000 then                  -- near the limit starts queue, far from it they do not
     perform pg_advisory_xact_lock(7004, 1);
-    select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
+    select coalesce(sum(c.traders), 0) into used from vyx.trader_counts c;
   end if;
   if used >= max_active then
     raise exception 'the service runs at most % traders and is full', max_active using errcode = 'VX503';
   end if;
+end $$;
+
+CREATE FUNCTION vyx.check_slot_edit() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if tg_op = 'DELETE' then
+    if old.slot > vyx.newest_slot() - interval '1 day' then
+      raise exception 'slot % is part of the ledger of the last day; without its row traders would not be screened at it', old.slot using errcode = 'VX422';
+    end if;
+    return old;
+  end if;
+  if tg_op = 'INSERT' then
+    if new.slot > vyx.market_time() + interval '1 day' then
+      raise exception 'slot % is more than a day after the market''s own time', new.slot using errcode = 'VX422';
+    end if;
+    return new;
+  end if;
+  if new.slot <> old.slot then
+    raise exception 'a slot is its instant; it cannot become another one' using errcode = 'VX422';
+  end if;
+  if old.state <> 'open' and new is distinct from old then
+    raise exception 'slot % is closed as %; machines have screened it so', old.slot, old.state using errcode = 'VX422';
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION vyx.check_state_row() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if pg_trigger_depth() = 1 and exists (select from public.traders t where t.id = old.trader_id) then
+    raise exception 'the state of trader % is part of it; stop the trader, or delete it from traders', old.trader_id using errcode = 'VX422';
+  end if;
+  return old;
 end $$;
 
 CREATE FUNCTION vyx.check_stored("user" uuid) RETURNS void
@@ -301,6 +421,25 @@ begin
       using errcode = 'VX403', detail = json_build_object('quota', 'stored_traders', 'limit', quota.max_stored, 'used', used,
         'tier', quota.tier, 'next_tier', vyx.next_tier('stored_traders', used));
   end if;
+end $$;
+
+CREATE FUNCTION vyx.check_trader_edit() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if (new.trader_id, new.user_id, new.epoch, new.lease_after, new.started_at, new.stopped_at, new.changed_at, new.error_count)
+     is distinct from (old.trader_id, old.user_id, old.epoch, old.lease_after, old.started_at, old.stopped_at, old.changed_at, old.error_count) then
+    raise exception 'trader_id, user_id, epoch, lease_after, started_at, stopped_at, changed_at and error_count follow from other columns; change state (start_trader, stop_trader) or owner instead'
+      using errcode = 'VX422';
+  end if;
+  if (new.resume_after, new.in_step, new.signal_count, new.last_signal_at) is distinct from (old.resume_after, old.in_step, old.signal_count, old.last_signal_at)
+     and current_setting('vyx.boot', true) is distinct from old.owner::text
+     and (current_setting('vyx.boot', true) is distinct from 'redelivery' or (new.resume_after, new.in_step) is distinct from (old.resume_after, old.in_step)) then
+    raise exception 'resume_after, in_step, signal_count and last_signal_at say what a machine has screened; only the machine that holds the trader moves them' using errcode = 'VX422';
+  end if;
+  if new.changed_in is distinct from old.changed_in then new.changed_in := pg_current_xact_id(); end if;
+  return new;
 end $$;
 
 CREATE FUNCTION vyx.claim_idempotent_v1("user" uuid, idempotency_key text, request_fingerprint bytea, now timestamp with time zone DEFAULT NULL::timestamp with time zone, OUT claim uuid, OUT same_request boolean, OUT status integer, OUT headers jsonb, OUT body bytea) RETURNS record
@@ -409,8 +548,12 @@ COMMENT ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s doubl
 CREATE FUNCTION vyx.claim_v1(boot bigint, n integer) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     AS $$
-declare claimed bigint;
+declare
+  claimed bigint;
+  moved bigint;
+  victim bigint;
 begin
   perform from vyx.machines m where m.boot_id = boot and m.state = 'alive' for key share;
   if not found then return 0; end if;
@@ -419,20 +562,32 @@ begin
      where s.owner is null and s.state in ('starting', 'running') limit n for update skip locked)
   update public.trader_state s set owner = boot from free where s.trader_id = free.trader_id;
   get diagnostics claimed = row_count;
+  for victim in
+    select c.owner from vyx.trader_counts c where c.owner is not null and not vyx.is_held(c.owner)
+     group by c.owner having sum(c.traders) > 0 order by c.owner
+  loop
+    exit when claimed >= n;
+    with free as (
+      select s.trader_id from public.trader_state s
+       where s.owner = victim and s.state in ('starting', 'running') limit n - claimed for update skip locked)
+    update public.trader_state s set owner = boot from free where s.trader_id = free.trader_id;
+    get diagnostics moved = row_count;
+    claimed := claimed + moved;
+  end loop;
   return claimed;
 end $$;
 
-CREATE FUNCTION vyx.end_session(boot bigint) RETURNS void
+CREATE FUNCTION vyx.end_sessions(boot bigint, classes integer[] DEFAULT '{7100,7105}'::integer[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 begin
   perform pg_catalog.pg_terminate_backend(l.pid) from pg_catalog.pg_locks l
-    where l.locktype = 'advisory' and l.classid = 7100 and l.objid = boot::int::oid and l.objsubid = 2 and l.granted
+    where l.locktype = 'advisory' and l.classid::bigint = any (classes) and l.objid = boot::int::oid and l.objsubid = 2 and l.granted
       and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
       and l.pid <> pg_catalog.pg_backend_pid();
 exception when insufficient_privilege then
-  raise warning 'the session of machine boot % cannot be ended by %: if it hangs, it keeps the ingest lock', boot, current_user;
+  raise warning 'the sessions of machine boot % cannot be ended by %: if it hangs, it keeps the ingest lock', boot, current_user;
 end $$;
 
 CREATE FUNCTION vyx.fence_v1(boot bigint) RETURNS void
@@ -442,6 +597,20 @@ CREATE FUNCTION vyx.fence_v1(boot bigint) RETURNS void
 begin
   perform from vyx.machines m where m.boot_id = boot and m.state <> 'dead' for key share;
   if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
+  perform set_config('vyx.boot', boot::text, true);
+end $$;
+
+CREATE FUNCTION vyx.fold_trader_counts_v1(at_least integer DEFAULT 0) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if (select count(*) from (select from vyx.trader_counts limit at_least) c) < at_least then return false; end if;
+  if not pg_try_advisory_xact_lock(7007, 1) then return false; end if;
+  with folded as (delete from vyx.trader_counts returning owner, traders)
+  insert into vyx.trader_counts (owner, traders)
+  select f.owner, sum(f.traders) from folded f group by f.owner having sum(f.traders) <> 0;
+  return true;
 end $$;
 
 CREATE FUNCTION vyx.forget_simulated_market_v1(demo uuid) RETURNS boolean
@@ -504,11 +673,11 @@ begin
     new.retry_at := null;
     case new.state
       when 'starting' then
-        if old.state = 'stopped' then
-          new.resume_after := coalesce(vyx.newest_slot(), 'epoch');   -- screened from the next slot on
+        if old.state = 'stopped' or new.reason = 'start' then   -- in error: a person looked at it
+          new.resume_after := coalesce(vyx.newest_slot(), old.resume_after, 'epoch');   -- screened from the next slot on
           new.error_count := 0;
-          new.last_error := null;
         end if;
+        if old.state = 'stopped' then new.last_error := null; end if;
         new.stopped_at := null;
       when 'running' then new.started_at := new.changed_at;
       when 'stopped' then new.stopped_at := new.changed_at; new.owner := null; new.last_error := null; new.error_count := 0;
@@ -521,16 +690,6 @@ begin
     end case;
   elsif new.version is distinct from old.version then
     raise exception 'the version of a trader changes only with its state' using errcode = 'VX409', detail = old.state;
-  end if;
-  if new.owner is not distinct from old.owner then                -- what a lease says changes only with its owner
-    if new.epoch is distinct from old.epoch or new.lease_after is distinct from old.lease_after then
-      raise exception 'the epoch and the start of a lease change only with its owner' using errcode = 'VX409', detail = old.state;
-    elsif old.in_step and not new.in_step then
-      raise exception 'a trader falls out of step only when its lease ends' using errcode = 'VX409', detail = old.state;
-    elsif new.in_step and new.owner is not null and (not old.in_step or new.resume_after is distinct from old.resume_after)
-      and new.resume_after is distinct from (select m.screened_through from vyx.machines m where m.boot_id = new.owner) then
-      raise exception 'a trader is in step only where its machine stands' using errcode = 'VX409', detail = old.state;
-    end if;
   end if;
   if new.owner is distinct from old.owner then
     new.epoch := old.epoch + 1;
@@ -545,6 +704,9 @@ begin
     end if;
     new.in_step := false;
     new.lease_after := case when new.owner is not null then new.resume_after end;
+    new.changed_in := pg_current_xact_id();
+  elsif new.state is distinct from old.state then
+    new.changed_in := pg_current_xact_id();
   end if;
   return new;
 end $$;
@@ -566,6 +728,13 @@ begin
   end if;
   return new;
 end $$;
+
+CREATE FUNCTION vyx.is_held(owner bigint) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select exists (select from vyx.machines m where m.boot_id = is_held.owner and m.state <> 'dead')
+$$;
 
 CREATE FUNCTION vyx.keep_destination() RETURNS trigger
     LANGUAGE plpgsql
@@ -615,15 +784,23 @@ begin
   return true;
 end $$;
 
-CREATE FUNCTION vyx.keep_slots() RETURNS trigger
+CREATE FUNCTION vyx.keep_trader_counts() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 begin
-  if old.slot > vyx.newest_slot() - interval '1 day' then
-    raise exception 'the slot % is too young to be deleted: machines count on every slot of the last day', old.slot using errcode = 'VX422';
+  if tg_op = 'UPDATE' then
+    insert into vyx.trader_counts (owner, traders)
+    select d.owner, sum(d.n) from (
+      select n.owner, 1 as n from changed n where n.state in ('starting', 'running')
+      union all
+      select o.owner, -1 from was o where o.state in ('starting', 'running')) d
+     group by d.owner having sum(d.n) <> 0;
+  else
+    insert into vyx.trader_counts (owner, traders)
+    select o.owner, -count(*) from was o where o.state in ('starting', 'running') group by o.owner;
   end if;
-  return old;
+  return null;
 end $$;
 
 CREATE FUNCTION vyx.keep_trader_state() RETURNS trigger
@@ -653,8 +830,8 @@ declare released bigint;
 begin
   perform from vyx.machines m where m.boot_id = boot and m.state <> 'dead' for update;
   if not found then raise exception 'machine boot % is dead', boot using errcode = 'VXFEN'; end if;
-  released := vyx.release_v1(boot);
   update vyx.machines m set state = 'dead', ended_at = clock_timestamp() where m.boot_id = boot;
+  select coalesce(sum(c.traders), 0) into released from vyx.trader_counts c where c.owner = boot;
   return released;
 end $$;
 
@@ -677,15 +854,21 @@ CREATE FUNCTION vyx.machine_is_locked(boot bigint) RETURNS boolean
        and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()))
 $$;
 
-CREATE FUNCTION vyx.machine_is_silent(boot bigint, ttl interval, grace interval, clock timestamp with time zone) RETURNS boolean
-    LANGUAGE sql
+CREATE FUNCTION vyx.machine_is_silent(boot bigint, ttl interval, grace interval, clock timestamp with time zone, judge bigint DEFAULT NULL::bigint) RETURNS boolean
+    LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
-  select exists (
-    select from vyx.machine_heartbeats h, pg_postmaster_start_time() server_start where h.boot_id = boot and (
-      greatest(h.heartbeat_at, server_start) < clock - ttl
-      or (h.heartbeat_at < clock - grace and clock > server_start + interval '10 s' and not vyx.machine_is_locked(boot))))
-$$;
+declare
+  readable timestamptz := vyx.readable_since();
+  heard timestamptz;
+  judged_since timestamptz;
+begin
+  select greatest(coalesce(h.heartbeat_at, m.started_at), readable) into heard
+    from vyx.machines m left join vyx.machine_heartbeats h using (boot_id) where m.boot_id = boot;
+  select h.beating_since into judged_since from vyx.machine_heartbeats h where h.boot_id = judge;
+  return greatest(heard, judged_since) < clock - ttl
+      or heard < clock - grace and clock > readable + interval '10 s' and not vyx.machine_is_locked(boot);
+end $$;
 
 CREATE FUNCTION vyx.mark_all_over() RETURNS trigger
     LANGUAGE plpgsql
@@ -738,15 +921,6 @@ CREATE FUNCTION vyx.next_tier(quota text, used bigint) RETURNS text
    order by l.most nulls last, t.tier limit 1
 $$;
 
-CREATE FUNCTION vyx.note_change() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-begin
-  new.changed_in := pg_current_xact_id();
-  return new;
-end $$;
-
 CREATE FUNCTION vyx.note_revision() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -784,9 +958,10 @@ begin
          jsonb_build_object('trader_id', e.trader_id, 'trader_name', e.name, 'from', e.from_state, 'state', e.to_state, 'reason', e.why, 'at', e.at),
          clock_timestamp() + interval '1 day'
     from (select c.*, t.name, coalesce(case when c.to_state = 'error' then s.last_error end, c.reason) as why,
-                 case when c.to_state = 'error' then 'error'
-                      when c.to_state = 'running' and s.error_count > 0 then 'recovered'
-                      when c.to_state in ('stopped', 'stopping') and c.reason like '%quota%' then 'quota' end as event
+                 case when c.to_state = 'error' and c.from_state <> 'error' then 'error'
+                      when c.from_state = 'starting' and c.to_state = 'running' and s.error_count > 0 then 'recovered'
+                      when c.from_state <> 'stopping' and c.to_state in ('stopping', 'stopped')
+                      and c.reason like '% tier runs at most %' then 'quota' end as event  -- the reason of vyx.stop_beyond_tiers_v1
             from changed c join public.traders t on t.id = c.trader_id join public.trader_state s on s.trader_id = c.trader_id) e
     join public.destinations d on d.user_id = e.user_id and d.enabled and e.event = any (d.events)
      and (d.trader_ids is null or e.trader_id = any (d.trader_ids))
@@ -851,7 +1026,21 @@ begin
   return new;
 end $$;
 
-CREATE FUNCTION vyx.reap_v1(ttl interval, grace interval, now timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(dead bigint, dead_machine text, freed bigint)
+CREATE FUNCTION vyx.readable_since() RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare since timestamptz;
+begin
+  select l.readable_since into since from vyx.server_lives l;
+  if since is null then
+    insert into vyx.server_lives default values on conflict do nothing;
+    since := clock_timestamp();
+  end if;
+  return greatest(since, pg_postmaster_start_time());
+end $$;
+
+CREATE FUNCTION vyx.reap_v1(ttl interval, grace interval, now timestamp with time zone DEFAULT NULL::timestamp with time zone, judge bigint DEFAULT NULL::bigint) RETURNS TABLE(dead bigint, dead_machine text, freed bigint)
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -860,19 +1049,14 @@ declare
 begin
   for dead, dead_machine in
     select m.boot_id, m.machine_id from vyx.machines m
-     where m.state <> 'dead' and vyx.machine_is_silent(m.boot_id, ttl, grace, clock)
-        or m.state = 'dead' and m.ended_at > clock - interval '1 hour' and exists (select from public.trader_state s where s.owner = m.boot_id)
+     where m.state <> 'dead' and m.boot_id is distinct from judge and vyx.machine_is_silent(m.boot_id, ttl, grace, clock, judge)
      order by m.boot_id for update skip locked
   loop
     -- read again under the lock: the heartbeat lives in a row of its own
-    continue when not exists (select from vyx.machines m where m.boot_id = dead and m.state = 'dead') and not vyx.machine_is_silent(dead, ttl, grace, clock);
-    with owned as (
-      select s.trader_id from public.trader_state s where s.owner = dead and s.state in ('starting', 'running') limit 20000)
-    update public.trader_state s set owner = null from owned where s.trader_id = owned.trader_id;
-    get diagnostics freed = row_count;
-    update public.trader_state s set state = 'stopped', reason = 'stop' where s.owner = dead and s.state = 'stopping';
-    update vyx.machines m set state = 'dead', ended_at = clock where m.boot_id = dead and m.state <> 'dead';
-    perform vyx.end_session(dead);
+    continue when not vyx.machine_is_silent(dead, ttl, grace, clock, judge);
+    update vyx.machines m set state = 'dead', ended_at = clock where m.boot_id = dead;
+    perform vyx.end_sessions(dead);
+    select coalesce(sum(c.traders), 0) into freed from vyx.trader_counts c where c.owner = dead;
     return next;
   end loop;
 end $$;
@@ -951,7 +1135,7 @@ begin
   return released;
 end $$;
 
-CREATE FUNCTION vyx.retry_due_v1(now timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
+CREATE FUNCTION vyx.retry_due_v1(now timestamp with time zone DEFAULT NULL::timestamp with time zone, n integer DEFAULT 1000) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -959,7 +1143,7 @@ declare retried bigint;
 begin
   with due as (
     select s.trader_id from public.trader_state s
-     where s.retry_at <= coalesce(now, clock_timestamp()) and s.state = 'error' limit 1000 for update skip locked)
+     where s.retry_at <= coalesce(now, clock_timestamp()) and s.state = 'error' limit n for update skip locked)
   update public.trader_state s set state = 'starting', reason = 'retry' from due where s.trader_id = due.trader_id;
   get diagnostics retried = row_count;
   return retried;
@@ -970,6 +1154,31 @@ CREATE FUNCTION vyx.screened_through(s public.trader_state) RETURNS timestamp wi
     SET search_path TO ''
     AS $$
   select case when s.in_step then (select m.screened_through from vyx.machines m where m.boot_id = s.owner) else s.resume_after end
+$$;
+
+CREATE FUNCTION vyx.settle_v1(n integer) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare settled bigint;
+begin
+  with orphans as (
+    select s.trader_id from public.trader_state s where s.state = 'stopping' and not vyx.is_held(s.owner) limit n for update skip locked)
+  update public.trader_state s set state = 'stopped', reason = 'stop' from orphans where s.trader_id = orphans.trader_id;
+  get diagnostics settled = row_count;
+  return settled;
+end $$;
+
+CREATE FUNCTION vyx.shares_v1(boot bigint, OUT state vyx.machine_state, OUT alive bigint, OUT total bigint, OUT unowned bigint, OUT mine bigint) RETURNS record
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$
+  select (select m.state from vyx.machines m where m.boot_id = boot),
+         (select count(*) from vyx.machines m where m.state = 'alive'),
+         coalesce(sum(c.traders), 0)::bigint,
+         coalesce(sum(c.traders) filter (where not vyx.is_held(c.owner)), 0)::bigint,
+         coalesce(sum(c.traders) filter (where c.owner = boot), 0)::bigint
+    from (select owner, sum(traders) as traders from vyx.trader_counts group by owner) c
 $$;
 
 CREATE FUNCTION vyx.start_trader_v1(trader uuid, max_active bigint DEFAULT NULL::bigint) RETURNS public.trader_state
@@ -985,9 +1194,6 @@ begin
     raise exception 'a stopping trader cannot become starting' using errcode = 'VX409', detail = current.state;
   end if;
   if current.retry_at is null then perform vyx.check_quota(current.user_id, max_active); end if;
-  if current.state = 'error' then                         -- a person looked at it: count anew, go on from now
-    update public.trader_state s set error_count = 0, resume_after = coalesce(vyx.newest_slot(), s.resume_after) where s.trader_id = trader;
-  end if;
   return vyx.change_state_v1(trader, 'starting', 'start');
 end $$;
 
@@ -1053,7 +1259,7 @@ begin
   if current.state in ('stopped', 'stopping') then return current; end if;
   if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', reason); end if;
   current := vyx.change_state_v1(trader, 'stopping', reason);
-  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
+  if not vyx.is_held(current.owner) then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
   return current;
 end $$;
 
@@ -1396,14 +1602,21 @@ COMMENT ON VIEW public.history_overview IS 'How far the history of each pair and
 CREATE TABLE vyx.machine_heartbeats (
     boot_id bigint NOT NULL,
     heartbeat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    beating_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     owned integer DEFAULT 0 NOT NULL,
-    active bigint DEFAULT 0 NOT NULL
+    progress jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT owned_is_not_negative CHECK ((owned >= 0)),
+    CONSTRAINT progress_is_an_object CHECK ((jsonb_typeof(progress) = 'object'::text))
 )
 WITH (fillfactor='50');
 
 COMMENT ON TABLE vyx.machine_heartbeats IS 'Apart from machines, so that a beat never waits for a fenced transaction. Rewritten once a second per machine.';
 
-COMMENT ON COLUMN vyx.machine_heartbeats.active IS 'How many traders were starting or running, over all machines, at this beat.';
+COMMENT ON COLUMN vyx.machine_heartbeats.beating_since IS 'Beginning of its unbroken series of beats. A machine judges others only by the time in which it could beat itself.';
+
+COMMENT ON COLUMN vyx.machine_heartbeats.owned IS 'How many traders the machine has loaded, as it reports.';
+
+COMMENT ON COLUMN vyx.machine_heartbeats.progress IS 'By task (screen, ingest, jobs, ...): count of its steps, idle_s since the last one, bound_s in which the next is due (null: nothing to do).';
 
 CREATE VIEW public.machine_overview WITH (security_invoker='true') AS
  SELECT m.machine_id,
@@ -1414,9 +1627,12 @@ CREATE VIEW public.machine_overview WITH (security_invoker='true') AS
     h.heartbeat_at,
     round(EXTRACT(epoch FROM (clock_timestamp() - h.heartbeat_at)), 1) AS heartbeat_age_s,
     m.screened_through,
-    ( SELECT count(*) AS count
-           FROM public.trader_state s
-          WHERE (s.owner = m.boot_id)) AS traders
+        CASE
+            WHEN (m.state <> 'dead'::vyx.machine_state) THEN ( SELECT count(*) AS count
+               FROM public.trader_state s
+              WHERE (s.owner = m.boot_id))
+            ELSE (0)::bigint
+        END AS traders
    FROM (vyx.machines m
      LEFT JOIN vyx.machine_heartbeats h USING (boot_id));
 
@@ -1575,7 +1791,7 @@ CREATE VIEW public.trader_overview WITH (security_invoker='true') AS
     (t.plan_summary ->> 'trigger'::text) AS trigger
    FROM ((public.traders t
      JOIN public.trader_state s ON ((s.trader_id = t.id)))
-     LEFT JOIN vyx.machines m ON ((m.boot_id = s.owner)));
+     LEFT JOIN vyx.machines m ON (((m.boot_id = s.owner) AND (m.state <> 'dead'::vyx.machine_state))));
 
 COMMENT ON VIEW public.trader_overview IS 'One line per trader.';
 
@@ -1772,17 +1988,17 @@ COMMENT ON COLUMN vyx.idempotent_answers.claim IS 'Of the request that answers; 
 CREATE TABLE vyx.incidents (
     incident_id bigint NOT NULL,
     kind text NOT NULL,
-    boot_id bigint NOT NULL,
+    boot_id bigint,
     trader_id uuid,
     slot timestamp with time zone,
     message text NOT NULL,
     found_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['audit mismatch'::text, 'position moved'::text, 'matches without a lease'::text])))
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['audit mismatch'::text, 'position moved'::text, 'matches without a lease'::text, 'put right'::text])))
 );
 
 COMMENT ON TABLE vyx.incidents IS 'Differences that a machine found between its own state, the rows and a recomputation. Empty in a healthy service.';
 
-COMMENT ON COLUMN vyx.incidents.kind IS 'audit mismatch: a committed slot differs from its recomputation, and the machine carries nothing from slot to slot any more. position moved: somebody else changed screened_through, and it was put right. matches without a lease: matches were offered whose lease had changed; the slot was screened again.';
+COMMENT ON COLUMN vyx.incidents.kind IS 'audit mismatch: a committed slot differs from its recomputation, and the machine carries nothing from slot to slot any more. position moved: somebody else changed screened_through, and it was put right. matches without a lease: matches were offered whose lease had changed; the slot was screened again. put right: a row was missing or wrong, as after an edit by hand, and was mended.';
 
 COMMENT ON COLUMN vyx.incidents.message IS 'A sentence for whoever runs the service.';
 
@@ -1912,6 +2128,14 @@ CREATE VIEW vyx.recomputing_machines WITH (security_invoker='true') AS
 
 COMMENT ON VIEW vyx.recomputing_machines IS 'Machines on which an audit found a difference; restart them once the cause is known.';
 
+CREATE UNLOGGED TABLE vyx.server_lives (
+    only_one boolean DEFAULT true NOT NULL,
+    readable_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT one_row_per_life CHECK (only_one)
+);
+
+COMMENT ON TABLE vyx.server_lives IS 'Since when the tables can be read: the first reader after a crash writes the row. Unlogged on purpose: recovery empties it.';
+
 CREATE TABLE vyx.service_paces (
     service_key text NOT NULL,
     paced_until timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL
@@ -1927,6 +2151,15 @@ ALTER TABLE vyx.symbols ALTER COLUMN symbol_id ADD GENERATED ALWAYS AS IDENTITY 
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE vyx.trader_counts (
+    owner bigint,
+    traders bigint NOT NULL
+);
+
+COMMENT ON TABLE vyx.trader_counts IS 'Changes in the number of starting and running traders by owner; their sums are the numbers themselves. Rows are only added, so no writer waits for another; vyx.fold_trader_counts_v1 adds them up, vyx.check_trader_counts_v1 compares them with the traders.';
+
+COMMENT ON COLUMN vyx.trader_counts.owner IS 'Boot of the machine that holds them; null: nobody.';
 
 CREATE TABLE vyx.transitions (
     from_state public.trader_lifecycle NOT NULL,
@@ -2050,6 +2283,9 @@ ALTER TABLE ONLY vyx.previews
 ALTER TABLE ONLY vyx.rate_limits
     ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (user_id, kind);
 
+ALTER TABLE ONLY vyx.server_lives
+    ADD CONSTRAINT server_lives_pkey PRIMARY KEY (only_one);
+
 ALTER TABLE ONLY vyx.service_paces
     ADD CONSTRAINT service_paces_pkey PRIMARY KEY (service_key);
 
@@ -2092,8 +2328,6 @@ CREATE INDEX trader_events_trader_id_idx ON public.trader_events USING btree (tr
 
 CREATE INDEX trader_events_user_id_idx ON public.trader_events USING btree (user_id, id);
 
-CREATE INDEX trader_state_active_idx ON public.trader_state USING btree (trader_id) WHERE (state = ANY (ARRAY['starting'::public.trader_lifecycle, 'running'::public.trader_lifecycle]));
-
 CREATE INDEX trader_state_changed_in_idx ON public.trader_state USING btree (changed_in);
 
 CREATE INDEX trader_state_claimable_idx ON public.trader_state USING btree (trader_id) WHERE ((owner IS NULL) AND (state = ANY (ARRAY['starting'::public.trader_lifecycle, 'running'::public.trader_lifecycle])));
@@ -2101,6 +2335,8 @@ CREATE INDEX trader_state_claimable_idx ON public.trader_state USING btree (trad
 CREATE INDEX trader_state_owner_idx ON public.trader_state USING btree (owner) WHERE (owner IS NOT NULL);
 
 CREATE INDEX trader_state_retry_at_idx ON public.trader_state USING btree (retry_at) WHERE (retry_at IS NOT NULL);
+
+CREATE INDEX trader_state_stopping_idx ON public.trader_state USING btree (owner) WHERE (state = 'stopping'::public.trader_lifecycle);
 
 CREATE INDEX trader_state_user_id_idx ON public.trader_state USING btree (user_id);
 
@@ -2152,11 +2388,15 @@ CREATE INDEX slots_lacking_idx ON vyx.slots USING btree (slot) WHERE ((state = '
 
 CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
 
+CREATE TRIGGER a_machine_moves_only_its_traders BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN ((((((((((((((new.trader_id IS DISTINCT FROM old.trader_id) OR (new.user_id IS DISTINCT FROM old.user_id)) OR (new.epoch IS DISTINCT FROM old.epoch)) OR (new.lease_after IS DISTINCT FROM old.lease_after)) OR (new.started_at IS DISTINCT FROM old.started_at)) OR (new.stopped_at IS DISTINCT FROM old.stopped_at)) OR (new.changed_at IS DISTINCT FROM old.changed_at)) OR (new.error_count IS DISTINCT FROM old.error_count)) OR (new.resume_after IS DISTINCT FROM old.resume_after)) OR (new.in_step IS DISTINCT FROM old.in_step)) OR (new.signal_count IS DISTINCT FROM old.signal_count)) OR (new.last_signal_at IS DISTINCT FROM old.last_signal_at)) OR (new.changed_in IS DISTINCT FROM old.changed_in))) EXECUTE FUNCTION vyx.check_trader_edit();
+
+CREATE TRIGGER a_state_row_goes_with_its_trader BEFORE DELETE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.check_state_row();
+
 CREATE TRIGGER announce_user AFTER DELETE ON public.accounts FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
 
 CREATE TRIGGER guard_new_trader_state BEFORE INSERT ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_new_trader_state();
 
-CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.guard_trader_state();
+CREATE TRIGGER guard_trader_state BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((new.state IS DISTINCT FROM old.state) OR (new.owner IS DISTINCT FROM old.owner) OR (new.version IS DISTINCT FROM old.version))) EXECUTE FUNCTION vyx.guard_trader_state();
 
 CREATE TRIGGER keep_destination AFTER INSERT OR UPDATE OF enabled ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.keep_destination();
 
@@ -2165,6 +2405,10 @@ CREATE TRIGGER keep_first_of_bar BEFORE INSERT ON public.signals FOR EACH ROW WH
 CREATE TRIGGER keep_first_version AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_version();
 
 CREATE TRIGGER keep_next_version AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.keep_trader_version();
+
+CREATE TRIGGER keep_trader_counts AFTER UPDATE ON public.trader_state REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.keep_trader_counts();
+
+CREATE TRIGGER keep_trader_counts_of_deleted AFTER DELETE ON public.trader_state REFERENCING OLD TABLE AS was FOR EACH STATEMENT EXECUTE FUNCTION vyx.keep_trader_counts();
 
 CREATE TRIGGER keep_trader_state AFTER INSERT ON public.traders FOR EACH ROW EXECUTE FUNCTION vyx.keep_trader_state();
 
@@ -2176,8 +2420,6 @@ CREATE TRIGGER mark_all_over AFTER UPDATE ON public.tiers FOR EACH ROW WHEN (((n
 
 CREATE TRIGGER mark_over BEFORE UPDATE ON public.accounts FOR EACH ROW WHEN ((new.tier IS DISTINCT FROM old.tier)) EXECUTE FUNCTION vyx.mark_over();
 
-CREATE TRIGGER note_change BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((new.state IS DISTINCT FROM old.state) OR (new.owner IS DISTINCT FROM old.owner))) EXECUTE FUNCTION vyx.note_change();
-
 CREATE TRIGGER note_revision AFTER UPDATE ON public.traders FOR EACH ROW WHEN ((new.revision IS DISTINCT FROM old.revision)) EXECUTE FUNCTION vyx.note_revision();
 
 CREATE TRIGGER queue_trader_notices AFTER INSERT ON public.trader_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION vyx.queue_trader_notices();
@@ -2188,13 +2430,17 @@ CREATE TRIGGER record_trader_events AFTER UPDATE ON public.trader_state REFERENC
 
 CREATE TRIGGER touch_destination BEFORE UPDATE ON public.destinations FOR EACH ROW EXECUTE FUNCTION vyx.touch_destination();
 
+CREATE TRIGGER a_closed_slot_stays_closed BEFORE INSERT OR DELETE OR UPDATE ON vyx.slots FOR EACH ROW EXECUTE FUNCTION vyx.check_slot_edit();
+
+CREATE TRIGGER a_machine_speaks_for_itself BEFORE UPDATE ON vyx.machines FOR EACH ROW EXECUTE FUNCTION vyx.check_machine_edit();
+
+CREATE TRIGGER an_ended_lease_does_not_change BEFORE INSERT OR DELETE OR UPDATE ON vyx.leases FOR EACH ROW EXECUTE FUNCTION vyx.check_lease_edit();
+
 CREATE TRIGGER announce_user AFTER DELETE OR UPDATE OF scopes, expires_at, secret_hash ON vyx.api_keys FOR EACH ROW EXECUTE FUNCTION vyx.announce_user();
 
 CREATE TRIGGER guard_screened_through BEFORE UPDATE ON vyx.machines FOR EACH ROW WHEN ((new.screened_through > old.screened_through)) EXECUTE FUNCTION vyx.guard_screened_through();
 
 CREATE TRIGGER halt_pair BEFORE INSERT OR UPDATE OF trading ON vyx.symbols FOR EACH ROW EXECUTE FUNCTION vyx.halt_pair();
-
-CREATE TRIGGER keep_slots BEFORE DELETE ON vyx.slots FOR EACH ROW EXECUTE FUNCTION vyx.keep_slots();
 
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES public.tiers(tier);
@@ -2380,11 +2626,15 @@ ALTER TABLE vyx.previews ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.rate_limits ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.server_lives ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.service_paces ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.slots ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.symbols ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE vyx.trader_counts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.transitions ENABLE ROW LEVEL SECURITY;
 
@@ -2515,7 +2765,11 @@ GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 
 GRANT SELECT ON TABLE vyx.recomputing_machines TO service_role;
 
+GRANT ALL ON TABLE vyx.server_lives TO service_role;
+
 GRANT ALL ON TABLE vyx.service_paces TO service_role;
+
+GRANT ALL ON TABLE vyx.trader_counts TO service_role;
 
 GRANT ALL ON TABLE vyx.transitions TO service_role;
 

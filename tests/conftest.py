@@ -16,12 +16,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg.conninfo import make_conninfo
 
 from app.store import embedded, migrations
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 _number = itertools.count()
+# A busy machine is no fault: no example has a deadline.
+settings.register_profile("vyx", deadline=None)
+settings.load_profile("vyx")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -148,6 +149,26 @@ def register(connection: psycopg.Connection[Any], name: str = "a") -> int:
     boot = call(connection, MACHINES["register_machine"], machine_id=name)[0]
     connection.execute(MACHINES["lock_machine"], {"boot_id": boot})
     return int(boot)
+
+
+def speak_for(connection: psycopg.Connection[Any], boot: int) -> None:
+    """What a fence does for one transaction, for all that follow: only the machine itself says what it has screened."""
+    connection.execute("select set_config('vyx.boot', %s, false)", (str(boot),))
+
+
+@contextmanager
+def without_triggers(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Rows as they could not be edited: for worlds that begin in the middle, and for damage that only a check finds."""
+    connection.execute("set session_replication_role = replica")
+    try:
+        yield
+    finally:
+        connection.execute("reset session_replication_role")
+
+
+def settle(connection: psycopg.Connection[Any]) -> int:
+    """Stop what was being stopped when its machine died, as every round of a keeper does."""
+    return int(call(connection, LEASES["settle"], n=1000)[0])
 
 
 def fall_silent(connection: psycopg.Connection[Any], boot: int) -> None:

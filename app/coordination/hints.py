@@ -23,12 +23,13 @@ from app.store.pool import Connection, Pool
 
 class Channel(StrEnum):
     """
-    Every notification of the service. Who listens: the keeper (TRADER, LEASE), the feed reader (FEED,
+    Every notification of the service. Who listens: the keeper (TRADER, LEASE, SLOT), the feed reader (FEED,
     PREVIEW, USER).
     """
 
     TRADER = "vyx_trader"  # a trader's state or text changed
     LEASE = "vyx_lease"  # leases were given back or freed; others may claim them
+    SLOT = "vyx_slot"  # a slot was closed
     FEED = "vyx_feed"  # the feed has new rows
     PREVIEW = "vyx_preview"  # a preview has ended
     USER = "vyx_user"  # this user, named in it, or a key of theirs is gone; sent by triggers, with the commit

@@ -1,18 +1,18 @@
 """
-The keeper of one machine: registers its boot, beats, reaps the dead, claims a fair share, and gives it back at the end.
+The keeper of one machine: everything that leases are about, apart from the beat.
 
-Everything hangs on one direct connection: the session lock that proves this process lives, the heartbeat, the ingest lock, and LISTEN.
-The beat comes from the loop that does the work: a screening that has been stuck for ``STUCK_AFTER_S`` stops it, and others take over.
+Decided here: the order of a round and what hangs on the work's direct connection (LISTEN, the ingest lock). What is decided elsewhere:
+identity and trust (``heartbeat``), who is dead (``reaper``), who holds how much (``shares``), errors that start again (``retries``), how
+much at a time (``pieces``).
 
-Trust: a machine whose heartbeat could not be renewed stops believing in its leases before others may reap it, measured on its own
-monotonic clock from the moment it *began* the last successful beat (``GRACE_S`` − ``TRUST_MARGIN_S``; ``docs/design.md``,
-*Leases*).
+A round: reap -> settle -> retry -> claim or release -> ingest lock. Each is a committed piece that ends within ``ROUND_TIMEOUT_S``, so
+that a machine with 100,000 traders has as many rounds as one with ten. Nothing a round does can delay a beat.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -20,33 +20,34 @@ from typing import Protocol
 
 import psycopg
 import structlog
+from psycopg_pool import PoolTimeout
 
+from app.coordination.due_work import Cause, DueWork
+from app.coordination.heartbeat import BEAT_S, LOOP_BOUND_S, Heartbeat
 from app.coordination.hints import Channel, listen, notify
+from app.coordination.progress import Board, Progress
+from app.coordination.reaper import Reaper
+from app.coordination.retries import Retries
+from app.coordination.shares import ShareKeeper
+from app.coordination.supervisor import supervise
 from app.errors import Fenced, NotTrusted
 from app.metrics import WorkerMetrics
-from app.store import accounts, jobs, leases, machines, trader_state
-from app.store.machines import Beat
-from app.store.pool import Connection, connect_direct
+from app.store import accounts, machines
+from app.store.pool import Connection, Pool, connect_direct
 
 log = structlog.get_logger(__name__)
-BEAT_S = 1.0
+ROUND_TIMEOUT_S = 2.0  # of each statement of a round, on the server; one second later the socket is closed
+BYPASS_AFTER_S = 0.75  # a closed slot that no job has screened: the job is late, or lost
+JOBS_SILENT_S = 15.0  # slots are screened without them for so long: their worker starts again
+SCREEN_BOUND_S = 120.0  # the longest step of a screening: the first evaluation of 100,000 traders took 67 s
+LEAVE_WITHIN_S = 5.0
 FEED_AGAIN_S = 60.0
-GRACE_S = 2.5  # lock gone and no heartbeat for this long: dead
-TRUST_MARGIN_S = 0.5
-CYCLE_TIMEOUT_S = 3.0  # a cycle that takes longer is a broken connection
-STUCK_AFTER_S = 30.0
-DEAD_LETTERS_EVERY_S = 30.0  # a number for an alert, not for a clock
-BYPASS_AFTER_S = 15.0  # a closed slot unscreened for this long: the jobs are not doing their work
-CLAIM_MAX = 1000  # leases moved in one statement
-REAP_MAX = 20_000  # and given up by a dead machine, in `vyx.reap_v1`
-SURPLUS_SLACK = 0.05  # a spread of ±5 % stays: moving it would cost more than it gives
 
 
-class Holder(Protocol):
-    """Whoever does the work that leases are about; the keeper tells it what it holds."""
+class LeaseHolder(Protocol):
+    """Whoever does the work that leases are about; the keeper says what it holds."""
 
     screened_through: datetime | None
-    busy_since: float | None
 
     @property
     def owned(self) -> int:
@@ -59,241 +60,245 @@ class Holder(Protocol):
         """Take over what was claimed, changed or stopped."""
 
     async def screen(self) -> int:
-        """Account for every slot that is due."""
+        """Account for every slot that is due; returns how many there were."""
 
     async def release_surplus(self, surplus: int) -> int:
         """Give so many traders back."""
 
     async def drain(self) -> None:
-        """Finish the slot in hand and start no other."""
+        """Finish the current slot and start no other."""
 
 
 class Keeper:
     """
     Args:
-        holder_of: Makes the holder, given the question whether it may still believe in its leases.
         direct_url: A direct (or session-mode) connection.
-        on_ingest: Called once when this machine becomes the feeder of market data; the awaitable ends with the connection.
-        on_bypass: Called when the jobs have not done their work: start their worker anew.
+        pool: The other way to the database: leases are given back by it when the direct one is dead.
+        holder_of: Makes the holder, given the question whether it may still believe in its leases, and the progress it reports.
+        board: Where the tasks of this process report.
+        on_ingest: Called when this machine becomes the feeder of market data; the awaitable is cancelled with the connection.
+        on_registered: Called with each new boot.
+        on_jobs_silent: Called when jobs have done nothing for ``JOBS_SILENT_S``: start their worker again.
+        on_hopeless: Called with a task's name when restarting it does not help.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 what it is composed of, given once, by the composition
         self,
         direct_url: str,
+        pool: Pool,
         machine_id: str,
-        holder_of: Callable[[Callable[[], bool]], Holder],
+        holder_of: Callable[[Callable[[], bool], Progress], LeaseHolder],
+        board: Board,
         metrics: WorkerMetrics,
         *,
         ttl_s: float,
         on_ingest: Callable[[int], Awaitable[None]],
         on_registered: Callable[[int], None],
-        on_bypass: Callable[[], None],
+        on_jobs_silent: Callable[[], None],
+        on_hopeless: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._direct_url = direct_url
+        self._pool = pool
         self._machine_id = machine_id
         self._metrics = metrics
-        self._ttl_s = ttl_s
         self._on_ingest = on_ingest
         self._on_registered = on_registered
-        self._on_bypass = on_bypass
-        self._connection: Connection | None = None
-        self._trusted_until = 0.0
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._unscreened_since: float | None = None
-        self._stood_at: datetime | None = None
-        self._counted_at = -math.inf
-        self._feeds_from = -math.inf
+        self._on_jobs_silent = on_jobs_silent
+        self._on_hopeless = on_hopeless
+        self._progress = board.add("screen", bound_s=SCREEN_BOUND_S)
+        self._jobs = board.add("jobs", bound_s=JOBS_SILENT_S)
+        self._main_loop = board.add("loop", bound_s=LOOP_BOUND_S)
+        self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.heartbeat = Heartbeat(
+            direct_url,
+            machine_id,
+            board,
+            metrics,
+            ttl_s=ttl_s,
+            owned=lambda: self.holder.owned,
+            on_change=self._boot_changed,
+        )
+        self.holder = holder_of(self.heartbeat.trusted, self._progress)
+        self.screening = DueWork("screen", self._screen)
+        self._syncing = DueWork("sync", lambda _causes: self.holder.sync())
+        self._reaper = Reaper(metrics, ttl_s=ttl_s)
+        self._retries = Retries(metrics)
+        self._shares = ShareKeeper(
+            self.holder,
+            metrics,
+            spawn_release=self._release,
+            on_claimed=lambda: self._syncing.wake(Cause.LEDGER),
+        )
+        self._feeds_from = 0.0
         self.boot_id: int | None = None
-        self.holder = holder_of(self.trusted)
 
-    def trusted(self) -> bool:
-        """May this machine still believe in its leases?"""
-        return time.monotonic() < self._trusted_until
+    async def screen_for_job(self) -> None:
+        """What a `screen` job does: let the due slots be screened, and return when that has ended."""
+        self._jobs.step()
+        self._jobs.rest()
+        await self.screening.wake_and_wait(Cause.JOB)
 
     async def run(self) -> None:
-        """Beat until stopped; returns on a lost connection, for the supervisor to start again."""
+        """Beat and keep the leases until stopped; raises on a lost connection, for the supervisor to start again."""
+        self._loop = asyncio.get_running_loop()
+        self.heartbeat.start()
+        self._start_workers()
+        connection = await connect_direct(
+            self._direct_url, name=f"vyx-keeper:{self._machine_id}", statement_timeout_s=ROUND_TIMEOUT_S
+        )
         try:
-            connection = await self._connect()
+            await listen(connection, Channel.TRADER, Channel.LEASE, Channel.SLOT)
+            locked: int | None = None
             while not self._stopping.is_set():
-                again = await self._bounded(self._cycle(connection))
-                if not again:
+                boot_id = await self._current_boot()
+                if boot_id != locked:
+                    await machines.lock_work(connection, boot_id)
+                    locked = boot_id
+                if not await self._round(connection, boot_id):
                     await self._wait(connection)
-        except (psycopg.Error, OSError):
-            self._metrics.beat_failures.inc()
-            raise
         finally:
-            await self._disconnect()
+            await self._cancel(self._tasks)
+            connection.pgconn.finish()  # close() would wait for a server that may be gone
 
-    async def leave(self) -> None:
-        """Finish the slot in hand, give every lease back and end this boot; within a second when Postgres answers."""
+    async def leave(self, *, at_once: bool = False) -> None:
+        """
+        Finish the current slot, give every lease back and end this boot; within a second when Postgres answers.
+
+        *at_once*: wait for no slot, since the work is what does not go on.
+        """
         self._stopping.set()
-        await self.holder.drain()
-        # waited for afterwards: ending a simulated exchange takes longer than a release may
-        tasks = self._cancel_tasks()
+        self.heartbeat.register_no_more()
+        if not at_once:
+            if (loading := self._workers.get("sync")) is not None:
+                loading.cancel()  # a slot is finished, loading many plans is not
+            await self.holder.drain()
+        for task in self._tasks.values():
+            task.cancel()  # waited for afterwards: ending a simulated exchange takes longer than a release may
         try:
             if self.boot_id is not None:
                 await self._give_back(self.boot_id)
         finally:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.close()
+
+    async def close(self) -> None:
+        """End the beat and every task; leases that were not given back are reaped by others."""
+        self._stopping.set()
+        self.screening.close()
+        await self._cancel(self._tasks)
+        await self._cancel(self._workers)
+        await self.heartbeat.stop()
 
     async def _give_back(self, boot_id: int) -> None:
-        try:
-            connection = await connect_direct(self._direct_url, name=f"vyx-leave:{self._machine_id}")
+        """By a direct connection; when that way is dead, by the pool."""
+        ways = (self._give_back_directly, self._give_back_by_pool)
+        for way in ways:
             try:
-                released = await machines.leave(connection, boot_id)
-                await notify(connection, Channel.LEASE)
-                log.info("left", boot_id=boot_id, released=released)
-            finally:
-                await connection.close()
-        except Fenced:
-            log.info("was already buried", boot_id=boot_id)
-        except (psycopg.Error, OSError) as error:
-            log.warning("leases not given back, others will reap them", boot_id=boot_id, reason=str(error))
+                async with asyncio.timeout(LEAVE_WITHIN_S):
+                    free = await way(boot_id)
+            except Fenced:
+                log.info("had been reaped already", boot_id=boot_id)
+                return
+            except (psycopg.Error, OSError, PoolTimeout) as error:
+                log.warning("leases not given back this way", boot_id=boot_id, reason=str(error).strip())
+            else:
+                log.info("left", boot_id=boot_id, released=free)
+                return
+        log.error("leases not given back, others will reap them", boot_id=boot_id)
 
-    # -- connection and identity ----------------------------------------------------------------------------------------
+    async def _give_back_directly(self, boot_id: int) -> int:
+        connection = await connect_direct(self._direct_url, name=f"vyx-leave:{self._machine_id}")
+        try:
+            free = await machines.leave(connection, boot_id)
+            await notify(connection, Channel.LEASE)
+            return free
+        finally:
+            connection.pgconn.finish()
 
-    async def _connect(self) -> Connection:
-        connection = await connect_direct(self._direct_url, name=f"vyx-keeper:{self._machine_id}")
-        self._connection = connection
-        await listen(connection, Channel.TRADER, Channel.LEASE)
-        if self.boot_id is not None and await machines.resume(connection, self.boot_id):
-            log.info("resumed", boot_id=self.boot_id)
-            return connection
-        await self._register(connection)
-        return connection
+    async def _give_back_by_pool(self, boot_id: int) -> int:
+        async with self._pool.connection() as connection:
+            free = await machines.leave(connection, boot_id)
+            await machines.end_sessions(connection, boot_id)  # they hold the ingest lock, and hear nothing
+            await notify(connection, Channel.LEASE)
+            return free
 
-    async def _register(self, connection: Connection) -> None:
-        self.boot_id, screened_through = await machines.register(connection, self._machine_id)
-        await self.holder.begin_boot(self.boot_id, screened_through)
-        self._on_registered(self.boot_id)
-        log.info(
-            "registered",
-            machine_id=self._machine_id,
-            boot_id=self.boot_id,
-            screened_through=screened_through.isoformat(),
-        )
+    # -- identity and tasks ---------------------------------------------------------------------------------------------
 
-    async def _disconnect(self) -> None:
-        await asyncio.gather(*self._cancel_tasks(), return_exceptions=True)
-        if self._connection is not None:
-            self._connection.pgconn.finish()  # close() would wait for a server that may be gone
-            self._connection = None
-
-    def _cancel_tasks(self) -> list[asyncio.Task[None]]:
-        """Tell every task to end; the caller waits for them."""
-        tasks, self._tasks = list(self._tasks.values()), {}
-        for task in tasks:
-            task.cancel()
-        return tasks
-
-    async def _bounded(self, cycle: Awaitable[bool]) -> bool:
-        """A cycle on a dead link ends at once: psycopg would send a cancel request and wait 5 s more, so the socket goes first."""
-        task = asyncio.ensure_future(cycle)
-        await asyncio.wait({task}, timeout=CYCLE_TIMEOUT_S)
-        if task.done():
-            return task.result()
-        if self._connection is not None:
-            self._connection.pgconn.finish()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        raise ConnectionError(f"no heartbeat within {CYCLE_TIMEOUT_S:g} s")
-
-    async def _wait(self, connection: Connection) -> None:
-        """Until the next beat, or until somebody has something for us."""
-        channels = {
-            notification.channel async for notification in connection.notifies(timeout=BEAT_S, stop_after=1)
+    def _start_workers(self) -> None:
+        if self._workers:
+            return
+        works = {
+            name: supervise(
+                name, work.run, self._stopping, progress=self._progress, on_hopeless=self._on_hopeless
+            )
+            for name, work in (("screen", self.screening), ("sync", self._syncing))
         }
-        if channels:
-            self._spawn("sync", self.holder.sync)
+        works["loop"] = self._prove_the_loop()
+        self._workers = {name: asyncio.create_task(work) for name, work in works.items()}
 
-    # -- one cycle ------------------------------------------------------------------------------------------------------
-
-    async def _cycle(self, connection: Connection) -> bool:
-        if self.boot_id is None:
-            raise RuntimeError("a keeper registers before it beats")
-        if self._is_stuck():
-            log.error("screening is stuck, not beating", boot_id=self.boot_id)
+    async def _prove_the_loop(self) -> None:
+        """The beat's thread sees by these steps that the main loop runs."""
+        self.heartbeat.main_loop = self._main_loop
+        while True:
+            self._main_loop.step()
             await asyncio.sleep(BEAT_S)
-            return False
-        began = time.monotonic()
-        beat = await machines.beat(connection, self.boot_id, self.holder.owned)
-        if not beat.ok:
-            # leave() has ended this boot: a new one would be a machine that does nothing
-            if self._stopping.is_set():
-                return False
-            log.warning("buried by another machine", boot_id=self.boot_id)
-            await asyncio.gather(*self._cancel_tasks(), return_exceptions=True)
-            await self._register(connection)
-            return True
-        self._trusted_until = began + min(self._ttl_s, GRACE_S) - TRUST_MARGIN_S
-        await trader_state.retry_due(connection)
+
+    def _boot_changed(self) -> None:
+        """Called in the thread of the beat."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def _current_boot(self) -> int:
+        """The boot of the heartbeat, once the holder has begun it."""
+        while (boot := self.heartbeat.boot) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        if boot.boot_id != self.boot_id:
+            await self._cancel(self._tasks)
+            await self.holder.begin_boot(boot.boot_id, boot.screened_through)
+            self.boot_id = boot.boot_id
+            self._on_registered(boot.boot_id)
+        return boot.boot_id
+
+    async def _round(self, connection: Connection, boot_id: int) -> bool:
+        """True when there is more to do at once."""
+        again = await self._reaper.run(connection, boot_id)
+        again = await self._retries.run(connection) or again
         await self._stop_beyond_tiers(connection)
-        more = await self._reap(connection)
-        again = await self._share(connection, beat) or more
-        await self._feed_market(connection)
-        self._watch(beat)
-        self._report(beat)
-        await self._count_dead_letters(connection)
+        again = await self._shares.balance(connection, boot_id) or again
+        await self._feed_market(connection, boot_id)
+        self._watch_ledger()
+        self._syncing.wake(Cause.LEDGER)
         return again
 
     async def _stop_beyond_tiers(self, connection: Connection) -> None:
-        if stopped := await accounts.stop_beyond_tiers(connection):
+        try:
+            stopped = await accounts.stop_beyond_tiers(connection)
+        except psycopg.errors.QueryCanceled as error:
+            log.warning("traders beyond their tier not stopped yet", reason=str(error).strip())
+            return
+        if stopped:
             log.info("stopped beyond their tier", traders=stopped)
             await notify(connection, Channel.TRADER, Channel.FEED)
 
-    async def _count_dead_letters(self, connection: Connection) -> None:
-        now = time.monotonic()
-        if now - self._counted_at >= DEAD_LETTERS_EVERY_S:
-            self._counted_at = now
-            self._metrics.dead_letters.set(await jobs.dead_letters(connection))
+    async def _wait(self, connection: Connection) -> None:
+        """Until the next round, or until somebody has something for us."""
+        heard = {n.channel async for n in connection.notifies(timeout=BEAT_S, stop_after=1)}
+        if heard & {Channel.TRADER, Channel.LEASE}:
+            self._syncing.wake(Cause.HINT)
+        if Channel.SLOT in heard:
+            asyncio.get_running_loop().call_later(BYPASS_AFTER_S, self.screening.wake, Cause.HINT)
 
-    async def _reap(self, connection: Connection) -> bool:
-        """Bury the dead; True when one of them had more traders than are freed at once."""
-        dead = await machines.reap(connection, ttl_s=self._ttl_s, grace_s=GRACE_S)
-        for reaped in dead:
-            log.warning("reaped", machine_id=reaped.machine_id, boot_id=reaped.boot_id, freed=reaped.freed)
-            self._metrics.lease_moves.labels("reaped").inc(reaped.freed)
-        if dead:  # everybody listens, this machine too: all claim at once instead of with their next beat
-            await notify(connection, Channel.LEASE)
-        return any(reaped.freed >= REAP_MAX for reaped in dead)
-
-    def _is_stuck(self) -> bool:
-        busy_since = self.holder.busy_since
-        return busy_since is not None and time.monotonic() - busy_since > STUCK_AFTER_S
-
-    async def _share(self, connection: Connection, beat: Beat) -> bool:
-        """Claim up to a fair share, or let the surplus go; True when there is more to claim at once."""
-        if self.boot_id is None:
-            return False
-        if beat.state == "draining":
-            if self.holder.owned:
-                self._spawn("release", lambda: self._release(self.holder.owned))
-            return False
-        target = math.ceil(beat.total / max(1, beat.alive))
-        claimed = 0
-        if beat.unowned and beat.mine < target:
-            claimed = await leases.claim(connection, self.boot_id, min(target - beat.mine, CLAIM_MAX))
-            self._metrics.lease_moves.labels("claimed").inc(claimed)
-            log.info("claimed", traders=claimed, target=target)
-        elif beat.mine > target * (1 + SURPLUS_SLACK) + 1:
-            surplus = min(beat.mine - target, CLAIM_MAX)
-            self._spawn("release", lambda: self._release(surplus))
-        self._spawn("sync", self.holder.sync)  # not awaited: it waits for the slot in hand, a beat must not
-        return claimed == CLAIM_MAX
-
-    async def _release(self, surplus: int) -> None:
-        released = await self.holder.release_surplus(surplus)
-        self._metrics.lease_moves.labels("released").inc(released)
-        log.info("released", traders=released)
-
-    async def _feed_market(self, connection: Connection) -> None:
-        if "ingest" in self._tasks or self.boot_id is None:
+    async def _feed_market(self, connection: Connection, boot_id: int) -> None:
+        if "ingest" in self._tasks:
             return
         if time.monotonic() < self._feeds_from:
             await machines.give_ingest_lock_back(connection)
         elif await machines.try_ingest_lock(connection):
-            boot_id = self.boot_id
             self._spawn("ingest", lambda: self._on_ingest(boot_id))
 
     def feed_no_more(self) -> None:
@@ -302,57 +307,52 @@ class Keeper:
         if (task := self._tasks.pop("ingest", None)) is not None:
             task.cancel()
 
-    def _watch(self, beat: Beat) -> None:
-        """The backstop: jobs wake the screening, but a slot that waits for 15 s is screened without them."""
-        standing = self.holder.screened_through
-        if beat.newest_closed is None or standing is None or beat.newest_closed <= standing:
-            self._unscreened_since = None
-        elif self._unscreened_since is None or standing != self._stood_at:
-            self._unscreened_since, self._stood_at = time.monotonic(), standing
-        elif time.monotonic() - self._unscreened_since > BYPASS_AFTER_S and self.holder.busy_since is None:
-            self._unscreened_since = None
-            self._metrics.job_bypasses.inc()
-            log.warning(
-                "no job has screened a closed slot for 15 s, screening it from the keeper",
-                newest_closed=beat.newest_closed.isoformat(),
-            )
-            self._on_bypass()
-            self._spawn("bypass", self._bypass)
+    # -- screening ------------------------------------------------------------------------------------------------------
 
-    async def _bypass(self) -> None:
-        try:
-            await self.holder.screen()
-        except NotTrusted:
-            log.info("not trusted, leaving the slot for later")
+    def _watch_ledger(self) -> None:
+        """The ledger wakes the screening of a slot that neither a job nor a notification did."""
+        newest, through = self.heartbeat.newest_closed, self.holder.screened_through
+        lag_s = 0.0 if newest is None or through is None else (newest - through).total_seconds()
+        self._metrics.slot_lag.set(max(0.0, lag_s))
+        if lag_s > 0 and not self._progress.is_expected:
+            asyncio.get_running_loop().call_later(BYPASS_AFTER_S, self.screening.wake, Cause.LEDGER)
 
-    def _report(self, beat: Beat) -> None:
-        self._metrics.machines_alive.set(beat.alive)
-        self._metrics.traders_total.set(beat.total)
-        self._metrics.traders_unowned.set(beat.unowned)
-        self._metrics.traders_active.labels("running").set(self.holder.owned)
-        self._metrics.slot_lag.set(_lag_s(beat.newest_closed, self.holder.screened_through))
+    async def _screen(self, causes: frozenset[Cause]) -> None:
+        slots = await self.holder.screen()
+        if slots and Cause.JOB not in causes:
+            self._metrics.job_bypasses.inc(slots)
+            log.warning("slots screened that no job asked for", slots=slots)
+            if not self._jobs.is_expected:
+                self._jobs.expect()
+            elif self._jobs.is_overdue:
+                self._jobs.rest()
+                self._on_jobs_silent()
+
+    def _release(self, surplus: int) -> None:
+        self._spawn("release", lambda: self._shares.release(surplus))
 
     def _spawn(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
-        """One task of a name at a time: work that must not hold up the beat."""
-        if name in self._tasks:
-            return
-        self._tasks[name] = asyncio.create_task(self._guarded(name, work), name=f"keeper-{name}")
+        """One task of a name at a time: work that must not hold up a round."""
+        if name not in self._tasks:
+            self._tasks[name] = asyncio.create_task(self._guarded(name, work), name=f"keeper-{name}")
 
     async def _guarded(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
         except (Fenced, NotTrusted) as error:
             log.info("not ours any more", task=name, reason=str(error))
-        except (psycopg.Error, OSError) as error:
-            log.warning("task failed, the next beat starts it again", task=name, reason=str(error))
+        except (psycopg.Error, OSError, PoolTimeout) as error:
+            log.warning("task failed, the next round starts it again", task=name, reason=str(error))
         except Exception:
             log.exception("task failed", task=name)
         finally:
             if self._tasks.get(name) is asyncio.current_task():
                 del self._tasks[name]
 
-
-def _lag_s(newest_closed: datetime | None, standing: datetime | None) -> float:
-    if newest_closed is None or standing is None:
-        return 0.0
-    return max(0.0, (newest_closed - standing).total_seconds())
+    @staticmethod
+    async def _cancel(tasks: dict[str, asyncio.Task[None]]) -> None:
+        ending = list(tasks.values())
+        tasks.clear()
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)

@@ -72,7 +72,9 @@ class ChannelProcess:
             async with asyncio.timeout(WAIT_S_MAX):
                 await self._places.acquire()
         except TimeoutError:
-            return Answer(status=None, text="no channel process was free", took_s=time.monotonic() - began)
+            return Answer(
+                status=None, text="no channel process was free", took_s=time.monotonic() - began, is_ours=True
+            )
         try:
             said = await self._ask(call)
         except TimeoutError:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from app.domain.timeframes import bar_of_slot_ms, epoch_ms
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,6 @@ def _cools(match: Seen, earlier: datetime | None, cooldown_s: float | None) -> b
 
 
 def _same_bar(match: Seen, earlier: datetime | None) -> bool:
-    """Whether an earlier slot lies in the bar of the match; a bar holds the slots after its open and through its close."""
-    into = (match.at - _EPOCH) % timedelta(seconds=match.bar_s) or timedelta(seconds=match.bar_s)
-    return earlier is not None and earlier > match.at - into
+    """Whether an earlier slot lies in the bar of the match."""
+    open_ms = bar_of_slot_ms(epoch_ms(match.at), match.bar_s * 1000)
+    return earlier is not None and epoch_ms(earlier) > open_ms

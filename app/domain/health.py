@@ -8,6 +8,7 @@ order of precedence and their thresholds. Not decided here: where the facts come
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -75,6 +76,24 @@ def lag_s(state: TraderState, screened_through: datetime | None, facts: MarketFa
     if state not in ACTIVE or screened_through is None or facts.newest_closed is None:
         return 0.0
     return max(0.0, (facts.newest_closed - screened_through).total_seconds())
+
+
+def service_reasons(
+    *, machines_alive: int, lag_s: float, overdue: Sequence[str], silent: Sequence[str], facts: MarketFacts
+) -> list[str]:
+    """
+    Why the whole service is not well, a sentence each; empty when it is.
+
+    Decided by what was done, not by who answers: *overdue* are tasks without progress in their own bound, *silent* machines
+    without a heartbeat, *lag_s* market seconds between the newest closed slot and the machine that is farthest behind.
+    """
+    reasons = [] if machines_alive else ["no machine screens"]
+    if lag_s > facts.patience.total_seconds():
+        reasons.append(f"screening is {lag_s:.0f} s of market time behind")
+    condition, why = condition_of(facts)
+    if condition is Condition.DEGRADED and why:
+        reasons.append(why)
+    return [*reasons, *silent, *overdue]
 
 
 def _outage(facts: MarketFacts) -> str | None:

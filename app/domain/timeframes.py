@@ -9,11 +9,12 @@ Decided here: which bars open and close at an instant. Not decided here: which t
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sandbox.plan.timeframes import TIMEFRAMES
+from sandbox.plan.timeframes import TIMEFRAMES, bar_of_slot_ms
 
 __all__ = [
     "MINUTE_MS",
     "TIMEFRAMES",
+    "bar_of_slot_ms",
     "bar_open_ms",
     "closes_at",
     "closing_at",

@@ -11,13 +11,15 @@ import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout
 from starlette.responses import Response
 
-from app.domain.health import condition_of
+from app.domain.health import condition_of, service_reasons
 from app.errors import Kind, Refused
 from app.http import shapes
 from app.http.endpoints import Answer, Call
 from app.http.service import Service
 from app.store import markets
+from app.store.pool import refusal_of
 
+FEED_BOUND_S = 5.0  # the feed polls every second
 PROBE_S_MAX = 2.0  # below the usual 5 s of a load balancer's own patience
 
 
@@ -33,19 +35,36 @@ async def ready(call: Call) -> shapes.Ready:
         raise Refused(Kind.UNAVAILABLE, "This replica is shutting down.")
     if service.feed.horizon is None:
         raise Refused(Kind.UNAVAILABLE, "This replica does not know the feed's horizon yet.")
-    if await _summary(service) is None:
-        raise Refused(Kind.UNAVAILABLE, "The database cannot be reached.")
+    if (stalled := _stalled_feed(service)) is not None:
+        raise Refused(Kind.UNAVAILABLE, stalled)
+    if isinstance(summary := await _summary(service), str):
+        raise Refused(Kind.UNAVAILABLE, summary)
     return shapes.Ready()
+
+
+def _stalled_feed(service: Service) -> str | None:
+    """Why the streams of this replica get nothing; its feed polls once a second, a notification only hastens it."""
+    age_s = service.feed.poll_age_s()
+    if age_s is None or age_s <= FEED_BOUND_S:
+        return None
+    return f"The feed of this replica has made no progress for {age_s:.0f} s."
 
 
 async def health(call: Call) -> Answer:
     """How the whole service stands; 503 with the same body when the database cannot be reached."""
     service = call.service
-    row = await _summary(service)
+    found = await _summary(service)
+    row = None if isinstance(found, str) else found
     poll_age_s = service.feed.poll_age_s()
+    reasons = [found] if isinstance(found, str) else _reasons(found)
+    if service.is_draining:
+        reasons.append("This replica is shutting down.")
+    if (stalled := _stalled_feed(service)) is not None:
+        reasons.append(stalled)
     body = shapes.ServiceSummary(
-        status=_status(service, row),
+        status=_status(row, reasons),
         reason=None if row is None else condition_of(row.facts)[1],
+        reasons=reasons,
         database="ok" if row is not None else "unreachable",
         draining=service.is_draining,
         feed=shapes.FeedSummary(
@@ -76,15 +95,26 @@ async def metrics(call: Call) -> Response:
     return call.service.metrics.render()
 
 
-def _status(service: Service, row: markets.Summary | None) -> Literal["ok", "starting", "degraded"]:
-    """Degraded by what is ours (database, machines, audit, draining), else how the market stands."""
-    if row is None or row.machines_alive == 0 or row.recomputing or service.is_draining:
+def _status(row: markets.Summary | None, reasons: list[str]) -> Literal["ok", "starting", "degraded"]:
+    """Degraded by what is ours (database, machines, progress, audit, draining), else how the market stands."""
+    if row is None or reasons:
         return "degraded"
     return condition_of(row.facts)[0].value
 
 
-async def _summary(service: Service) -> markets.Summary | None:
-    """None when the database does not answer within ``PROBE_S_MAX``."""
+def _reasons(row: markets.Summary) -> list[str]:
+    recomputing = [f"{machine} recomputes every slot since an audit differed" for machine in row.recomputing]
+    return service_reasons(
+        machines_alive=row.machines_alive,
+        lag_s=row.lag_s,
+        overdue=[*row.overdue, *recomputing],
+        silent=row.silent,
+        facts=row.facts,
+    )
+
+
+async def _summary(service: Service) -> markets.Summary | str:
+    """Why there is none, in a sentence, when the database does not answer within ``PROBE_S_MAX``."""
     try:
         async with (
             asyncio.timeout(PROBE_S_MAX),
@@ -92,4 +122,11 @@ async def _summary(service: Service) -> markets.Summary | None:
         ):
             return await markets.summary(connection)
     except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TimeoutError):
-        return None
+        return await _why_unreachable(service)
+
+
+async def _why_unreachable(service: Service) -> str:
+    """The server's own words when it refuses: that no connection is left is another matter than that it is gone."""
+    database_url, _ = service.settings.addresses()
+    refusal = await refusal_of(database_url, within_s=PROBE_S_MAX)
+    return f"The database refuses: {refusal}" if refusal else "The database cannot be reached."

@@ -468,10 +468,14 @@ class MarketSummary(Struct, kw_only=True):
 
 
 class ServiceSummary(Struct, kw_only=True):
-    """`starting`: no minute of the market has closed yet. `reason`: why it is not ok, as far as the market is to blame."""
+    """
+    `starting`: no minute of the market has closed yet. `reason`: why it is not ok, as far as the market is to blame. `reasons`: a
+    sentence for each thing that is wrong; empty when it is ok or starting.
+    """
 
     status: Literal["ok", "starting", "degraded"]
     reason: str | None
+    reasons: list[str]
     database: Literal["ok", "unreachable"]
     draining: bool
     feed: FeedSummary

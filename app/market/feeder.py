@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Self
 
 import structlog
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich import progress as bars
 
+from app.coordination.progress import Progress
 from app.coordination.supervisor import supervise
 from app.domain import timeframes
 from app.market.client import ExchangeClient, OwnTime
@@ -26,6 +27,7 @@ from app.store import markets
 from app.store.pool import Connection, Pool
 
 log = structlog.get_logger(__name__)
+STEP_BOUND_S = 180.0  # a slot comes every minute; an exchange that is silent for longer is connected to anew
 CLOSE_MARGIN_S = 1.0  # a row is closed when both clocks have passed its end by so much market time
 HISTORY_BARS_OF_FILES = (
     5000  # nothing limits how much of a file may be read: as far back as any plan may look
@@ -37,6 +39,8 @@ class Feeder:
     Args:
         wake: Defers the tick job inside a slot's transaction.
         on_unusable: Called when the market cannot be served at all (unreadable files, another market in this database): retrying is no use.
+        progress: Each closed slot and each piece of history is a step.
+        on_stalled: Called when ingest made no progress after a restart either: another machine may do better.
         on_held: Called when the exchange must not be asked from here while another machine may ask.
     """
 
@@ -48,8 +52,12 @@ class Feeder:
         *,
         wake: Callable[[Connection], Awaitable[None]],
         on_unusable: Callable[[MarketUnusable], None],
+        progress: Progress | None = None,
+        on_stalled: Callable[[str], None] = lambda _name: None,
         on_held: Callable[[], None] = lambda: None,
     ) -> None:
+        self._progress = progress or Progress(STEP_BOUND_S)
+        self._on_stalled = on_stalled
         self._on_held = on_held
         self._on_unusable = on_unusable
         self._settings = settings
@@ -67,14 +75,22 @@ class Feeder:
         self._metrics.feeding.set(1)
         ended = asyncio.Event()
         try:
-            await supervise("ingest", lambda: self._feed(boot_id, ended), ended)
+            await supervise(
+                "ingest",
+                lambda: self._feed(boot_id, ended),
+                ended,
+                progress=self._progress,
+                on_hopeless=self._on_stalled,
+            )
         finally:
+            self._progress.rest()
             self._metrics.feeding.set(0)
 
     async def close(self) -> None:
         self._stopping.set()
 
     async def _feed(self, boot_id: int, ended: asyncio.Event) -> None:
+        self._progress.expect()
         if self._stopping.is_set():
             ended.set()
             return
@@ -134,7 +150,7 @@ class Feeder:
 
     async def _run(self, client: ExchangeClient, venue: Venue, boot_id: int) -> None:
         is_file = venue.source.startswith("files ")
-        with _HistoryProgress(venue) as progress:
+        with _HistoryProgress(venue, self._progress) as progress:
             ingest = Ingest(
                 self._pool,
                 client,
@@ -154,9 +170,10 @@ class Feeder:
 class _HistoryProgress:
     """A bar on a terminal, a line per tenth elsewhere."""
 
-    def __init__(self, venue: Venue) -> None:
+    def __init__(self, venue: Venue, progress: Progress) -> None:
         self._venue = venue
-        self._bar: Progress | None = None
+        self._progress = progress
+        self._bar: bars.Progress | None = None
         self._told = -1
 
     def __enter__(self) -> Self:
@@ -167,6 +184,7 @@ class _HistoryProgress:
             self._bar.stop()
 
     def show(self, done: int, total: int) -> None:
+        self._progress.step()
         if sys.stderr.isatty():
             self._draw(done, total)
         elif (tenth := done * 10 // total) > self._told:
@@ -176,12 +194,12 @@ class _HistoryProgress:
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
             columns = (
-                TextColumn(f"loading history from {self._venue.source}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                bars.TextColumn(f"loading history from {self._venue.source}"),
+                bars.BarColumn(),
+                bars.MofNCompleteColumn(),
+                bars.TimeRemainingColumn(),
             )
-            self._bar = Progress(*columns, transient=True)
+            self._bar = bars.Progress(*columns, transient=True)
             self._bar.add_task("history", total=total)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done)

@@ -59,6 +59,6 @@ def _bar(match: Match) -> _Bar:
 
 
 def _closes_ms(slot: datetime, match: Match) -> int:
-    """Close of the bar that *slot* is in; a bar holds the slot at its close, not the one at its open."""
-    before_ms = timeframes.epoch_ms(slot) - 1
-    return timeframes.bar_open_ms(before_ms, match.timeframe) + timeframes.length_ms(match.timeframe)
+    """Close of the bar that *slot* lies in."""
+    length_ms = timeframes.length_ms(match.timeframe)
+    return timeframes.bar_of_slot_ms(timeframes.epoch_ms(slot), length_ms) + length_ms

@@ -20,6 +20,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from app.coordination.progress import Progress
 from app.metrics import WorkerMetrics
 from app.store import leases, trader_state, trader_versions, traders
 from app.store.machines import fenced
@@ -91,6 +92,7 @@ class LoadedTraders:
         pool: Connections for short transactions.
         evaluator: Where loaded plans are put, keyed by trader id.
         compile_filter: Compiles a source; called in a thread, and only for plans of an older version.
+        progress: Where each batch of loaded plans is a step.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class LoadedTraders:
         evaluator: Evaluator,
         compile_filter: Callable[[str], Compiled],
         metrics: WorkerMetrics,
+        progress: Progress,
     ) -> None:
+        self._progress = progress
         self._metrics = metrics
         self._pool = pool
         self._evaluator = evaluator
@@ -253,6 +257,7 @@ class LoadedTraders:
                     message = f"The stored plan is not valid: {error}. Save the filter again."
                     failures.append(Failure(entry.trader_id, entry.epoch, "plan refused", message))
                     self.drop(entry.trader_id)
+            self._progress.step()
         return failures
 
     def _take(self, entry: OwnedTrader, stored: StoredPlan) -> None:

@@ -23,6 +23,7 @@ import stamina
 import structlog
 
 from app.coordination.hints import Channel, Hints
+from app.coordination.progress import Progress
 from app.errors import Fenced, NotTrusted
 from app.metrics import WorkerMetrics
 from app.screening.first_of_bar import FirstOfBar
@@ -37,6 +38,7 @@ from sandbox.language.compiler import Compiled
 
 log = structlog.get_logger(__name__)
 SLOTS_AT_ONCE = 100  # read ahead from the ledger
+STEP_BOUND_S = 120.0  # the longest step: one evaluation
 TRUST_POLL_S = 0.05
 TRUST_POLLS = 100
 ATTEMPTS_MAX = 8  # of one slot: the waits between them grow from 20 ms to half a second
@@ -51,6 +53,7 @@ class Screener:
         trusted: Whether this machine may still believe in its leases (the keeper's monotonic clock).
         compile_filter: Compiles a source, in a thread: for plans of an older version.
         each: Runs the functions of filters that use `each`, in a thread.
+        progress: Where each slot, and each batch of plans loaded, is reported as a step.
         on_screened: Called with each slot that this machine has committed for all its traders.
     """
 
@@ -63,14 +66,16 @@ class Screener:
         compile_filter: Callable[[str], Compiled],
         each: EachRunner,
         on_screened: Callable[[int, datetime], None] = lambda _boot_id, _slot: None,
+        progress: Progress | None = None,
     ) -> None:
+        self.progress = progress or Progress(STEP_BOUND_S)
         self._pool = pool
         self._hints = hints
         self._metrics = metrics
         self._trusted = trusted
         self._on_screened = on_screened
         self.evaluation = SlotEvaluation(pool, each)
-        self.traders = LoadedTraders(pool, self.evaluation.evaluator, compile_filter, metrics)
+        self.traders = LoadedTraders(pool, self.evaluation.evaluator, compile_filter, metrics, self.progress)
         self._first_of_bar = FirstOfBar()
         self.slot_lock = (
             asyncio.Lock()
@@ -80,7 +85,6 @@ class Screener:
         self._in_doubt: datetime | None = None  # a slot whose commit was not answered
         self.boot_id: int | None = None
         self.screened_through: datetime | None = None
-        self.busy_since: float | None = None
 
     @property
     def owned(self) -> int:
@@ -108,7 +112,7 @@ class Screener:
         """Finish the current slot and start no other."""
         self._draining = True
         async with self.slot_lock:
-            self.traders.clear()
+            return  # what is loaded stays: forgetting 100,000 traders takes longer than giving them back
 
     async def release_surplus(self, surplus: int) -> int:
         """Give *surplus* traders back, between two slots; returns how many."""
@@ -135,6 +139,8 @@ class Screener:
         boot_id = self.boot_id
         if boot_id is not None and not self._draining and await self.traders.recompile(boot_id):
             await self._take_over()
+        while await self._prepare():
+            pass  # a slot that closes meanwhile comes between two pieces
 
     async def screen(self) -> int:
         """
@@ -160,7 +166,7 @@ class Screener:
                 return 0
             return await self._screen(boot_id)
         finally:
-            self.busy_since = None
+            self.progress.rest()
             self.slot_lock.release()
 
     async def _screen(self, boot_id: int) -> int:
@@ -250,6 +256,17 @@ class Screener:
                 if not all(trader.caught_up for trader in self.traders.by_id.values()):
                     await self._find_position(boot_id)
                     await self._catch_up(boot_id)
+            finally:
+                self.progress.rest()
+
+    async def _prepare(self) -> int:
+        """Compute a piece of what new traders need before their first slot; returns how much is left."""
+        async with self.slot_lock:
+            if self.boot_id is None or self._draining or self.screened_through is None:
+                return 0
+            try:
+                self._step()
+                return await self.evaluation.prepare(self.screened_through)
             finally:
                 self.busy_since = None
 
@@ -370,7 +387,7 @@ class Screener:
 
     def _step(self) -> None:
         """Report progress."""
-        self.busy_since = time.monotonic()
+        self.progress.step()
 
 
 def _attempts() -> AsyncIterator[stamina.Attempt]:

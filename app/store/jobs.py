@@ -19,6 +19,15 @@ async def use_job_schema(connection: Connection, *, for_session: bool = False) -
     await connection.execute(_SQL["use_job_schema"], {"for_session": for_session})
 
 
+async def limit_waiting(connection: Connection, *, within_ms: int) -> None:
+    """
+    Let what comes next in the caller's transaction end soon: nothing stands or falls with the jobs' tables.
+
+    A statement that takes longer raises psycopg's QueryCanceled or LockNotAvailable.
+    """
+    await connection.execute(_SQL["limit_waiting"], {"limit": str(within_ms)})
+
+
 async def dead_letters(connection: Connection) -> int:
     """How many jobs failed for good and were not redelivered."""
     row = await (await connection.execute(_SQL["dead_letters"])).fetchone()

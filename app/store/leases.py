@@ -15,6 +15,32 @@ from app.store.rows import rows_of
 _SQL = queries.load("leases")
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """
+    What a fair share is made of. ``total`` counts starting and running traders of all machines, ``unowned``
+    those among them that no living machine holds, ``mine`` those this machine holds, ``alive`` the machines that may claim.
+    """
+
+    state: str | None
+    alive: int
+    total: int
+    unowned: int
+    mine: int
+
+
+async def read_shares(connection: Connection, boot_id: int) -> Shares:
+    """Kept numbers: nothing is counted for it."""
+    row = await (await connection.execute(_SQL["shares"], {"boot_id": boot_id})).fetchone()
+    assert row is not None  # noqa: S101 a function returns a row
+    return Shares(*row)
+
+
+async def fold_counts(connection: Connection) -> None:
+    """Add up the changes of the kept numbers of traders, once there are many."""
+    await connection.execute(_SQL["fold_counts"])
+
+
 async def claim(connection: Connection, boot_id: int, n: int) -> int:
     """
     Take up to *n* free traders; returns how many.
@@ -33,6 +59,11 @@ async def release(connection: Connection, boot_id: int, trader_ids: list[UUID]) 
         Fenced: the boot is dead.
     """
     return await _count(connection, "release", {"boot_id": boot_id, "trader_ids": trader_ids})
+
+
+async def settle(connection: Connection, n: int) -> int:
+    """Stop up to *n* traders that were being stopped when their machine died; returns how many."""
+    return await _count(connection, "settle", {"n": n})
 
 
 async def _count(connection: Connection, query: str, parameters: dict[str, object]) -> int:

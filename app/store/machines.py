@@ -1,16 +1,18 @@
 """
 Machines and how far each has come: ``sql/queries/machines.sql``.
 
-Refusals are translated; a reaped machine meets :class:``app.errors.Fenced``.
+Refusals are translated; a dead machine meets :class:``app.errors.Fenced``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from psycopg.types.json import Jsonb
 
 from app.store import queries
 from app.store.pool import Connection, Pool
@@ -22,22 +24,17 @@ _SQL = queries.load("machines")
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """
-    What a heartbeat brings back. ``total`` counts starting and running traders of all machines, ``unowned``
-    those among them nobody holds, ``mine`` those this machine holds.
-    """
+    """What a heartbeat brings back; ``ok`` is False for a machine that is dead."""
 
     ok: bool
     state: str | None
-    alive: int
-    total: int
-    unowned: int
-    mine: int
     newest_closed: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
+    """A machine that was found dead; ``freed`` of its traders are to be claimed."""
+
     boot_id: int
     machine_id: str
     freed: int
@@ -63,17 +60,35 @@ async def resume(connection: Connection, boot_id: int) -> bool:
     return bool((await _row(connection, "resume_machine", boot_id=boot_id))[0])
 
 
-async def beat(connection: Connection, boot_id: int, owned: int) -> Beat:
-    return Beat(*await _row(connection, "beat", boot_id=boot_id, owned=owned))
+async def beat(connection: Connection, boot_id: int, owned: int, progress: Mapping[str, Any]) -> Beat:
+    """Renew the heartbeat and report *progress*; one row is written, however many traders there are."""
+    return Beat(*await _row(connection, "beat", boot_id=boot_id, owned=owned, progress=Jsonb(progress)))
 
 
-async def reap(connection: Connection, *, ttl_s: float, grace_s: float) -> list[Reaped]:
-    rows = await (await connection.execute(_SQL["reap"], {"ttl_s": ttl_s, "grace_s": grace_s})).fetchall()
+async def lock_work(connection: Connection, boot_id: int) -> None:
+    """Mark the direct *connection* as the one of this boot's work; earlier ones of the boot are ended."""
+    await _row(connection, "lock_work", boot_id=boot_id)
+
+
+async def end_sessions(connection: Connection, boot_id: int) -> None:
+    """End the direct connections of this boot, and with them its session locks."""
+    await _row(connection, "end_sessions", boot_id=boot_id)
+
+
+async def check(connection: Connection) -> int:
+    """Compare what is kept with what it is kept of, and put right what differs; returns the number of repairs. Costs O(traders)."""
+    return int((await _row(connection, "check"))[0])
+
+
+async def reap(connection: Connection, boot_id: int, *, ttl_s: float, grace_s: float) -> list[Reaped]:
+    """End silent machines on behalf of *boot_id*, in one update each."""
+    parameters = {"boot_id": boot_id, "ttl_s": ttl_s, "grace_s": grace_s}
+    rows = await (await connection.execute(_SQL["reap"], parameters)).fetchall()
     return [Reaped(*row) for row in rows]
 
 
 async def leave(connection: Connection, boot_id: int) -> int:
-    """Give everything back and end this boot."""
+    """End this boot; what it owned is free at once. Returns how many traders there are to claim."""
     return int((await _row(connection, "leave", boot_id=boot_id))[0])
 
 

@@ -94,6 +94,8 @@ class Summary:
     lag_s: float
     recomputing: list[str]
     mismatches: int
+    overdue: list[str]
+    silent: list[str]
 
 
 async def summary(connection: Connection) -> Summary:

@@ -64,6 +64,7 @@ async def redeliver(
     for number, trader_id in rows:
         try:
             async with connection.transaction():
+                await connection.execute(_SQL["begin_redelivery"])
                 await connection.execute(_SQL["redeliver_failed_signal"], {"failed_id": number})
                 await connection.execute(_SQL["clear_failed_signals"], {"trader_id": trader_id})
             done += 1

@@ -280,9 +280,9 @@ def _of(boot_id: int, slot: datetime, leases: Sequence[Lease]) -> dict[str, Any]
     }
 
 
-async def retry_due(connection: Connection) -> int:
-    """Start traders in error whose time has come; returns how many."""
-    row = await (await connection.execute(_SQL["retry_due"])).fetchone()
+async def retry_due(connection: Connection, n: int) -> int:
+    """Start up to *n* traders in error whose time has come; returns how many."""
+    row = await (await connection.execute(_SQL["retry_due"], {"n": n})).fetchone()
     assert row is not None  # noqa: S101 a function returns a row
     return int(row[0])
 

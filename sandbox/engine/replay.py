@@ -1,8 +1,11 @@
 """
 Replay: one plan over a range of past slots, or one symbol at one slot.
 
-Decided here: that this is exactly what screening slot by slot found, or would have found; in which pieces the bars can
-be computed at once. Not decided here: what a match is (`sandbox.engine.screen`), why there was none (`sandbox.engine.explain`).
+Decided here: in which pieces the bars can be computed at once, so that the outcome is exactly what screening slot by slot
+found, or would have found. Not decided here: what a match is (`sandbox.engine.matching`), why there was none
+(`sandbox.engine.explain`).
+
+Example: 1,000 bars of a plan with a running total over 1m bars are computed in 8 pieces, one for each block of 128.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -15,14 +18,21 @@ import numpy as np
 from sandbox.engine.calls import Calls, OperatorError, Ref
 from sandbox.engine.candles.frame import Floats, Ints
 from sandbox.engine.candles.panel import Panel
+from sandbox.engine.matching import (
+    Frequency,
+    chosen_symbols,
+    condition_before,
+    firsts_of_bars,
+    held_at_previous_close,
+    matches,
+    view_axis,
+)
 from sandbox.engine.ranges import Computation
-from sandbox.engine.screen import Evaluator, Frequency, Value, as_values, close_before, gathered
+from sandbox.engine.screen import Evaluator, Value, as_values, gathered
 from sandbox.interpreter.functions import EachRunner
-from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan
 from sandbox.plan.operators import OPERATORS
 from sandbox.plan.operators.kind import BLOCK_BARS, AcrossMarket
-from sandbox.plan.timeframes import TIMEFRAMES
 
 
 class RangeHits(msgspec.Struct, frozen=True):
@@ -63,10 +73,12 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
         return _slot_by_slot(panel, plan, (first_ms, last_ms), symbols, frequency, each)
     frame = panel.frame(plan.trigger)
     start, end = frame.bars_closed_at(first_ms - 1), frame.bars_closed_at(last_ms)
-    refs = Calls().add(plan)
+    calls = Calls()
+    refs = calls.add(plan)
+    before = condition_before(calls, plan, refs[plan.signal]) if frequency == "on_enter" else None
     totals = frozenset[str]().union(*(ref.call.totals for ref in refs))
     found = [
-        _bars_at_once(panel, plan, refs, (first, last), symbols, frequency, each)
+        _bars_at_once(panel, plan, refs, before, (first, last), symbols, each)
         for first, last in _stretches(panel, plan.trigger, totals, start, end)
     ]
     return RangeHits(
@@ -100,29 +112,32 @@ def _bars_at_once(  # noqa: PLR0917 - as given
     panel: Panel,
     plan: Plan,
     refs: Sequence[Ref],
+    before: Ref | None,
     span: tuple[int, int],
     symbols: Collection[str] | None,
-    frequency: Frequency,
     each: EachRunner | None,
 ) -> RangeHits:
     """The matches at the trigger's bars [start, end), in one computation."""
     frame, (start, end) = panel.frame(plan.trigger), span
-    on_enter = frequency == "on_enter"
-    computation = _asking(panel, plan, int(frame.open_time[end - 1]) + frame.step_ms, symbols, each)
-    first = start - 1 if on_enter else start
+    instant_ms = int(frame.open_time[end - 1]) + frame.step_ms
+    computation = _computation(panel, plan, instant_ms, symbols, each)
     wanted = [refs[node] for node in (plan.signal, *plan.show.values())]
-    computation.want_seen(plan.trigger, wanted, bars=end - first)
+    if before is not None:
+        wanted.append(before)
+    computation.want_seen(plan.trigger, wanted, bars=end - start)
     computation.run()
-    condition: Any = computation.values(refs[plan.signal], first, plan.trigger)
-    matched = (_holds_newly(condition) if on_enter else condition) & frame.present[:, start:end]
-    if symbols is not None:
-        chosen = frozenset(symbols)
-        matched = matched & np.array([[name in chosen] for name in panel.symbols])
+
+    def seen(ref: Ref) -> Any:
+        return computation.values(ref, start, plan.trigger)
+
+    matched = matches(
+        seen(refs[plan.signal]),
+        frame.present[:, start:end],
+        before=None if before is None else seen(before),
+        chosen=None if symbols is None else chosen_symbols(panel.symbols, frozenset(symbols))[:, None],
+    )
     columns, rows = np.nonzero(matched.T)
-    values = {
-        name: as_values(gathered(computation.values(refs[node], start, plan.trigger), rows, columns))
-        for name, node in plan.show.items()
-    }
+    values = {name: as_values(gathered(seen(refs[node]), rows, columns)) for name, node in plan.show.items()}
     return RangeHits(
         plan.trigger,
         plan.due_every,
@@ -143,7 +158,7 @@ def _slot_by_slot(  # noqa: PLR0917 - as given
     frequency: Frequency,
     each: EachRunner | None,
 ) -> RangeHits:
-    """What a bar in progress was is no candle: every slot is a screen of its own, by what screens live."""
+    """Filters on forming bars: each slot is screened on its own, because what a forming bar was is no candle."""
     frame = panel.frame(plan.due_every)
     start, end = frame.bars_closed_at(span_ms[0] - 1), frame.bars_closed_at(span_ms[1])
     slots = (frame.open_time[start:end] + frame.step_ms).tolist()
@@ -171,21 +186,17 @@ def _slot_by_slot(  # noqa: PLR0917 - as given
 
 
 def signalled(found: RangeHits, counted: Ints) -> Ints:
-    """Which of the matches *counted* (indices, ascending) become signals: of a bar in progress the first of each symbol."""
+    """Which of the matches *counted* (indices, ascending) become signals: of a forming bar the first of each symbol."""
     if not found.forming:
         return counted
-    length_ms = TIMEFRAMES[found.timeframe] * 1000
-    first: dict[tuple[str, int], int] = {}
-    for at in counted.tolist():
-        first.setdefault((found.symbols[at], -(-int(found.triggered_at_ms[at]) // length_ms)), at)
-    return np.array(list(first.values()), dtype=np.int64)
+    return firsts_of_bars(found.symbols, found.triggered_at_ms.tolist(), found.timeframe, counted)
 
 
 def node_values(
     panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachRunner | None = None
 ) -> list[Value]:
     """
-    The value of every node of a plan for one symbol as seen at *slot_ms*: what `explain` tells. NaN is None.
+    The value of every node of a plan for one symbol as seen at *slot_ms*, for `explain`. NaN is None.
 
     Raises:
         KeyError: The panel does not have the symbol.
@@ -194,9 +205,9 @@ def node_values(
     row = panel.index[symbol]
     if each is not None:
         each.begin()
-    computation = _asking(panel, plan, slot_ms, [symbol], each)
+    computation = _computation(panel, plan, slot_ms, [symbol], each)
     refs = Calls().add(plan)
-    view = axes.NOW if plan.forming else plan.trigger
+    view = view_axis(plan)
     end = computation.end(view)
     for ref in refs:
         if ref.call.axis is not None:
@@ -217,32 +228,34 @@ def held_before(panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachR
         KeyError: The panel does not have the symbol.
         OperatorError: An operator failed.
     """
-    if plan.forming:
-        before_ms = close_before(panel, plan.trigger, slot_ms)
-        return (
-            before_ms is not None and node_values(panel, plan, before_ms, symbol, each)[plan.signal] is True
-        )
+    row = panel.index[symbol]
     if each is not None:
         each.begin()
-    calls, row = Calls(), panel.index[symbol]
-    before = calls.add_before(calls.add(plan)[plan.signal], plan.trigger)
-    computation = _asking(panel, plan, slot_ms, [symbol], each)
+    calls = Calls()
+    signal = calls.add(plan)[plan.signal]
+    before = condition_before(calls, plan, signal)
+    if before is None:
+        chosen = _functions_for(plan, [symbol])
+        held = held_at_previous_close(panel, signal, plan.trigger, slot_ms, each, each_symbols=chosen)
+        return bool(held[row])
+    computation = _computation(panel, plan, slot_ms, [symbol], each)
     computation.want_seen(plan.trigger, [before], bars=1)
     computation.run()
     end = computation.end(plan.trigger)
-    held = computation.values(before, end - 1, plan.trigger) if end else np.zeros((1, 1), dtype=np.bool_)
-    return bool(gathered(held, np.array([row]), np.array([0]))[0])
+    if not end:
+        return False
+    return bool(
+        gathered(computation.values(before, end - 1, plan.trigger), np.array([row]), np.array([0]))[0]
+    )
 
 
-def _asking(
+def _computation(
     panel: Panel, plan: Plan, instant_ms: int, symbols: Collection[str] | None, each: EachRunner | None
 ) -> Computation:
-    """Functions run only for *symbols*, unless the plan ranks across the market."""
+    return Computation(panel, instant_ms, each=each, each_symbols=_functions_for(plan, symbols))
+
+
+def _functions_for(plan: Plan, symbols: Collection[str] | None) -> frozenset[str] | None:
+    """Functions run only for *symbols*, unless the plan ranks across the market (None: for all)."""
     across = any(isinstance(OPERATORS[node.op].kind, AcrossMarket) for node in plan.nodes)
-    chosen = None if symbols is None or across else frozenset(symbols)
-    return Computation(panel, instant_ms, each=each, each_symbols=chosen)
-
-
-def _holds_newly(condition: Any) -> Any:
-    """True now, not true on the bar before; one column shorter."""
-    return condition[:, 1:] & ~condition[:, :-1]
+    return None if symbols is None or across else frozenset(symbols)

@@ -1,4 +1,4 @@
-"""Tables of current values: a row of float64 for each series, conditions packed 64 symbols to a word."""
+"""Tables of newest values: a row of float64 for each series, conditions packed 64 symbols to a word."""
 
 from typing import Any
 
@@ -15,7 +15,11 @@ Words = npt.NDArray[np.uint64]
 
 
 class Rows:
-    """The two tables of current values."""
+    """
+    The two tables of newest values, and which row each output has.
+
+    Some rows belong to no output: what a group keeps of the bar before (`take`, `release`).
+    """
 
     def __init__(self, symbols: int) -> None:
         self.symbols = symbols
@@ -23,8 +27,21 @@ class Rows:
         words = (symbols + 63) // 64
         self.floats: Floats = np.full((64, symbols), np.nan)
         self.bits: Words = np.zeros((64, words), dtype=np.uint64)
+        self._rows: dict[Ref, int] = {}
         self._free: dict[bool, list[int]] = {False: list(range(63, -1, -1)), True: list(range(63, -1, -1))}
         self.every = self.packed(np.ones((1, symbols), dtype=np.bool_))[0]
+
+    def add(self, ref: Ref) -> None:
+        """Give an output a row; what the row held before is still in it."""
+        self._rows[ref] = self.take(is_bool=ref.call.is_bool)
+
+    def remove(self, ref: Ref) -> None:
+        """Give an output's row back."""
+        self.release(self._rows.pop(ref), is_bool=ref.call.is_bool)
+
+    def of(self, ref: Ref) -> int:
+        """The row of an output."""
+        return self._rows[ref]
 
     def take(self, *, is_bool: bool) -> int:
         """A free row."""
@@ -54,9 +71,9 @@ class Rows:
         octets = np.ascontiguousarray(words).view(np.uint8)
         return np.unpackbits(octets, axis=1, count=self.symbols, bitorder="little").view(np.bool_)
 
-    def read(self, ref: Ref, rows: Any) -> Array:
-        """Values of *rows* (of *ref*'s kind), shape (n, symbols)."""
-        return self.unpacked(self.bits[rows]) if ref.call.is_bool else self.floats[rows]
+    def read(self, rows: Any, *, is_bool: bool) -> Array:
+        """Values of *rows*, all conditions or all numbers; shape (n, symbols)."""
+        return self.unpacked(self.bits[rows]) if is_bool else self.floats[rows]
 
     def write(self, row: int, values: Any, *, is_bool: bool) -> None:
         """Set one row from values of shape (symbols,) or (1,)."""
@@ -64,3 +81,12 @@ class Rows:
             self.bits[row] = self.packed(np.broadcast_to(values, (1, self.symbols)))[0]
         else:
             self.floats[row] = values
+
+    def newest(self, ref: Ref) -> Array:
+        """The newest values of an output, shape (symbols,)."""
+        values: Array = self.read([self._rows[ref]], is_bool=ref.call.is_bool)[0]
+        return values
+
+    def set_newest(self, ref: Ref, values: Any) -> None:
+        """Set the newest values of an output, as `write` takes them."""
+        self.write(self._rows[ref], values, is_bool=ref.call.is_bool)

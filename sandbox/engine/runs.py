@@ -1,7 +1,7 @@
 """
-Anchored runs: where the run that gives a bar its value begins, and running TA-Lib over the rows of a panel.
+Anchored runs: where the run that gives a bar its value begins, and TA-Lib over the rows of a panel.
 
-The rules stand in `sandbox.engine.ranges`.
+`sandbox.engine.ranges` states the rules.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +23,11 @@ _InsufficientHistory: type[Exception] = talib.InsufficientHistory  # type: ignor
 def run_kind(call: Call) -> Run | Session:
     """The kind of a call that is computed by runs."""
     kind = call.operator.kind
-    if not isinstance(kind, Run | Session):
-        raise TypeError(f"{call.operator.name} is not computed by runs")
-    return kind
+    return kind if isinstance(kind, Session) else call.kind_as(Run)
 
 
 def stream_of(call: Call) -> Any:
-    """TA-Lib's class that carries the call's run on; None where there is none."""
+    """TA-Lib's class that continues the call's run bar by bar; None where there is none."""
     kind = call.operator.kind
     return kind.stream if isinstance(kind, Run) else None
 
@@ -57,7 +55,7 @@ def run_rows(
     """
     Run each symbol's row and keep the last columns, as many as *results* have.
 
-    *streams*, when given, gets the handle of each row whose run goes on at the last column.
+    *streams*, when given, gets the handle of each row whose run reaches the last column.
     """
     kind = run_kind(call)
     lookback = kind.lookback(call.params)
@@ -74,12 +72,12 @@ def run_rows(
         complete = whole[row if len(whole) > 1 else 0]
         spans = [(0, length)] if complete else _finite_spans(finite[row if len(finite) > 1 else 0])
         for begin, end in spans:
-            first = max(begin + lookback, length - kept)  # what lies before is warm-up or not asked for
+            first = max(begin + lookback, length - kept)  # before it lies warm-up, or what nobody asked for
             if first >= end:
                 continue
             stretch = rows if end - begin == length else [values[begin:end] for values in rows]
             if streams is not None and end == length:
-                streams[row], outputs = carried_run(call, stretch)
+                streams[row], outputs = opened_run(call, stretch)
             else:
                 outputs = kind.run(*stretch, **call.params)
             for result, output in zip(results, outputs, strict=True):
@@ -89,7 +87,7 @@ def run_rows(
 
 
 def open_streams(call: Call, pieces: Sequence[Any], streams: list[Any]) -> None:
-    """Leave the runs over *pieces*, which end before the bar in progress, open in *streams*."""
+    """Leave the runs over *pieces*, which end before the forming bar, open in *streams*."""
     if pieces[0].shape[1]:
         run_rows(call, pieces, [np.empty((len(streams), 1)) for _ in call.operator.outputs], streams)
 
@@ -101,9 +99,8 @@ def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams:
     False, with nothing done, when TA-Lib wants more history to leave the runs open.
     """
     kept = results[0].shape[1]
-    params = [
-        repeat(call.params[param.name]) for param in call.operator.params
-    ]  # by position: half the cost of a call
+    # By position: half the cost of a call.
+    params = [repeat(call.params[param.name]) for param in call.operator.params]
     kind = run_kind(call)
     if streams is not None and kept == 1:
         try:
@@ -114,7 +111,7 @@ def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams:
             len(streams), -1, 1
         )
     elif streams is not None:
-        opened = [carried_run(call, rows) for rows in zip(*pieces, strict=True)]
+        opened = [opened_run(call, rows) for rows in zip(*pieces, strict=True)]
         streams[:] = [handle for handle, _ in opened]
         outputs = [[output[-kept:] for output in outputs] for _, outputs in opened]
     else:
@@ -125,8 +122,8 @@ def _run_all(call: Call, pieces: Sequence[Any], results: Sequence[Any], streams:
     return True
 
 
-def carried_run(call: Call, rows: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
-    """One run over finite *rows* and the handle that carries it on; no handle where TA-Lib wants more history."""
+def opened_run(call: Call, rows: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """One run over finite *rows* and the handle that continues it; no handle where TA-Lib wants more history."""
     try:
         handle, outputs = stream_of(call).open_and_fill(*rows, **call.params)
     except _InsufficientHistory:

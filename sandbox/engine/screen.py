@@ -1,30 +1,52 @@
 """
 From plans to hits: which traders match which symbols at a slot.
 
-Decided here: what is due, what a match is, what traders share, what is kept from slot to slot. Not decided here: what
-an operator's value is (`sandbox.engine.ranges`), what one plan found over many bars (`sandbox.engine.replay`), and cooldowns, which
-need to know earlier signals and are applied in SQL.
+One candle's way through it, with the figures of `bench/screening.py --traders 10000` (400 symbols, six timeframes):
+
+1. At 00:00 a bar of every timeframe closes. The candles of 400 symbols become one column in each of six frames. This
+   lives in `candles/panel`.
+2. All traders whose `due_every` closes are due: 10,000 now, 1,500 at an ordinary minute. This lives in `Evaluator.evaluate`.
+3. Their plans have 161,655 nodes. Equal nodes are one call, 42,329 in all, whoever's plan they are in. This was decided
+   when the traders were put, and lives in `calls` and `lowering`.
+4. Each call has its newest value for 400 symbols in a row of a table, and calls of one shape are a group. Each group
+   moves on by one bar with a few NumPy calls. This lives in `live` and `kinds/`.
+5. A condition is a row of 7 words with a bit for each symbol. It is joined with the bits of the symbols that have a
+   candle of their own, of the conditions one bar ago, and of the symbols that the trader chose. This lives in `matching`.
+6. 1,120 traders have a bit left: the slot's hits, with prices and shown values. This lives in `Evaluator._incremental`.
+
+All of it takes 0.4 s, 39 us a trader. A slot screened again, or for some traders only, is recomputed from the candles
+(`ranges`) and leaves the newest values alone; the answer is the same, bit for bit.
+
+Decided here: what is due, what traders share. Not decided here: what a match is (`sandbox.engine.matching`), what one
+plan found over many bars (`sandbox.engine.replay`).
 """
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from sandbox.engine.calls import Call, Calls, OperatorError, Ref
-from sandbox.engine.candles.frame import Bools, Floats, Ints
+from sandbox.engine.candles.frame import Floats, Ints
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.live import LiveValues
+from sandbox.engine.matching import (
+    ConditionsBefore,
+    Frequency,
+    chosen_symbols,
+    closing_bar,
+    condition_before,
+    matches,
+    view_axis,
+)
 from sandbox.engine.ranges import Computation
 from sandbox.interpreter.functions import EachRunner
-from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan
 from sandbox.plan.operators.kind import Array, Each
 from sandbox.plan.timeframes import TIMEFRAMES
 
-Frequency = Literal["every_bar", "on_enter"] | Mapping[str, int]
 Value = float | bool | None
 
 HISTORY_SLACK_BARS = 64
@@ -35,8 +57,8 @@ class Hits(msgspec.Struct, frozen=True):
     """
     One trader's matches in one slot: symbols in panel order, the trigger bar's close, the shown values (NaN: None).
 
-    `forming` tells that the filter reads bars in progress. A symbol that goes on matching while the trigger's bar is in
-    progress is reported at every slot; the table of signals keeps the first per bar.
+    `forming`: the filter reads forming bars. A symbol that goes on matching while the trigger's bar is forming is
+    reported at every slot; the table of signals keeps the first per bar.
     """
 
     key: Any
@@ -61,16 +83,21 @@ class Slot(msgspec.Struct, frozen=True):
     nodes_computed: int
 
 
-_When = tuple[str, str, bool]
-"""Trigger, how often traders are due, and whether they read bars in progress."""
+class _When(msgspec.Struct, frozen=True):
+    """What traders that are due together have in common; `view` is the axis on whose newest bar their values are read."""
+
+    trigger: str
+    due_every: str
+    forming: bool
+    view: str
 
 
 class _Trader(msgspec.Struct, eq=False):
     """
     What screening needs of a trader.
 
-    `enters` says that its frequency is `on_enter`; `before` is then the condition one trigger bar ago. It is None for
-    filters on forming bars, which keep no earlier states.
+    `enters`: its frequency is `on_enter`. `before` is then the condition one trigger bar ago; None for filters on
+    forming bars, which keep no earlier states.
     """
 
     key: Any
@@ -85,12 +112,6 @@ class _Trader(msgspec.Struct, eq=False):
     symbols: frozenset[str] | None
     owner: Hashable
     functions: tuple[Call, ...]
-
-    @property
-    def view(self) -> str:
-        """The axis on whose last bar its values are read."""
-        trigger, _, forming = self.when
-        return axes.NOW if forming else trigger
 
 
 class _BoardRows(msgspec.Struct, frozen=True):
@@ -114,6 +135,19 @@ class _Board(msgspec.Struct):
     nodes: int = 0
     rows: _BoardRows | None = None
 
+    def rows_in(self, live: LiveValues) -> _BoardRows:
+        """The rows of the traders among the live values."""
+        if self.rows is None or self.rows.generation != live.generation:
+            rows, names, traders = live.rows, live.panel.symbols, list(self.traders.values())
+            signals = np.array([rows.of(trader.signal) for trader in traders])
+            befores = [-1 if trader.before is None else rows.of(trader.before) for trader in traders]
+            choices = list(dict.fromkeys(trader.symbols for trader in traders))
+            words = rows.packed(np.array([chosen_symbols(names, choice) for choice in choices]))
+            packed = dict(zip(choices, words, strict=True))
+            symbols = np.array([packed[trader.symbols] for trader in traders])
+            self.rows = _BoardRows(live.generation, traders, signals, np.array(befores), symbols)
+        return self.rows
+
 
 class Evaluator:
     """
@@ -130,7 +164,7 @@ class Evaluator:
         self._traders: dict[Any, _Trader] = {}
         self._callers: dict[Any, _Trader] = {}  # those with functions
         self._boards: dict[_When, _Board] = {}
-        self._entered = _Entered(panel, each)
+        self._before = ConditionsBefore(panel, each)
         self._need: dict[str, Counter[int]] = {}
 
     def __len__(self) -> int:
@@ -138,7 +172,7 @@ class Evaluator:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds spent by operator in the last slot that carried values on; "anew" is what had to be computed anew."""
+        """Seconds by operator of the last incremental slot; "recomputed" is what was computed from the candles."""
         return self._live.seconds
 
     def put(
@@ -157,33 +191,32 @@ class Evaluator:
         Costs O(nodes of the plan).
         """
         refs = self._calls.add(plan)
-        signal = refs[plan.signal]
-        enters, when = frequency == "on_enter", (plan.trigger, plan.due_every, bool(plan.forming))
-        before = self._calls.add_before(signal, plan.trigger) if enters and not plan.forming else None
+        signal, enters = refs[plan.signal], frequency == "on_enter"
         show = tuple((name, refs[node]) for name, node in plan.show.items())
+        before = condition_before(self._calls, plan, signal) if enters else None
         if before is not None:
             refs = (*refs, before)
         self._live.add(ref.call for ref in refs)
         self.drop(key)
-        functions = tuple(dict.fromkeys(ref.call for ref in refs if isinstance(ref.call.operator.kind, Each)))
+        functions = dict.fromkeys(ref.call for ref in refs if isinstance(ref.call.operator.kind, Each))
         trader = _Trader(
-            key,
-            when,
-            len(plan.nodes),
-            plan.need,
-            refs,
-            signal,
-            enters,
-            before,
-            show,
-            symbols,
-            owner,
-            functions,
+            key=key,
+            when=_When(plan.trigger, plan.due_every, bool(plan.forming), view_axis(plan)),
+            nodes=len(plan.nodes),
+            need=plan.need,
+            refs=refs,
+            signal=signal,
+            enters=enters,
+            before=before,
+            show=show,
+            symbols=symbols,
+            owner=owner,
+            functions=tuple(functions),
         )
         self._traders[key] = trader
         if functions:
             self._callers[key] = trader
-        board = self._boards.setdefault(when, _Board())
+        board = self._boards.setdefault(trader.when, _Board())
         board.traders[key] = trader
         board.nodes += trader.nodes
         board.rows = None
@@ -195,7 +228,7 @@ class Evaluator:
         trader = self._traders.pop(key, None)
         if trader is None:
             return
-        self._entered.forget(key)
+        self._before.forget(key)
         self._callers.pop(key, None)
         board = self._boards[trader.when]
         del board.traders[key]
@@ -210,21 +243,29 @@ class Evaluator:
         needs = {timeframe: +counts for timeframe, counts in self._need.items()}
         return {timeframe: max(counts) + HISTORY_SLACK_BARS for timeframe, counts in needs.items() if counts}
 
+    def prepare(self, slot_ms: int, seconds: float) -> int:
+        """
+        Compute what new traders need in advance, for about *seconds*; returns how many calls are left.
+
+        Without it the next slot does all of it. *slot_ms* is the newest slot whose candles the panel has.
+        """
+        return self._live.prepare(slot_ms, seconds)
+
     def evaluate(self, slot_ms: int, keys: Iterable[Any] | None = None) -> Slot:
         """
         Screen the slot: every due trader (or those of *keys* that are due), seeing bars with close_time <= *slot_ms*.
 
         A later slot may have been appended already; the answer is the same. Unknown keys are ignored. Slots screened
-        in order for all traders are cheapest: values are carried on from one to the next. An earlier slot, or some
-        traders only, is computed anew and leaves what is carried alone.
+        in order for all traders are cheapest: values move on from one to the next. An earlier slot, or some traders only,
+        is recomputed from the candles and leaves the newest values alone.
         """
-        due = [when for when in self._boards if slot_ms % (TIMEFRAMES[when[1]] * 1000) == 0]
+        due = [when for when in self._boards if slot_ms % (TIMEFRAMES[when.due_every] * 1000) == 0]
         chosen = self._traders if keys is None else dict.fromkeys(keys)
         if self._each is not None:
             self._each.begin(self._users(due, chosen))
         if keys is None and self._live.can_advance(slot_ms):
-            return self._carried(slot_ms, due)
-        return self._anew(slot_ms, due, chosen)
+            return self._incremental(slot_ms, due)
+        return self._recomputed(slot_ms, due, chosen)
 
     def _users(self, due: list[_When], chosen: Collection[Any]) -> dict[Hashable, set[Hashable]]:
         """Of each function, the owners of the due traders that have it."""
@@ -235,20 +276,23 @@ class Evaluator:
                     users.setdefault(call, set()).add(trader.owner)
         return users
 
-    def _carried(self, slot_ms: int, due: list[_When]) -> Slot:
+    def _incremental(self, slot_ms: int, due: list[_When]) -> Slot:
+        """The slot from the values of the one before, moved on."""
         self._live.advance(slot_ms)
         hits: list[Hits] = []
         failed: dict[Any, str] = {}
         asked = 0
         for when in due:
             board = self._boards[when]
-            if not board.traders or not self._bar_closes(when, slot_ms):
+            newest = closing_bar(self.panel.frame(when.due_every), slot_ms)
+            if not board.traders or newest is None:
                 continue
             asked += board.nodes
             if self._live.failed:
                 failed |= self._failures(board)
-            matches = self._matches(when, slot_ms, failed)
-            hits.extend(found for found in matches if found.key not in failed)
+            hits.extend(
+                found for found in self._found(when, newest, slot_ms, failed) if found.key not in failed
+            )
         evaluated = sum(len(self._boards[when].traders) for when in due)
         return Slot(hits, failed, evaluated, asked, self._live.computed)
 
@@ -261,17 +305,15 @@ class Evaluator:
             if ref.call in failed
         }
 
-    def _matches(self, when: _When, slot_ms: int, failed: dict[Any, str]) -> Iterator[Hits]:
-        """Hits of traders that are due together, from the standing rows; those that fail on the way are added to *failed*."""
-        rows, frame = self._live.rows, self.panel.frame(when[1])
-        newest = frame.bars_closed_at(slot_ms) - 1
-        board = self._rows_of(self._boards[when])
-        matched = rows.bits[board.signals] & rows.packed(frame.present[:, newest : newest + 1].T)
-        entering = board.befores >= 0
-        matched[entering] &= ~rows.bits[board.befores[entering]]
-        matched &= board.symbols
+    def _found(self, when: _When, newest: int, slot_ms: int, failed: dict[Any, str]) -> Iterator[Hits]:
+        """Hits of traders that are due together, from the live rows; those that fail on the way are added to *failed*."""
+        rows, frame = self._live.rows, self.panel.frame(when.due_every)
+        board = self._boards[when].rows_in(self._live)
+        own_candle = rows.packed(frame.present[:, newest : newest + 1].T)
+        before = rows.bits[board.befores]
+        before[board.befores < 0] = 0
+        matched = matches(rows.bits[board.signals], own_candle, before=before, chosen=board.symbols)
         found = np.flatnonzero(matched.any(axis=1))
-        symbols, prices = self.panel.symbols, frame.field("close")[:, newest]
         unsure = []
         for at, own in zip(found.tolist(), rows.unpacked(matched[found]), strict=True):
             trader = board.traders[at]
@@ -280,131 +322,72 @@ class Evaluator:
                 continue
             if trader.enters and trader.before is None:
                 try:
-                    own &= self._entered.at(trader, slot_ms)  # noqa: PLW2901 - a row of its own
+                    own &= ~self._held_before(trader, slot_ms)  # noqa: PLW2901 - a row of its own
                 except OperatorError as error:
                     failed[trader.key] = str(error)
             where = np.flatnonzero(own)
             if len(where):
-                values = {name: as_values(rows.read(ref, [ref.row])[0, where]) for name, ref in trader.show}
-                names = [symbols[row] for row in where.tolist()]
-                yield Hits(trader.key, when[0], when[2], names, prices[where], values)
+                shown = {name: as_values(rows.newest(ref)[where]) for name, ref in trader.show}
+                yield self._hits(trader, where, newest, shown)
         if unsure:
-            anew = self._anew(slot_ms, [when], unsure)
-            failed.update(anew.failed)
-            yield from anew.hits
+            recomputed = self._recomputed(slot_ms, [when], unsure)
+            failed.update(recomputed.failed)
+            yield from recomputed.hits
 
-    def _rows_of(self, board: _Board) -> _BoardRows:
-        generation = self._live.generation
-        if board.rows is None or board.rows.generation != generation:
-            traders = list(board.traders.values())
-            signals = np.array([trader.signal.row for trader in traders])
-            befores = np.array([-1 if trader.before is None else trader.before.row for trader in traders])
-            kinds = {trader.symbols: at for at, trader in enumerate(traders)}
-            packed = dict(zip(kinds, self._live.rows.packed(self._chosen(kinds)), strict=True))
-            symbols = np.array([packed[trader.symbols] for trader in traders])
-            board.rows = _BoardRows(generation, traders, signals, befores, symbols)
-        return board.rows
+    def _held_before(self, trader: _Trader, slot_ms: int) -> Any:
+        return self._before.of(trader.key, trader.signal, trader.when.trigger, trader.need, slot_ms)
 
-    def _chosen(self, kinds: Iterable[frozenset[str] | None]) -> Bools:
-        names = self.panel.symbols
-        return np.array([[True] * len(names) if k is None else [name in k for name in names] for k in kinds])
-
-    def _bar_closes(self, when: _When, slot_ms: int) -> bool:
-        frame = self.panel.frame(when[1])
-        closed = frame.bars_closed_at(slot_ms)
-        return closed > 0 and int(frame.open_time[closed - 1]) + frame.step_ms == slot_ms
-
-    def _anew(self, slot_ms: int, due: list[_When], keys: Iterable[Any]) -> Slot:
-        """The slot from the candles alone, nothing carried."""
-        chosen = [
-            self._traders[key] for key in keys if key in self._traders and self._traders[key].when in due
-        ]
+    def _recomputed(self, slot_ms: int, due: list[_When], keys: Iterable[Any]) -> Slot:
+        """The slot from the candles alone."""
+        chosen = [self._traders[key] for key in keys if key in self._traders]
+        chosen = [trader for trader in chosen if trader.when in due]
+        newest = {when: closing_bar(self.panel.frame(when.due_every), slot_ms) for when in due}
         computation = Computation(self.panel, slot_ms, each=self._each)
-        alive = [trader for trader in chosen if self._bar_closes(trader.when, slot_ms)]
+        alive = [trader for trader in chosen if newest[trader.when] is not None]
         for trader in alive:
-            wanted = [
-                trader.signal,
-                *(ref for _, ref in trader.show),
-                *([trader.before] if trader.before else []),
-            ]
-            computation.want_seen(trader.view, wanted, bars=1)
+            wanted = [trader.signal, *(ref for _, ref in trader.show)]
+            if trader.before is not None:
+                wanted.append(trader.before)
+            computation.want_seen(trader.when.view, wanted, bars=1)
         computation.run()
         hits: list[Hits] = []
         failed: dict[Any, str] = {}
         for trader in alive:
             try:
-                found = self._hits(computation, trader, slot_ms)
+                hits.extend(self._found_alone(computation, trader, slot_ms))
             except OperatorError as error:
                 failed[trader.key] = str(error)
-                continue
-            if found is not None:
-                hits.append(found)
         asked = sum(trader.nodes for trader in alive)
         return Slot(hits, failed, len(chosen), asked, computation.computed)
 
-    def _hits(self, computation: Computation, trader: _Trader, slot_ms: int) -> Hits | None:
-        (trigger, due_every, forming), view = trader.when, trader.view
-        frame, newest = self.panel.frame(due_every), computation.end(due_every) - 1
-        last = computation.end(view) - 1
-        condition: Any = computation.values(trader.signal, last, view)
-        matched = condition[:, 0] & frame.present[:, newest]
+    def _found_alone(self, computation: Computation, trader: _Trader, slot_ms: int) -> Iterator[Hits]:
+        """The hits of one trader, from the candles. Raises OperatorError."""
+        when = trader.when
+        frame, last = self.panel.frame(when.due_every), computation.end(when.view) - 1
+        newest = frame.bars_closed_at(slot_ms) - 1
+
+        def seen(ref: Ref) -> Any:
+            return computation.values(ref, last, when.view)
+
+        condition, own_candle = seen(trader.signal)[:, 0], frame.present[:, newest]
+        before = None
         if trader.before is not None:
-            before: Any = computation.values(trader.before, last, view)
-            matched &= ~before[:, 0]
-        elif trader.enters and matched.any():
-            matched &= self._entered.at(trader, slot_ms)
-        if trader.symbols is not None:
-            matched &= self._chosen([trader.symbols])[0]
-        rows = np.flatnonzero(matched)
-        if not len(rows):
-            return None
-        shown = {name: computation.values(ref, last, view) for name, ref in trader.show}
-        values = {
-            name: as_values(gathered(column, rows, np.zeros_like(rows))) for name, column in shown.items()
-        }
-        names = [self.panel.symbols[row] for row in rows]
-        return Hits(trader.key, trigger, forming, names, frame.field("close")[rows, newest], values)
+            before = seen(trader.before)[:, 0]
+        elif trader.enters and (condition & own_candle).any():
+            before = self._held_before(trader, slot_ms)
+        chosen = None if trader.symbols is None else chosen_symbols(self.panel.symbols, trader.symbols)
+        where = np.flatnonzero(matches(condition, own_candle, before=before, chosen=chosen))
+        if len(where):
+            values = {name: seen(ref) for name, ref in trader.show}
+            column = np.zeros_like(where)
+            shown = {name: as_values(gathered(array, where, column)) for name, array in values.items()}
+            yield self._hits(trader, where, newest, shown)
 
-
-class _Entered:
-    """
-    For traders on bars in progress: where the condition did not hold when the trigger's bar before closed.
-
-    Asked only about traders that match, and kept while that bar stays the one before, since most go on matching.
-    """
-
-    def __init__(self, panel: Panel, each: EachRunner | None) -> None:
-        self._panel = panel
-        self._each = each
-        self._kept: dict[Any, tuple[tuple[int, ...], Bools]] = {}
-
-    def at(self, trader: _Trader, slot_ms: int) -> Bools:
-        """Shape (symbols,). Raises OperatorError when computing it failed."""
-        panel, trigger = self._panel, trader.when[0]
-        before_ms = close_before(panel, trigger, slot_ms)
-        if before_ms is None:
-            return np.ones(len(panel.symbols), dtype=np.bool_)
-        known = (before_ms, len(panel.symbols), *(panel.frame(timeframe).epoch for timeframe in trader.need))
-        kept = self._kept.get(trader.key)
-        if kept is None or kept[0] != known:
-            computation = Computation(panel, before_ms, each=self._each)
-            computation.want_seen(axes.NOW, [trader.signal], bars=1)
-            computation.run()
-            held: Any = computation.values(trader.signal, 0, axes.NOW)[:, 0]
-            kept = self._kept[trader.key] = known, np.broadcast_to(~held, len(panel.symbols))
-        return kept[1]
-
-    def forget(self, key: Any) -> None:
-        """A trader is gone, or another one now."""
-        self._kept.pop(key, None)
-
-
-def close_before(panel: Panel, timeframe: str, slot_ms: int) -> int | None:
-    """When the bar before the one that *slot_ms* is in, or closes, had closed; None when there is none."""
-    frame = panel.frame(timeframe)
-    began_ms = (slot_ms - 1) // frame.step_ms * frame.step_ms
-    closed = frame.bars_closed_at(began_ms)
-    return int(frame.open_time[closed - 1]) + frame.step_ms if closed else None
+    def _hits(self, trader: _Trader, where: Ints, newest: int, shown: dict[str, list[Value]]) -> Hits:
+        when, symbols = trader.when, self.panel.symbols
+        prices = self.panel.frame(when.due_every).field("close")[where, newest]
+        names = [symbols[row] for row in where.tolist()]
+        return Hits(trader.key, when.trigger, when.forming, names, prices, shown)
 
 
 def gathered(values: Array, rows: Ints, columns: Ints) -> Array:
@@ -414,5 +397,5 @@ def gathered(values: Array, rows: Ints, columns: Ints) -> Array:
 
 
 def as_values(values: Array) -> list[Value]:
-    """Values as they are told: NaN is None."""
+    """Values as Python's own; NaN is None."""
     return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124 - only NaN differs from itself

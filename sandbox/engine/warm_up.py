@@ -1,10 +1,12 @@
 """
 From which bar on a node of a plan can have a value at all, given where the candles of each symbol begin.
 
-Decided here: what counts as too little history, which `explain` and the table of examples tell apart from a value that is
+Decided here: what counts as too little history. `explain` and the table of examples distinguish it from a value that is
 missing for another reason (a division by zero, an event that never was, a function that gave None). The bars counted are the
-fewest with which an operator answers; an exact value of a recursive one takes more (`Plan.need`). Nothing is computed here:
-the answer follows from the operators' own lookbacks and the axes of the panel.
+fewest with which an operator answers; an exact value of a recursive one takes more (`Plan.need`). No value is computed
+here: the answer follows from the operators' own lookbacks and the axes of the panel.
+
+Example: `ta.sma(h1.close, 200)` of a pair listed 5 hours ago is short: its first bar with a value is 199 bars after the first.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ import numpy as np
 
 from sandbox.engine.candles.frame import Frame
 from sandbox.engine.candles.panel import Ints, Panel
-from sandbox.engine.ranges import Computation
+from sandbox.engine.view import View
 from sandbox.plan import axis as axes
 from sandbox.plan.document import Node, Plan
 from sandbox.plan.operators import OPERATORS
@@ -33,12 +35,12 @@ class Readiness:
     """
 
     plan: Plan
-    seen: Computation
+    seen: View
     first: Sequence[Ints]
 
     @property
     def instant_ms(self) -> int:
-        """The instant as of which bars in progress are seen, and shortage is told."""
+        """The instant as of which forming bars are seen, and history is short or not."""
         return self.seen.instant_ms
 
     def is_short(self, node: int, row: int) -> bool:
@@ -72,7 +74,7 @@ class Readiness:
 
 def readiness(plan: Plan, panel: Panel, instant_ms: int) -> Readiness:
     """When each node of *plan* can first have a value on *panel*, as seen at *instant_ms*. Costs O(nodes x symbols)."""
-    seen = Computation(panel, instant_ms)
+    seen = View(panel, instant_ms)
     first: list[Ints] = []
     for at, node in enumerate(plan.nodes):
         own = plan.node_axes[at]
@@ -100,8 +102,8 @@ def _leaf(symbol: str, panel: Panel, begins: Ints) -> Ints:
     return np.full(len(begins), NEVER if row is None else begins[row], dtype=np.int64)
 
 
-def _closes(seen: Computation, axis: str) -> Ints:
-    """When each bar of an axis is seen first; a bar in progress, and the one of `NOW`, at the instant."""
+def _closes(seen: View, axis: str) -> Ints:
+    """When each bar of an axis is seen first; a forming bar, and the one of `NOW`, at the instant."""
     if axis == axes.NOW:
         return np.array([seen.instant_ms])
     frame = seen.frame(axis)
@@ -109,7 +111,7 @@ def _closes(seen: Computation, axis: str) -> Ints:
     return np.minimum(closes, seen.instant_ms) if axes.is_forming(axis) else closes
 
 
-def _seen_from(seen: Computation, own: str, axis: str | None, first: Ints) -> Ints:
+def _seen_from(seen: View, own: str, axis: str | None, first: Ints) -> Ints:
     """Where, on the axis *own*, the position *first* of a series of the same or a coarser axis is seen first."""
     if axis is None or axis == own:
         return first

@@ -1,16 +1,19 @@
 """
-How the users of a machine share the time that their functions have in a slot. Pure: whoever runs a function tells what it took.
+How the users of a machine share the time that their functions have in a slot. Pure: the caller says what each one took.
 
 Half of the time is divided equally between the users with functions due in the slot. That part is a user's own until the
-slot ends; nobody else can take it. The other half is common: who has used up the own part goes on with it. Functions
-run by turns, first those of the user who has spent least, so that the common half goes to small needs before large ones.
+slot ends; nobody else can take it. The other half is common: a user who has spent the own part continues with it. Functions
+run in order of what their users have spent, least first, so that small needs get the common half before large ones.
+
+Example: 5 s, 10 users. Each has 0.25 s of its own. One needs 2 s, the others 0.1 s each: they run first, then the one has its
+0.25 s and 1.75 s of the common 2.5 s.
 
 Why not equal parts alone: 500 users would have 10 ms each, too little for two functions, while most need less. Why not
-turns alone: a slot asks for functions in several rounds (functions of functions' values, bars that were missed, series
-computed anew), and what comes last must still find time.
+order alone: a slot asks for functions in several rounds (functions of functions' values, bars that were missed, series
+recomputed), and what comes last must still find time.
 
 A function that traders of several users have in common runs once. Its time comes in equal parts out of what they have
-left of their own, then out of the common half, on the account of the one who has spent least: it fails only when none of
+left of their own, then out of the common half, on the account of the one who has spent least. It fails only when none of
 them has time, and nobody pays more than alone.
 """
 
@@ -39,7 +42,7 @@ class Shares:
         seconds: For all functions.
         users: Of each function, the users with a trader due in this slot that has it. Any other function has the common
             time only; without any users all of it is common.
-        before: What users spent in the slot before: those known to need little have their turn before the unknown.
+        before: What users spent in the slot before: those known to need little run before the unknown.
     """
 
     def __init__(

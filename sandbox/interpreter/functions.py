@@ -1,11 +1,11 @@
 """
-Running the functions that plans carry for `each`, in interpreter processes of their own.
+Runs users' functions (`each`) in interpreter processes of their own.
 
 Decided here: what a function is given and may give back, its limits, and who is blamed when it strikes one. Not
 decided here: for which symbols and bars it is asked (`sandbox.engine.ranges`), what its text may say
 (`sandbox.plan.text.function`), whose time it takes (`sandbox.interpreter.fair_time`).
 
-A value is a fact of its inputs: every call runs the function's definitions anew, in a session that knows one function
+A value is a fact of its inputs. Every call runs the function's definitions again, in a session that holds one function
 only, so nothing is left behind for the next symbol, slot or tenant. Calls travel in batches; when a batch strikes a
 limit its calls are made one by one, so that a single call is blamed, by its symbol. An interpreter process that dies
 is replaced by the pool.
@@ -60,7 +60,7 @@ WORKER_BYTES_MAX = 1 << 30
 CHECKOUTS_PER_WORKER_MAX = 10_000
 BATCH_CALLS = 64
 """Calls fed at once: 64 x 4 series x 500 bars x 16 bytes is 2 MB of a session's 32."""
-_TOLD_CHARS_MAX = 200
+_QUOTED_CHARS_MAX = 200
 
 _LIMITS: tuple[ResourceLimits, ...] = tuple(
     {
@@ -189,7 +189,7 @@ class EachRunner:
         """
         A new slot, or another piece of work with a time of its own.
 
-        *users* tells whose each node is, that is each function as `run` will be told of it; None: all is one user's.
+        *users* are those of each node, a function as it is given to `run`; None: all is one user's.
         """
         self._shares = Shares(self._slot_seconds, users or {}, self._shares.spent)
         self._process_s = 0.0
@@ -202,7 +202,7 @@ class EachRunner:
         """
         The answers of the function *name*, defined by *source*, in the order of *calls*; NaN for None.
 
-        *node* says whose time it takes: that of the users `begin` was told for it.
+        *node* says whose time it takes: that of the users that `begin` got for it.
 
         Raises:
             EachError: The function raised, gave what is no number, or struck a limit; it names the symbol. Or its users
@@ -350,7 +350,7 @@ def _complete(values: Array, bars: int) -> Array:
 
 @functools.lru_cache(maxsize=1024)
 def _definition(source: str, name: str) -> str:
-    """What a session is fed first: the harness, and *source* inside a function that makes the user's anew."""
+    """What a session is fed first: the harness, and *source* inside a function that defines the user's once more."""
     tree = ast.parse("def vyx_make():\n    pass")
     make = tree.body[0]
     assert isinstance(make, ast.FunctionDef)  # noqa: S101 - just parsed
@@ -382,8 +382,8 @@ def _failure(
     lines = text.split("\n")
     at_line = next((f.line for f in reversed(error.traceback()) if 0 < f.line <= len(lines)), 0)
     place = f", in `{_line(lines[at_line - 1].strip())}`" if at_line else ""
-    told = _line(f"{kind}: {message}" if message else kind)
-    return EachError(f"{name} fails on {symbol}: {told}{place}")
+    what = _line(f"{kind}: {message}" if message else kind)
+    return EachError(f"{name} fails on {symbol}: {what}{place}")
 
 
 def _checked(answers: object, name: str, batch: Sequence[EachCall]) -> list[float]:
@@ -401,5 +401,5 @@ def _checked(answers: object, name: str, batch: Sequence[EachCall]) -> list[floa
 
 def _line(text: str) -> str:
     """A text out of the sandbox as a message may quote it."""
-    cut = text[:_TOLD_CHARS_MAX].translate(_ONE_LINE)
+    cut = text[:_QUOTED_CHARS_MAX].translate(_ONE_LINE)
     return "".join(sign if sign.isprintable() else "?" for sign in cut)

@@ -277,14 +277,6 @@ class _Maker:
         return self.graph.bools[node]
 
 
-def leaf_axis(op: str, params: Params) -> str:
-    """The axis of a candle field: of the closed bars, or of those and the forming one."""
-    kind = OPERATORS[op].kind
-    if not isinstance(kind, Candles):
-        raise TypeError(f"{op} reads no candles")
-    return kind.axis(params)
-
-
 def _name(operator: Operator) -> str:
     return "s[n]" if isinstance(operator.kind, Shift) else operator.name
 

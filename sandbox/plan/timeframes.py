@@ -23,3 +23,12 @@ TIMEFRAMES: Final[dict[str, int]] = {
     "1d": 86_400,
 }
 """Name to length in seconds, finest first. Names are the exchange's and case matters there: `1M` is a month."""
+
+
+def bar_of_slot_ms(slot_ms: int, length_ms: int) -> int:
+    """
+    Open time of the bar that a slot lies in: the one that closes at it, or the forming one.
+
+    A bar holds the slots of (open, close]: 10:00 lies in the 1h bar that opened at 9:00, 10:01 in the one of 10:00.
+    """
+    return (slot_ms - 1) // length_ms * length_ms

@@ -203,16 +203,6 @@ create function vyx.newest_closed_slot() returns timestamptz language sql stable
   select slot from vyx.slots where state <> 'open' order by slot desc limit 1
 $$;
 
--- keep_slots: a slot that vanishes would be passed over by every machine without a word.
-create function vyx.keep_slots() returns trigger language plpgsql set search_path = '' as $$
-begin
-  if old.slot > vyx.newest_slot() - interval '1 day' then
-    raise exception 'the slot % is too young to be deleted: machines count on every slot of the last day', old.slot using errcode = 'VX422';
-  end if;
-  return old;
-end $$;
-create trigger keep_slots before delete on vyx.slots for each row execute function vyx.keep_slots();
-
 alter table vyx.markets enable row level security;
 alter table vyx.symbols enable row level security;
 alter table vyx.candles enable row level security;

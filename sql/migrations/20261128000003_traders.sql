@@ -64,13 +64,18 @@ comment on table vyx.machines is 'One row per boot of a worker process. boot_id 
 comment on column vyx.machines.screened_through is 'The last slot this machine has accounted for, for all traders that are in step with it.';
 
 create table vyx.machine_heartbeats (
-  boot_id      bigint primary key references vyx.machines (boot_id) on delete cascade,
-  heartbeat_at timestamptz not null default clock_timestamp(),
-  owned        int not null default 0,
-  active       bigint not null default 0
+  boot_id       bigint primary key references vyx.machines (boot_id) on delete cascade,
+  heartbeat_at  timestamptz not null default clock_timestamp(),
+  beating_since timestamptz not null default clock_timestamp(),
+  owned         int not null default 0,
+  progress      jsonb not null default '{}',
+  constraint owned_is_not_negative check (owned >= 0),
+  constraint progress_is_an_object check (jsonb_typeof(progress) = 'object')
 ) with (fillfactor = 50);
 comment on table vyx.machine_heartbeats is 'Apart from machines, so that a beat never waits for a fenced transaction. Rewritten once a second per machine.';
-comment on column vyx.machine_heartbeats.active is 'How many traders were starting or running, over all machines, at this beat.';
+comment on column vyx.machine_heartbeats.beating_since is 'Beginning of its unbroken series of beats. A machine judges others only by the time in which it could beat itself.';
+comment on column vyx.machine_heartbeats.owned is 'How many traders the machine has loaded, as it reports.';
+comment on column vyx.machine_heartbeats.progress is 'By task (screen, ingest, jobs, ...): count of its steps, idle_s since the last one, bound_s in which the next is due (null: nothing to do).';
 
 create table public.trader_state (
   trader_id      uuid primary key references public.traders (id) on delete cascade,
@@ -96,19 +101,59 @@ create table public.trader_state (
   constraint only_an_error_is_retried check (retry_at is null or state = 'error'),
   constraint only_an_owned_trader_is_in_step check (owner is not null or not in_step)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
+create index trader_state_stopping_idx on public.trader_state (owner) where state = 'stopping';
 create index trader_state_claimable_idx on public.trader_state (trader_id) where owner is null and state in ('starting', 'running');
 create index trader_state_owner_idx on public.trader_state (owner) where owner is not null;
 create index trader_state_user_id_idx on public.trader_state (user_id);
-create index trader_state_active_idx on public.trader_state (trader_id) where state in ('starting', 'running');
 create index trader_state_retry_at_idx on public.trader_state (retry_at) where retry_at is not null;
 create index trader_state_changed_in_idx on public.trader_state (changed_in);
 comment on table public.trader_state is 'The run state and the lease of each trader. Only the transitions in vyx.transitions are accepted, from anybody.';
 comment on column public.trader_state.version is 'Optimistic lock: every change of state adds one.';
-comment on column public.trader_state.owner is 'Boot of the machine that screens it; null: nobody does, the next machine with room claims it.';
+comment on column public.trader_state.owner is 'Boot of the machine that screens it; null, or a machine that is dead: nobody does, the next machine with room claims it.';
 comment on column public.trader_state.epoch is 'Rises whenever the owner changes; a late writer of an old epoch is refused.';
 comment on column public.trader_state.lease_after is 'The current lease covers the slots after this one.';
 comment on column public.trader_state.resume_after is 'The last slot accounted for when the owner took it; the next owner goes on after it. While in_step, machines.screened_through of the owner is the truth.';
 comment on column public.trader_state.changed_in is 'The transaction that last changed state, owner or what is screened. A machine reads the rows of transactions that were not over when it looked last: none is missed, whichever commits first.';
+
+create table vyx.trader_counts (
+  owner   bigint,
+  traders bigint not null
+);
+comment on table vyx.trader_counts is 'Changes in the number of starting and running traders by owner; their sums are the numbers themselves. Rows are only added, so no writer waits for another; vyx.fold_trader_counts_v1 adds them up, vyx.check_trader_counts_v1 compares them with the traders.';
+comment on column vyx.trader_counts.owner is 'Boot of the machine that holds them; null: nobody.';
+
+-- keep_trader_counts: one row per statement and owner whose number it changed.
+create function vyx.keep_trader_counts() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if tg_op = 'UPDATE' then
+    insert into vyx.trader_counts (owner, traders)
+    select d.owner, sum(d.n) from (
+      select n.owner, 1 as n from changed n where n.state in ('starting', 'running')
+      union all
+      select o.owner, -1 from was o where o.state in ('starting', 'running')) d
+     group by d.owner having sum(d.n) <> 0;
+  else
+    insert into vyx.trader_counts (owner, traders)
+    select o.owner, -count(*) from was o where o.state in ('starting', 'running') group by o.owner;
+  end if;
+  return null;
+end $$;
+create trigger keep_trader_counts after update on public.trader_state
+  referencing old table as was new table as changed for each statement execute function vyx.keep_trader_counts();
+create trigger keep_trader_counts_of_deleted after delete on public.trader_state
+  referencing old table as was for each statement execute function vyx.keep_trader_counts();
+
+-- fold_trader_counts_v1: one row per owner instead of one per change, once there are so many. One caller at a time; a second one
+-- returns at once.
+create function vyx.fold_trader_counts_v1(at_least int default 0) returns boolean language plpgsql set search_path = '' as $$
+begin
+  if (select count(*) from (select from vyx.trader_counts limit at_least) c) < at_least then return false; end if;
+  if not pg_try_advisory_xact_lock(7007, 1) then return false; end if;
+  with folded as (delete from vyx.trader_counts returning owner, traders)
+  insert into vyx.trader_counts (owner, traders)
+  select f.owner, sum(f.traders) from folded f group by f.owner having sum(f.traders) <> 0;
+  return true;
+end $$;
 
 create table vyx.leases (
   trader_id  uuid not null references public.traders (id) on delete cascade,
@@ -138,11 +183,11 @@ begin
     new.retry_at := null;
     case new.state
       when 'starting' then
-        if old.state = 'stopped' then
-          new.resume_after := coalesce(vyx.newest_slot(), 'epoch');   -- screened from the next slot on
+        if old.state = 'stopped' or new.reason = 'start' then   -- in error: a person looked at it
+          new.resume_after := coalesce(vyx.newest_slot(), old.resume_after, 'epoch');   -- screened from the next slot on
           new.error_count := 0;
-          new.last_error := null;
         end if;
+        if old.state = 'stopped' then new.last_error := null; end if;
         new.stopped_at := null;
       when 'running' then new.started_at := new.changed_at;
       when 'stopped' then new.stopped_at := new.changed_at; new.owner := null; new.last_error := null; new.error_count := 0;
@@ -155,16 +200,6 @@ begin
     end case;
   elsif new.version is distinct from old.version then
     raise exception 'the version of a trader changes only with its state' using errcode = 'VX409', detail = old.state;
-  end if;
-  if new.owner is not distinct from old.owner then                -- what a lease says changes only with its owner
-    if new.epoch is distinct from old.epoch or new.lease_after is distinct from old.lease_after then
-      raise exception 'the epoch and the start of a lease change only with its owner' using errcode = 'VX409', detail = old.state;
-    elsif old.in_step and not new.in_step then
-      raise exception 'a trader falls out of step only when its lease ends' using errcode = 'VX409', detail = old.state;
-    elsif new.in_step and new.owner is not null and (not old.in_step or new.resume_after is distinct from old.resume_after)
-      and new.resume_after is distinct from (select m.screened_through from vyx.machines m where m.boot_id = new.owner) then
-      raise exception 'a trader is in step only where its machine stands' using errcode = 'VX409', detail = old.state;
-    end if;
   end if;
   if new.owner is distinct from old.owner then
     new.epoch := old.epoch + 1;
@@ -179,19 +214,15 @@ begin
     end if;
     new.in_step := false;
     new.lease_after := case when new.owner is not null then new.resume_after end;
+    new.changed_in := pg_current_xact_id();
+  elsif new.state is distinct from old.state then
+    new.changed_in := pg_current_xact_id();
   end if;
   return new;
 end $$;
-create trigger guard_trader_state before update on public.trader_state for each row execute function vyx.guard_trader_state();
-
--- note_change: after guard_trader_state, which may change the owner.
-create function vyx.note_change() returns trigger language plpgsql set search_path = '' as $$
-begin
-  new.changed_in := pg_current_xact_id();
-  return new;
-end $$;
-create trigger note_change before update on public.trader_state for each row
-  when (new.state is distinct from old.state or new.owner is distinct from old.owner) execute function vyx.note_change();
+create trigger guard_trader_state before update on public.trader_state for each row
+  when (new.state is distinct from old.state or new.owner is distinct from old.owner or new.version is distinct from old.version)
+  execute function vyx.guard_trader_state();
 
 -- A trader is born stopped, whoever inserts it.
 create function vyx.guard_new_trader_state() returns trigger language plpgsql set search_path = '' as $$
@@ -282,10 +313,11 @@ alter table vyx.transitions enable row level security;
 alter table vyx.machines enable row level security;
 alter table vyx.machine_heartbeats enable row level security;
 alter table vyx.leases enable row level security;
+alter table vyx.trader_counts enable row level security;
 create policy traders_owner_select      on public.traders      for select to authenticated using ((select auth.uid()) = user_id);
 create policy trader_state_owner_select on public.trader_state for select to authenticated using ((select auth.uid()) = user_id);
 create policy trader_versions_owner_select on public.trader_versions for select to authenticated using ((select auth.uid()) = user_id);
 revoke all on public.traders, public.trader_state, public.trader_versions from anon, authenticated;
 grant select on public.traders, public.trader_state, public.trader_versions to authenticated;
 grant all on public.traders, public.trader_state, public.trader_versions to service_role;
-grant all on vyx.transitions, vyx.machines, vyx.machine_heartbeats, vyx.leases to service_role;
+grant all on vyx.transitions, vyx.machines, vyx.machine_heartbeats, vyx.leases, vyx.trader_counts to service_role;

@@ -7,12 +7,13 @@ create function vyx.active_traders("user" uuid) returns bigint language sql stab
    where s.user_id = "user" and (s.state in ('starting', 'running') or s.retry_at is not null)
 $$;
 
--- check_quota: a user's own traders are counted, they are few. All users' are counted only near the limit; far from it the count of
--- a beat of the last seconds will do (100,000 active traders: 20 ms a start otherwise, and a hundred starts come at once).
+-- check_quota: a user's own traders are counted, they are few; of all users' traders the number is kept (100,000 of them took 20 ms to
+-- count, and a hundred starts come at once).
 create function vyx.check_quota("user" uuid, max_active bigint) returns void language plpgsql set search_path = '' as $$
 declare
   quota record;
   used bigint;
+  has_many_changes boolean;
 begin
   insert into public.accounts (user_id) values ("user") on conflict do nothing;
   -- the row lock makes two simultaneous starts of one user count one after the other
@@ -24,12 +25,11 @@ begin
         'tier', quota.tier, 'next_tier', vyx.next_tier('running_traders', used));
   end if;
   if max_active is null then return; end if;
-  select max(h.active) into used from vyx.machine_heartbeats h where h.heartbeat_at > clock_timestamp() - interval '3 s';
-  if used < max_active - 10000 then return; end if;  -- more than can be started within 3 s
-  select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
+  select coalesce(sum(c.traders), 0), count(*) > 1000 into used, has_many_changes from vyx.trader_counts c;
+  if has_many_changes then perform vyx.fold_trader_counts_v1(); end if;  -- no machine lives that would
   if used > max_active - 1000 then                  -- near the limit starts queue, far from it they do not
     perform pg_advisory_xact_lock(7004, 1);
-    select count(*) into used from public.trader_state s where s.state in ('starting', 'running');
+    select coalesce(sum(c.traders), 0) into used from vyx.trader_counts c;
   end if;
   if used >= max_active then
     raise exception 'the service runs at most % traders and is full', max_active using errcode = 'VX503';
@@ -81,11 +81,13 @@ begin
     raise exception 'a stopping trader cannot become starting' using errcode = 'VX409', detail = current.state;
   end if;
   if current.retry_at is null then perform vyx.check_quota(current.user_id, max_active); end if;
-  if current.state = 'error' then                         -- a person looked at it: count anew, go on from now
-    update public.trader_state s set error_count = 0, resume_after = coalesce(vyx.newest_slot(), s.resume_after) where s.trader_id = trader;
-  end if;
   return vyx.change_state_v1(trader, 'starting', 'start');
 end $$;
+
+-- is_held: whether this owner is a machine that lives. What a dead one owned is free.
+create function vyx.is_held(owner bigint) returns boolean language sql stable set search_path = '' as $$
+  select exists (select from vyx.machines m where m.boot_id = is_held.owner and m.state <> 'dead')
+$$;
 
 -- stop_trader_v1: repeating it is harmless; a trader nobody holds is stopped at once.
 create function vyx.stop_trader_v1(trader uuid, reason text default 'stop') returns public.trader_state
@@ -97,7 +99,7 @@ begin
   if current.state in ('stopped', 'stopping') then return current; end if;
   if current.state = 'error' then return vyx.change_state_v1(trader, 'stopped', reason); end if;
   current := vyx.change_state_v1(trader, 'stopping', reason);
-  if current.owner is null then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
+  if not vyx.is_held(current.owner) then current := vyx.change_state_v1(trader, 'stopped', reason); end if;
   return current;
 end $$;
 

@@ -26,13 +26,13 @@ grant select on vyx.market_facts to service_role;
 create view public.trader_overview with (security_invoker = true) as
   select t.id, t.name, s.state, s.reason, s.signal_count, s.last_signal_at, m.machine_id, vyx.screened_through(s) as screened_through,
          s.last_error, s.retry_at, s.started_at, s.stopped_at, t.user_id, t.plan_summary ->> 'trigger' as trigger
-    from public.traders t join public.trader_state s on s.trader_id = t.id left join vyx.machines m on m.boot_id = s.owner;
+    from public.traders t join public.trader_state s on s.trader_id = t.id left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead';
 comment on view public.trader_overview is 'One line per trader.';
 
 create view public.machine_overview with (security_invoker = true) as
   select m.machine_id, m.boot_id, m.state, m.started_at, m.ended_at, h.heartbeat_at,
          round(extract(epoch from clock_timestamp() - h.heartbeat_at)::numeric, 1) as heartbeat_age_s, m.screened_through,
-         (select count(*) from public.trader_state s where s.owner = m.boot_id) as traders
+         case when m.state <> 'dead' then (select count(*) from public.trader_state s where s.owner = m.boot_id) else 0 end as traders
     from vyx.machines m left join vyx.machine_heartbeats h using (boot_id);
 comment on view public.machine_overview is 'One line per boot of a worker.';
 

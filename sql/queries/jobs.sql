@@ -2,6 +2,10 @@
 -- procrastinate's statements and triggers name their tables without a schema. For the transaction, or for the session.
 select set_config('search_path', 'procrastinate', not %(for_session)s);
 
+-- limit_waiting --
+-- Whatever comes next in this transaction ends soon when somebody holds the jobs' tables.
+select set_config('lock_timeout', %(limit)s, true), set_config('statement_timeout', %(limit)s, true);
+
 -- dead_letters --
 -- How many jobs failed for good.
 select count(*) from public.dead_letters;

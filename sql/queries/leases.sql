@@ -6,6 +6,18 @@ select vyx.claim_v1(%(boot_id)s, %(n)s);
 -- Give traders back; null ids are all of them.
 select vyx.release_v1(%(boot_id)s, %(trader_ids)s::uuid[]);
 
+-- shares --
+-- What a fair share is made of: the state of this machine, living machines, active traders, those nobody holds, this machine's.
+select state::text, alive, total, unowned, mine from vyx.shares_v1(%(boot_id)s);
+
+-- fold_counts --
+-- Add up the changes of the kept numbers of traders, once there are 50.
+select vyx.fold_trader_counts_v1(50);
+
+-- settle --
+-- Stop up to n traders that were being stopped when their machine died.
+select vyx.settle_v1(%(n)s);
+
 -- covered_spans --
 -- Each lease cut at its outage slots: from the first complete slot of a piece through its last. Pieces without one are left out.
 with lease as (

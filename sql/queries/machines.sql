@@ -12,12 +12,24 @@ select pg_try_advisory_lock(7100, %(boot_id)s::int)
        and exists (select from vyx.machines where boot_id = %(boot_id)s and state <> 'dead') as alive;
 
 -- beat --
--- Renew the heartbeat; returns what fair shares need. ok is false for a reaped machine.
-select ok, state::text, alive, total, unowned, mine, newest_closed from vyx.beat_v1(%(boot_id)s, %(owned)s);
+-- Renew the heartbeat and report the work's progress. ok is false for a machine that is dead.
+select ok, state::text, newest_closed from vyx.beat_v1(%(boot_id)s, %(owned)s, %(progress)s::jsonb);
+
+-- lock_work --
+-- The session of the work, known by this lock to whoever has to end it; sessions it had before are ended.
+select vyx.end_sessions(%(boot_id)s, '{7105}'), pg_advisory_lock_shared(7105, %(boot_id)s::int);
+
+-- end_sessions --
+-- End the direct connections of this boot, and with them its session locks.
+select vyx.end_sessions(%(boot_id)s);
+
+-- check --
+-- Compare what is kept with what it is kept of, and put right what differs; returns how many repairs there were.
+select vyx.check_coordination_v1();
 
 -- reap --
--- Reap silent machines: they are dead, their traders free.
-select dead, dead_machine, freed from vyx.reap_v1(make_interval(secs => %(ttl_s)s), make_interval(secs => %(grace_s)s));
+-- End silent machines; what they owned is free from then on.
+select dead, dead_machine, freed from vyx.reap_v1(make_interval(secs => %(ttl_s)s), make_interval(secs => %(grace_s)s), judge => %(boot_id)s);
 
 -- leave --
 -- Give everything back and end this boot.

@@ -21,6 +21,10 @@ select f.failed_id, f.trader_id from public.signals_failed f
    and f.triggered_at >= coalesce(%(first)s::timestamptz, '-infinity') and f.triggered_at <= coalesce(%(last)s::timestamptz, 'infinity')
  order by f.triggered_at, f.failed_id;
 
+-- begin_redelivery --
+-- Say for this transaction who counts signals: not the machine that holds the trader.
+select set_config('vyx.boot', 'redelivery', true);
+
 -- redeliver_failed_signal --
 -- Insert a refused signal by the rules that hold for any (once per bar, cooldown), and forget the refusal.
 with failed as (

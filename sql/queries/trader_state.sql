@@ -4,7 +4,7 @@ select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.la
        s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
-  from vyx.start_trader_v1(%(trader_id)s, %(active_traders_max)s) s left join vyx.machines m on m.boot_id = s.owner cross join vyx.market_facts f;
+  from vyx.start_trader_v1(%(trader_id)s, %(active_traders_max)s) s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' cross join vyx.market_facts f;
 
 -- stop_trader --
 -- Ask for a trader to stop; repeating it is harmless. Refuses with VX404.
@@ -12,7 +12,7 @@ select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.la
        s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
-  from vyx.stop_trader_v1(%(trader_id)s) s left join vyx.machines m on m.boot_id = s.owner cross join vyx.market_facts f;
+  from vyx.stop_trader_v1(%(trader_id)s) s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' cross join vyx.market_facts f;
 
 -- find_status --
 -- The run state of one trader, whoever owns it.
@@ -20,7 +20,7 @@ select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.la
        s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
-  from public.trader_state s left join vyx.machines m on m.boot_id = s.owner cross join vyx.market_facts f
+  from public.trader_state s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' cross join vyx.market_facts f
  where s.trader_id = %(trader_id)s;
 
 -- list_active --
@@ -29,7 +29,7 @@ select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.la
        s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
-  from public.trader_state s left join vyx.machines m on m.boot_id = s.owner cross join vyx.market_facts f
+  from public.trader_state s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' cross join vyx.market_facts f
  where s.user_id = %(user_id)s and s.state in ('starting', 'running') and s.trader_id > %(after_id)s::uuid
  order by s.trader_id
  limit %(limit)s;
@@ -97,8 +97,8 @@ update public.trader_state s set resume_after = %(slot)s
  where s.trader_id = behind.trader_id and s.owner = %(boot_id)s and s.epoch = behind.epoch and not s.in_step and s.resume_after < %(slot)s;
 
 -- retry_due --
--- Traders in error whose time has come start again.
-select vyx.retry_due_v1();
+-- Up to n traders in error whose time has come start again.
+select vyx.retry_due_v1(n => %(n)s);
 
 -- start_all_of --
 -- Start every trader of a user.

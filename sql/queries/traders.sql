@@ -29,7 +29,7 @@ delete from public.traders t where t.id = %(trader_id)s and t.user_id = %(user_i
 -- find_trader --
 -- One trader with its run state, whoever owns it.
 select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency, t.plan_summary, t.revision, t.created_at, t.updated_at,
-       s.state::text as state, s.version, s.last_error, s.owner is not null as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       s.state::text as state, s.version, s.last_error, vyx.is_held(s.owner) as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
   from public.traders t join public.trader_state s on s.trader_id = t.id cross join vyx.market_facts f
@@ -38,7 +38,7 @@ select t.id, t.user_id, t.name, t.description, t.filter, t.symbols, t.frequency,
 -- list_traders --
 -- A page of a user's traders, newest first, after (before_at, before_id) when given: at most so many rows, and about so many bytes.
 select p.id, p.user_id, p.name, p.description, p.filter, p.symbols, p.frequency, p.plan_summary, p.revision, p.created_at, p.updated_at,
-       s.state::text as state, s.version, s.last_error, s.owner is not null as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       s.state::text as state, s.version, s.last_error, vyx.is_held(s.owner) as is_owned, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason, p.has_next
   from (select l.*, lead(true) over newest is not null as has_next, sum(l.bytes) over newest - l.bytes as bytes_before

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from app.coordination import supervisor
+from app.coordination.progress import Progress
 from app.coordination.supervisor import supervise
 
 
@@ -90,3 +91,76 @@ async def test_a_cancelled_supervisor_takes_its_task_along():
     with pytest.raises(asyncio.CancelledError):
         await supervising
     assert cancelled == [1]
+
+
+class Clock:
+    """Monotonic seconds that pass when told to."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+async def test_a_task_without_progress_in_its_bound_is_started_again_and_then_hopeless(monkeypatch):
+    """
+    Whatever it waits for: once it is given another chance, the second time in a row nothing helps.
+    """
+    monkeypatch.setattr(supervisor, "LOOK_EVERY_S", 0)
+    clock, stopping, starts = Clock(), asyncio.Event(), []
+    progress = Progress(10, clock)
+
+    async def task():
+        starts.append(clock.now)
+        progress.expect()
+        clock.now += 11
+        await asyncio.Event().wait()
+
+    await supervise("a task", task, stopping, progress=progress, on_hopeless=lambda _name: stopping.set())
+
+    assert len(starts) == 2
+
+
+async def test_a_step_between_two_stalls_makes_them_two_first_ones(monkeypatch):
+    """
+    It got further each time.
+    """
+    monkeypatch.setattr(supervisor, "LOOK_EVERY_S", 0)
+    clock, stopping, starts, hopeless = Clock(), asyncio.Event(), [], []
+    progress = Progress(10, clock)
+
+    async def task():
+        starts.append(clock.now)
+        if len(starts) == 4:
+            stopping.set()
+            return
+        progress.step()
+        clock.now += 11
+        await asyncio.Event().wait()
+
+    await supervise("a task", task, stopping, progress=progress, on_hopeless=hopeless.append)
+
+    assert len(starts) == 4
+    assert hopeless == []
+
+
+async def test_a_task_that_rests_is_not_judged(monkeypatch):
+    """
+    Nothing to do is no stall, however long it lasts.
+    """
+    monkeypatch.setattr(supervisor, "LOOK_EVERY_S", 0)
+    clock, stopping, starts = Clock(), asyncio.Event(), []
+    progress = Progress(10, clock)
+
+    async def task():
+        starts.append(clock.now)
+        progress.step()
+        progress.rest()
+        clock.now += 1000
+        for _ in range(20):
+            await asyncio.sleep(0)
+        stopping.set()
+
+    await supervise("a task", task, stopping, progress=progress)
+
+    assert len(starts) == 1

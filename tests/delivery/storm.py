@@ -26,6 +26,13 @@ from aiohttp import web
 ROOT = Path(__file__).parents[2]
 LEASE_S = 3.0
 TIMEOUT_S = 1.0
+GROWN_UP_S = 2.5  # a process on a busy machine has hardly started before
+EXPIRES_AFTER_S = {
+    "redirect": 60,
+    "gone": 60,
+    "hang": 60,
+    "drop": 300,
+}  # of the full run: what seldom or never arrives
 BEHAVIOURS = ("ok", "slow", "drop", "flaky", "throttle", "redirect", "gone", "hang")
 
 
@@ -57,7 +64,7 @@ class Storm:
     kills: int = 0
     url: str = ""
     _tries: Counter[str] = field(default_factory=Counter)
-    _processes: list[asyncio.subprocess.Process] = field(default_factory=list)
+    _processes: list[tuple[asyncio.subprocess.Process, float]] = field(default_factory=list)
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
     # -- the receiver ------------------------------------------------------------------------------------------------------
@@ -108,11 +115,12 @@ class Storm:
             stderr=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
         )
-        self._processes.append(process)
+        self._processes.append((process, time.monotonic()))
 
     def _kill(self) -> None:
-        """SIGKILL one that lives."""
-        alive = [p for p in self._processes if p.returncode is None]
+        """SIGKILL one that has lived long enough to have sent something."""
+        now = time.monotonic()
+        alive = [p for p, born in self._processes if p.returncode is None and now - born > GROWN_UP_S]
         if alive:
             self._random.choice(alive).send_signal(signal.SIGKILL)
             self.kills += 1
@@ -121,7 +129,7 @@ class Storm:
         """Kill one now and then; replace the dead."""
         killed_at = time.monotonic()
         while True:
-            self._processes = [p for p in self._processes if p.returncode is None]
+            self._processes = [(p, born) for p, born in self._processes if p.returncode is None]
             while len(self._processes) < self.senders:
                 await self._start_sender()
             await asyncio.sleep(0.05)
@@ -160,15 +168,17 @@ class Storm:
             await self._end_senders()
 
     async def _end_senders(self) -> None:
-        for process in self._processes:
+        for process, _ in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-        for process in self._processes:
+        for process, _ in self._processes:
             await process.wait()
 
 
 async def _pending(connection: psycopg.AsyncConnection[Any]) -> bool:
-    cursor = await connection.execute("select exists (select from vyx.deliveries where state = 'pending')")
+    cursor = await connection.execute(
+        "select exists (select from vyx.deliveries where state = 'pending' and event = 'signal')"
+    )
     row = await cursor.fetchone()
     return bool(row and row[0])
 
@@ -205,7 +215,7 @@ def judge(rows: Sequence[tuple[int, UUID, str, str, int, int | None]], log: Sequ
         arrived = [r for r in requests if r.did == 200]
         if state == "sent" and (not arrived or status != 200):
             faults.append(f"{name}: sent, and the receiver answered no 200")
-        if state == "pending":
+        if state == "pending" and event == "signal":
             faults.append(f"{name}: still pending")
         if len(requests) > attempts:
             faults.append(f"{name}: {attempts} attempts, {len(requests)} requests")
@@ -214,5 +224,7 @@ def judge(rows: Sequence[tuple[int, UUID, str, str, int, int | None]], log: Sequ
         if event == "signal" and any(json.loads(r.body)["data"]["id"] != source_id for r in requests):
             faults.append(f"{name}: carries another signal")
         unrecorded += state != "sent" and bool(arrived)
+    if not log:
+        faults.append("nothing reached the receivers")
     faults += [f"{name}: the receiver got what the outbox does not know" for name in by_id.keys() - known]
     return Verdict(len(rows), Counter(r[3] for r in rows), len(log), faults, unrecorded)

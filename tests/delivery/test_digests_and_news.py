@@ -94,6 +94,26 @@ async def test_a_trader_that_fails_is_news_for_those_who_want_it(make, make_send
     assert received.json["data"]["trader_name"] == "a trader"
 
 
+async def test_a_trader_stopped_for_its_tier_is_one_message_and_one_stopped_by_its_owner_is_none(
+    make, screen, connection, user, rows
+):
+    from tests.world import add_trader, stop
+
+    await make(events=["quota", "recovered"])
+    own = add_trader(connection, user)
+    stop(connection, own)
+    connection.execute(
+        "select vyx.change_state_v1(%s, 'stopping', 'the free tier runs at most 0 traders')", (screen.trader,)
+    )
+    connection.execute(
+        "select vyx.change_state_v1(%s, 'stopped', 'the free tier runs at most 0 traders')", (screen.trader,)
+    )
+
+    (row,) = rows()
+    assert row.event == "quota"
+    assert row.notice["reason"] == "the free tier runs at most 0 traders"
+
+
 async def test_an_outage_of_the_market_is_one_message_per_user_and_one_when_it_is_over(
     make, pool, screen, connection, rows
 ):

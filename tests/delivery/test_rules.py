@@ -83,6 +83,12 @@ def test_gone_ends_the_destination():
     assert not judge("webhook", answer(404), attempts=1, remaining_s=60).disable
 
 
+def test_what_this_process_cannot_open_is_tried_again_and_says_nothing_against_the_destination():
+    outcome = judge("webhook", answer(None, is_ours=True), attempts=1, remaining_s=60)
+
+    assert (outcome.state, outcome.is_ok) == ("pending", None)
+
+
 def test_a_test_is_tried_once():
     assert judge("webhook", answer(500), attempts=1, remaining_s=60, is_test=True).state == "failed"
 

@@ -1,5 +1,5 @@
 """
-Real sender processes, killed every two seconds and in the middle of requests, against receivers that misbehave.
+Real sender processes, killed every few seconds and in the middle of requests, against receivers that misbehave.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from tests.delivery.storm import BEHAVIOURS, Storm, judge
 
 @pytest.mark.timeout(170)
 async def test_every_delivery_arrives_or_expires_and_no_signal_has_two_ids(dsn, make, screen, connection):
-    storm = Storm(dsn)
+    storm = Storm(dsn, kill_every_s=4.0)
     async with storm.receiving():
         for behaviour in BEHAVIOURS:
-            await make(url=f"{storm.url}/{behaviour}", name=behaviour, expires_after_s=40)
+            await make(url=f"{storm.url}/{behaviour}", name=behaviour, expires_after_s=60)
         for slot in range(1, 6):
             screen.match(*[f"S{n}USDT" for n in range(40)], slot=slot)
         await storm.until_nothing_is_pending(within_s=150)

@@ -70,7 +70,7 @@ class FileMarket:
 class Worker:
     """A worker process, its log in a file."""
 
-    def __init__(self, name, dsn, market, folder, speed):
+    def __init__(self, name, dsn, market, folder, speed, *, lease_ttl_s=3, pooled_url=None, direct_url=None):
         self.log = folder / f"{name}.log"
         command = [
             sys.executable,
@@ -85,9 +85,10 @@ class Worker:
         command += ["--market", str(market.folder), "--speed", str(speed)]
         command += ["--from", world.at(market.first).isoformat()]
         environment = os.environ | {
-            "DATABASE_URL": make_conninfo(dsn, application_name=name),
+            "DATABASE_URL": make_conninfo(pooled_url or dsn, application_name=name),
+            "VYX_DIRECT_DATABASE_URL": make_conninfo(direct_url or dsn, application_name=name),
             "VYX_MACHINE_ID": name,
-            "VYX_LEASE_TTL_S": "3",
+            "VYX_LEASE_TTL_S": str(lease_ttl_s),
             "VYX_LOG_FORMAT": "json",
             "VYX_POOL_MAX": "4",
             "PYTHONPATH": str(REPOSITORY),
@@ -122,8 +123,8 @@ async def worker(dsn, market, tmp_path):
     """A function name -> Worker that beats. Its market passes at ten minutes a second."""
     workers: list[Worker] = []
 
-    async def start(name, speed=600):
-        workers.append(Worker(name, dsn, market, tmp_path, speed))
+    async def start(name, speed=600, **settings):
+        workers.append(Worker(name, dsn, market, tmp_path, speed, **settings))
         await world.eventually(lambda: workers[-1].is_ready)
         return workers[-1]
 

@@ -18,9 +18,9 @@ def newest_slot(connection):
 
 
 def owners(connection):
-    """Name of the machine that owns each trader; None: nobody."""
+    """Name of the living machine that owns each trader; None: nobody, whoever has room may claim it."""
     rows = connection.execute(
-        "select m.machine_id from public.trader_state s left join vyx.machines m on m.boot_id = s.owner order by s.trader_id"
+        "select m.machine_id from public.trader_state s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' order by s.trader_id"
     )
     return [row[0] for row in rows]
 
@@ -104,12 +104,12 @@ async def test_a_worker_told_to_leave_gives_everything_back_at_once(connection, 
     check_everything(connection, stage)
 
 
-async def test_a_worker_that_hangs_is_buried_and_writes_nothing_when_it_wakes(connection, worker, stage):
+async def test_a_worker_that_hangs_is_reaped_and_writes_nothing_when_it_wakes(connection, worker, stage):
     """
     SIGSTOP: after the ttl its traders and the feeding of the market are elsewhere. Continued, it notices, and comes back as another boot.
     """
-    first = await worker("first")
-    await worker("second")
+    first = await worker("first", speed=240)
+    await worker("second", speed=240)
     await eventually(lambda: newest_slot(connection) >= stage.market.first + 10)
 
     first.send(signal.SIGSTOP)

@@ -9,6 +9,7 @@ import httpx2
 import msgspec
 import pytest
 import structlog
+from psycopg.conninfo import make_conninfo
 
 from app.errors import STATUS, Kind, Refused
 from app.http import problems, shapes
@@ -263,6 +264,51 @@ class TestHealth:
         assert health.status_code == 503
         assert health.json()["database"] == "unreachable"
 
+    async def test_a_replica_whose_feed_makes_no_progress_is_not_ready(self, http, service, kind):
+        """Its streams would be open and get nothing."""
+        service.feed.polled_at -= 6
+
+        assert kind(await http.get("/health/ready")) == "unavailable"
+        body = (await http.get("/health")).json()
+        assert body["status"] == "degraded"
+        assert any("feed of this replica" in reason for reason in body["reasons"])
+
+    async def test_a_service_that_lags_or_stands_still_says_so(self, http, connection, run_machine):
+        """Machines that are alive are not enough: what they get done decides."""
+        connection.execute("insert into vyx.markets (source, anchor_market_at) values ('simulated', now())")
+        connection.execute(
+            "insert into vyx.slots (slot, state, closed_at) values (date_trunc('minute', now()) - interval '20 min', 'complete', now())"
+        )
+        run_machine()
+        connection.execute(
+            "insert into vyx.slots (slot, state, closed_at) values (date_trunc('minute', now()) - interval '10 min', 'complete', now())"
+        )
+        connection.execute(
+            """update vyx.machine_heartbeats set progress = '{"screen": {"count": 1, "idle_s": 31, "bound_s": 30}, "jobs": {"count": 1, "idle_s": 99, "bound_s": null}}'"""
+        )
+
+        body = (await http.get("/health")).json()
+
+        assert body["status"] == "degraded"
+        assert [reason.split(": ")[-1] for reason in body["reasons"]] == [
+            "screening is 600 s of market time behind",
+            f"no slot has closed since {body['newest_slot'][:16].replace('T', ' ')} UTC",
+            "screen has made no progress for 31 s",
+        ]
+
+    async def test_a_server_without_a_free_connection_says_so(self, http, service, connection, admin_dsn):
+        """It is there: what is wrong is another matter than an outage."""
+        await service.pool.close()
+        connection.execute("create role crowded login connection limit 0")
+        crowded = make_conninfo(admin_dsn, user="crowded", dbname=connection.info.dbname)
+        object.__setattr__(service.settings, "database_url", crowded)
+
+        body = (await http.get("/health")).json()
+
+        connection.execute("drop role crowded")
+        assert body["database"] == "unreachable"
+        assert any("too many connections" in reason for reason in body["reasons"])
+
     async def test_health_sums_up_the_service(self, http, connection, run_machine):
         connection.execute("insert into vyx.markets (source, anchor_market_at) values ('simulated', now())")
         connection.execute(
@@ -272,7 +318,7 @@ class TestHealth:
 
         body = (await http.get("/health")).json()
 
-        assert body["status"] == "ok"
+        assert (body["status"], body["reasons"]) == ("ok", [])
         assert body["database"] == "ok"
         assert body["machines_alive"] == 1
         assert body["newest_slot"].endswith(":00Z")
@@ -312,7 +358,7 @@ async def test_a_database_that_cannot_be_reached_is_unavailable_not_a_bug(http, 
 
 async def test_a_statement_that_takes_too_long_is_a_timeout(http, user, make_trader, connection, kind):
     trader = make_trader(user)
-    blocked = next(e for e in ENDPOINTS if e.path.endswith("/start"))
+    blocked = next(e for e in ENDPOINTS if e.path.endswith("}/start"))
     object.__setattr__(blocked, "time_limit_s", 0.2)
     try:
         with connection.transaction():

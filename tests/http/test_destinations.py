@@ -25,6 +25,7 @@ async def http(make_settings):
 
     settings = make_settings(VYX_SECRET_KEY=KEY, VYX_PUBLIC_URL="https://vyx.test")
     async with make_service(settings, FakeFilters()) as service:
+        await service.feed.has_horizon.wait()
         transport = httpx2.ASGITransport(make_application(service))
         async with httpx2.AsyncClient(transport=transport, base_url="http://vyx.test") as client:
             client.service = service
@@ -140,6 +141,7 @@ async def test_without_a_key_nothing_is_stored_and_the_answer_says_why(make_sett
     from tests.http.conftest import FakeFilters
 
     async with make_service(make_settings(), FakeFilters()) as service:
+        await service.feed.has_horizon.wait()
         transport = httpx2.ASGITransport(make_application(service))
         async with httpx2.AsyncClient(transport=transport, base_url="http://vyx.test") as client:
             refused = await create(client, user)

@@ -13,6 +13,7 @@ from app.preview.job import PreviewJob
 from app.preview.process import EvaluatingProcess
 from app.store.rate_limits import Limit
 from app.web import make_service
+from tests import world
 from tests.in_process import in_process_filters
 from tests.preview.conftest import FIRST, LAST, LATE, OUTAGE, seed_candles
 
@@ -84,10 +85,11 @@ async def explain(http, user, trader_id, **query):
 
 def cover(connection, trader_id, first=FIRST, through=LAST):
     """As if a machine had screened the trader over all of history."""
-    connection.execute(
-        "insert into vyx.leases (trader_id, epoch, boot_id, machine_id, after, through) values (%s, 1, 1, 'm', %s, %s)",
-        (trader_id, first, through),
-    )
+    with world.without_triggers(connection):
+        connection.execute(
+            "insert into vyx.leases (trader_id, epoch, boot_id, machine_id, after, through) values (%s, 1, 1, 'm', %s, %s)",
+            (trader_id, first, through),
+        )
 
 
 def add_stored_signal(connection, trader_id, symbol, at, plan_hash=None):
@@ -557,6 +559,7 @@ def test_openapi_has_both():
         "hit_count",
         "truncated",
         "evaluated_ms",
+        "bars_left",
     }
     assert set(document["components"]["schemas"]["Explain"]["required"]) == {
         "trader_id",
@@ -568,4 +571,5 @@ def test_openapi_has_both():
         "values",
         "bars",
         "forming",
+        "revision",
     }

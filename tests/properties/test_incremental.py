@@ -61,6 +61,17 @@ def plans():
     made.append(build_plan(shifted, 2, {"before": 1}))
     highest = [bars("1m", "high"), node("highest", 0, period=9), node("ge", 0, 1)]
     made.append(build_plan(highest, 2, {"highest": 1}))
+    crossing = [bars("3m"), node("ta.ema", 0, timeperiod=4), node("crossover", 0, 1)]
+    made.append(build_plan(crossing, 2, {"average": 1}))
+    earlier = [
+        bars("1m"),
+        node("ta.ema", 0, timeperiod=4),
+        node("shift", 1, n=2),
+        node("rising", 1, period=2),
+        node("gt", 1, 2),
+        node("or", 3, 4),
+    ]
+    made.append(build_plan(earlier, 5, {"before": 2}))
     return made
 
 
@@ -182,6 +193,12 @@ class Incremental(RuleBasedStateMachine):
         """Some traders are screened again, alone: what the others carry must not notice."""
         keys = [key for at, key in enumerate(self.traders) if at in which]
         assert self.found(self.evaluator.evaluate(self.slot_ms, keys)) == self.from_scratch(keys)
+
+    @rule(parts=st.integers(1, 12))
+    def prepare(self, parts):
+        """What new traders need is computed in advance, all of it or a part."""
+        for _ in range(parts):
+            self.evaluator.prepare(self.slot_ms, 0.0)
 
     @rule(times=st.integers(1, 4))
     def screen(self, times):

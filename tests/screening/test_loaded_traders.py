@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from app.domain.timeframes import epoch_ms
 from app.store import trader_state
 from tests import world
 
@@ -142,3 +143,18 @@ async def test_traders_of_other_machines_are_none_of_its_business(connection, ma
     await b.sync()
 
     assert (held(a), held(b)) == ({mine, theirs}, set())
+
+
+async def test_what_new_traders_need_is_computed_before_their_first_slot(connection, machine, user):
+    """Their first slot then computes no more than the next one."""
+    traders = [world.add_trader(connection, user, world.above(level)) for level in range(90, 110)]
+    a = await machine()
+    world.claim(connection, a.boot_id)
+
+    await a.sync()
+
+    evaluator = a.evaluation.evaluator
+    assert held(a) == set(traders)
+    assert evaluator.prepare(epoch_ms(a.screened_through), 0.0) == 0
+    evaluator.evaluate(epoch_ms(a.screened_through))
+    assert evaluator.seconds == {}

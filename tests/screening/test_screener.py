@@ -289,7 +289,7 @@ async def test_what_a_trader_missed_is_screened_when_it_is_taken_over(connection
 
     assert world.when(connection, trader) == matches(0, range(1, 6))
     assert world.status(connection, trader).through == world.at(5)
-    assert b.busy_since is None
+    assert not b.progress.is_expected
 
 
 async def test_a_trader_started_while_a_slot_is_open_begins_behind_it(connection, machine, market, user):

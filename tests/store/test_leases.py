@@ -88,8 +88,8 @@ def test_a_claim_still_in_flight_when_its_machine_leaves_is_given_back_too(dsn, 
                 assert not left.done()
         assert left.result() == [6]
 
-    assert set(owners(connection).values()) == {None}
     assert world.call(other, "select state::text from vyx.machines") == ("dead",)
+    assert world.claim(connection, world.register(connection, "b")) == 6
 
 
 # -- a lease that was lost ------------------------------------------------------------------------------------------------
@@ -140,6 +140,7 @@ def test_a_machine_that_advanced_elsewhere_cannot_advance_again(connection):
     boot = world.register(connection)
     world.close_slots(connection, 2)
     advance = {"boot_id": boot, "slot": world.at(2), "previous": world.at(1)}
+    world.speak_for(connection, boot)
 
     assert connection.execute(world.MACHINES["advance_machine"], advance).fetchone() == (boot,)
     assert connection.execute(world.MACHINES["advance_machine"], advance).fetchone() is None
@@ -148,6 +149,7 @@ def test_a_machine_that_advanced_elsewhere_cannot_advance_again(connection):
 def insert_signals(connection, boot, held, slot, *, symbol="BTCUSDT", cooldown_s=None):
     """Signals of one symbol for these leases; returns how many are new."""
     connection.execute("select vyx.keep_signal_partition(%s)", (slot,))
+    world.speak_for(connection, boot)
     n = len(held)
     parameters = {
         "boot_id": boot,
@@ -266,6 +268,7 @@ def screened(connection):
 def advance(connection, boot, number):
     held = world.leases(connection, boot)
     slot = {"boot_id": boot, "slot": world.at(number), "previous": world.at(number - 1)}
+    world.speak_for(connection, boot)
     assert connection.execute(world.MACHINES["advance_machine"], slot).fetchone() is not None
     connection.execute(
         world.TRADER_STATE["put_in_step"],
@@ -278,7 +281,7 @@ def advance(connection, boot, number):
     )
 
 
-@pytest.mark.parametrize("end", ["release", "reap", "stop", "error", "leave"])
+@pytest.mark.parametrize("end", ["release", "reap", "stop", "error", "leave", "reap while stopping"])
 def test_every_end_of_a_lease_leaves_a_row_of_what_it_screened(connection, screened, end):
     """
     Whichever way a machine loses a trader, (after, through] of its lease is kept, and the next owner goes on after it.
@@ -289,6 +292,11 @@ def test_every_end_of_a_lease_leaves_a_row_of_what_it_screened(connection, scree
             world.release(connection, boot, [trader])
         case "reap":
             world.bury(connection, boot)
+            world.claim(connection, world.register(connection, "b"))
+        case "reap while stopping":
+            world.stop(connection, trader)
+            world.bury(connection, boot)
+            world.settle(connection)
         case "stop":
             world.stop(connection, trader)
             world.release(connection, boot, [trader])
@@ -296,6 +304,7 @@ def test_every_end_of_a_lease_leaves_a_row_of_what_it_screened(connection, scree
             world.fail(connection, boot, world.leases(connection, boot))
         case "leave":
             world.call(connection, world.MACHINES["leave"], boot_id=boot)
+            world.claim(connection, world.register(connection, "b"))
 
     assert history(connection, trader) == [(1, 3, "a")]
     assert world.status(connection, trader).resume_after == world.at(3)
@@ -315,18 +324,34 @@ def test_a_lease_that_screened_nothing_leaves_no_row(connection, screened):
     assert world.status(connection, trader).resume_after == world.at(3)
 
 
-def test_reaping_finishes_what_was_stopping(connection, traders):
+def test_a_machine_that_died_leaves_its_traders_free_and_those_being_stopped_stopped(connection, traders):
     """
-    A trader whose owner died while it was to stop is stopped; the others are free again.
+    One row changes when it is reaped; the others claim from it, and finish what it had not.
     """
     boot = world.register(connection)
     world.claim(connection, boot)
     world.stop(connection, traders[0])
 
     world.bury(connection, boot)
+    b = world.register(connection, "b")
 
+    assert world.settle(connection) == 1
+    assert world.claim(connection, b) == 5
     assert [world.states(connection)[t] for t in traders] == ["stopped", *["starting"] * 5]
-    assert set(owners(connection).values()) == {None}
+    assert set(owners(connection).values()) == {None, b}
+
+
+def test_a_trader_of_a_dead_machine_stops_at_once(connection, traders):
+    """
+    Nobody finishes a slot for it: there is nothing to wait for.
+    """
+    boot = world.register(connection)
+    world.claim(connection, boot)
+    world.bury(connection, boot)
+
+    world.stop(connection, traders[0])
+
+    assert world.states(connection)[traders[0]] == "stopped"
 
 
 def test_a_trader_stops_when_its_owner_gives_it_back(connection, traders):
@@ -363,6 +388,7 @@ def test_a_heartbeat_counts_from_the_servers_start(connection, traders):
     """
     boot = world.register(connection)
     world.claim(connection, boot)
+    connection.execute("update vyx.server_lives set readable_since = %s", (world.LONG_AGO,))
     started = server_start(connection)
     world.fall_silent(connection, boot)
 
@@ -407,7 +433,7 @@ def test_a_reaped_machine_is_refused_everywhere(connection, traders):
         with pytest.raises(psycopg.Error) as refused:
             connection.execute(query, {"boot_id": boot, "trader_ids": None})
         assert refused.value.sqlstate == "VXFEN"
-    assert world.call(connection, world.MACHINES["beat"], boot_id=boot, owned=0)[0] is False
+    assert world.call(connection, world.MACHINES["beat"], boot_id=boot, owned=0, progress="{}")[0] is False
     assert world.claim(connection, boot) == 0
     assert world.call(connection, world.MACHINES["resume_machine"], boot_id=boot) == (False,)
 
@@ -445,9 +471,9 @@ def test_the_fence_does_not_wait_for_another_transaction_of_its_machine(connecti
             assert other.execute(world.MACHINES["advance_machine"], advance).fetchone() == (boot,)
 
 
-def test_a_beat_tells_what_fair_shares_need(connection, traders):
+def test_shares_are_made_of_kept_numbers(connection, traders):
     """
-    Alive machines, traders that should run, those nobody holds, ours, and where the ledger stands.
+    Alive machines, traders that should run, those no living machine holds, and ours; nothing is counted for it.
     """
     a = world.register(connection, "a")
     world.register(connection, "b")
@@ -455,9 +481,41 @@ def test_a_beat_tells_what_fair_shares_need(connection, traders):
     world.claim(connection, a, 2)
     world.stop(connection, next(t for t, owner in owners(connection).items() if owner is None))
 
-    beat = world.call(connection, world.MACHINES["beat"], boot_id=a, owned=2)
+    assert world.call(connection, world.LEASES["shares"], boot_id=a) == ("alive", 2, 5, 3, 2)
+    world.call(connection, world.MACHINES["leave"], boot_id=a)
+    assert world.call(connection, world.LEASES["shares"], boot_id=a) == ("dead", 1, 5, 5, 2)
 
-    assert beat == (True, "alive", 2, 5, 3, 2, world.at(1))
+
+def test_a_beat_says_where_the_ledger_stands_and_reports_the_work(connection):
+    """
+    One row is written, whatever the number of traders.
+    """
+    a = world.register(connection, "a")
+    world.close_slots(connection, 1)
+    report = '{"screen": {"count": 3, "idle_s": 0.5, "bound_s": 30}}'
+
+    beat = world.call(connection, world.MACHINES["beat"], boot_id=a, owned=2, progress=report)
+
+    assert beat == (True, "alive", world.at(1))
+    written = "select owned, progress #>> '{screen,count}' from vyx.machine_heartbeats"
+    assert world.call(connection, written) == (2, "3")
+
+
+def test_kept_numbers_are_added_up_without_changing_them(connection, traders):
+    """
+    Every statement adds a row; folding leaves one per owner.
+    """
+    a = world.register(connection, "a")
+    for trader in traders[:3]:
+        world.claim(connection, a, 1)
+        world.stop(connection, trader)
+    before = world.call(connection, world.LEASES["shares"], boot_id=a)
+
+    assert world.call(connection, "select vyx.fold_trader_counts_v1(1000)") == (False,)
+    assert world.call(connection, "select vyx.fold_trader_counts_v1()") == (True,)
+
+    assert world.call(connection, world.LEASES["shares"], boot_id=a) == before
+    assert world.call(connection, "select count(*) from vyx.trader_counts")[0] <= 2
 
 
 def test_the_ingest_lock_belongs_to_one_session(connection, other):
@@ -484,27 +542,54 @@ def test_reaping_ends_the_session_of_a_machine_that_hangs(dsn, connection):
             hung.execute("select 1")
 
 
-def test_a_dead_machine_with_very_many_traders_is_buried_in_pieces(connection, traders):
+def test_traders_of_a_dead_machine_are_claimed_in_pieces_by_everybody(connection, traders):
     """
-    The first call ends it, so that nothing of it is accepted any more; what it still owns is freed by the next ones.
+    Reaping is one row; whoever claims takes as many at a time as it likes, and nothing of the dead machine is accepted any more.
     """
-    a, b = world.register(connection, "a"), world.register(connection, "b")
+    a, b, c = (world.register(connection, name) for name in "abc")
     world.claim(connection, a)
-    definition = connection.execute("select pg_get_functiondef('vyx.reap_v1'::regproc)").fetchone()[0]
-    connection.execute(definition.replace("limit 20000", "limit 2"))
+    world.bury(connection, a)
 
-    world.fall_silent(connection, a)
-    connection.execute(
-        "update vyx.machine_heartbeats set heartbeat_at = now() + interval '1 hour' where boot_id = %s", (b,)
-    )
-    later = datetime.now(UTC) + timedelta(seconds=20)
-    freed = [world.reap(connection, now=later) for _ in range(4)]
+    claimed = [world.claim(connection, boot, 2) for boot in (b, c, b, c)]
 
-    assert freed == [[(a, "a", 2)], [(a, "a", 2)], [(a, "a", 2)], []]
+    assert claimed == [2, 2, 2, 0]
     with pytest.raises(psycopg.Error) as refused:
         connection.execute("select vyx.fence_v1(%s)", (a,))
     assert refused.value.sqlstate == "VXFEN"
-    assert world.claim(connection, b) == len(traders) == 6
+
+
+def test_a_crash_of_the_server_buries_nobody(connection, traders):
+    """
+    A backend that dies restarts all of them without changing the start time; only what is unlogged tells, because recovery empties it.
+    """
+    boot = world.register(connection)
+    set_heartbeat(connection, boot, datetime.now(UTC) - timedelta(hours=1))
+    connection.execute("select pg_advisory_unlock(7100, %s)", (boot,))
+    connection.execute("select vyx.readable_since()")
+    connection.execute("update vyx.server_lives set readable_since = %s", (world.LONG_AGO,))
+    after_ttl = server_start(connection) + timedelta(hours=1)
+    connection.execute("delete from vyx.server_lives")
+
+    assert world.reap(connection) == []
+
+    assert world.reap(connection, now=after_ttl) == [(boot, "a", 0)]
+
+
+def test_a_machine_judges_others_only_by_the_time_in_which_it_could_beat(connection):
+    """
+    Read-only, or with a full disk, the server takes no beat of anybody: the first that beats again must not reap the rest.
+    """
+    a, b = world.register(connection, "a"), world.register(connection, "b")
+    connection.execute("update vyx.server_lives set readable_since = %s", (world.LONG_AGO,))
+    now = server_start(connection) + timedelta(hours=1)
+    judging = "select dead from vyx.reap_v1('10 s', '2.5 s', %(now)s, %(judge)s)"
+    connection.execute(
+        "update vyx.machine_heartbeats set heartbeat_at = %s - interval '30 s', beating_since = %s - interval '5 s'",
+        (now, now),
+    )
+
+    assert connection.execute(judging, {"now": now, "judge": a}).fetchall() == []
+    assert connection.execute(judging, {"now": now + 6 * SECOND, "judge": a}).fetchall() == [(b,)]
 
 
 def test_changing_very_many_traders_at_once_costs_each_the_same(connection):

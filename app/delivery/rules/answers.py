@@ -48,6 +48,7 @@ class Answer:
         took_s: From the beginning of the attempt to its answer.
         retry_after_s: What the receiver asked for.
         is_final: Trying again cannot help: a refused address, a template that fails.
+        is_ours: This process could not even try, as without the right key; it says nothing about the destination.
     """
 
     status: int | None
@@ -55,6 +56,7 @@ class Answer:
     took_s: float
     retry_after_s: float | None = None
     is_final: bool = False
+    is_ours: bool = False
 
     @property
     def is_success(self) -> bool:
@@ -107,7 +109,7 @@ def _retried(answer: Answer, attempts: int, remaining_s: float) -> Outcome:
     return Outcome(
         state="expired" if delay_s >= remaining_s else "pending",
         delay_s=delay_s,
-        is_ok=None if is_pace else False,
+        is_ok=None if is_pace or answer.is_ours else False,
         hold_s=delay_s if is_pace else asked_for_s,
     )
 

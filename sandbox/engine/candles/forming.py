@@ -1,10 +1,12 @@
 """
-The bar in progress: what a candle of a timeframe looks like at an instant before its close.
+The forming bar: what a candle of a timeframe looks like at an instant before its close.
 
 Decided here: it is rolled up from the 1m candles that have closed since its open, by the rule that makes closed candles
-(minutes without a trade count for the close only), so it changes once a minute and is again a function of closed
-candles and the instant. When the bar closes, its own candle stands in its place. It exists when at least one symbol has
-a candle in it; a symbol without one reads flat at its previous close, as everywhere on an axis.
+(minutes without a trade count for the close only). So it changes once a minute, and is again a function of closed
+candles and the instant. When the bar closes, its own candle replaces it. It exists when at least one symbol has a
+candle in it; a symbol without one reads flat at its previous close, as everywhere on an axis.
+
+Example: at 10:07 the forming bar of 15m is made of the minutes 10:00 to 10:06.
 """
 
 from typing import Any, Self
@@ -16,25 +18,25 @@ from sandbox.engine.candles.frame import Frame
 
 class FormingFrame(Frame):
     """
-    The closed bars of a timeframe and the one in progress, as of one instant at a time.
+    The closed bars of a timeframe and the forming one, as of one instant at a time.
 
     `show` moves it to an instant, forwards or backwards; arrays read before then are no longer valid. It costs the bars
-    closed since, and O(symbols x minutes of the bar). `in_progress` tells whether the last bar is not closed.
+    closed since, and O(symbols x minutes of the bar). `is_forming`: whether the last bar is the forming one.
     """
 
     def __init__(self, timeframe: str) -> None:
         super().__init__(timeframe, 0)
-        self.in_progress = False
+        self.is_forming = False
         self._shown: tuple[int, ...] = ()
         self._source = -1
-        self._settled = 0  # absolute end of the columns that are closed candles
+        self._closed_end = 0  # absolute end of the columns that are closed candles
 
     def bars_closed_at(self, instant_ms: int) -> int:  # noqa: ARG002 - it is shown as of the only instant it knows
-        """How many bars the instant shown may see: all, the one in progress included."""
+        """How many bars the instant shown may see: all, the forming one included."""
         return len(self)
 
     def show(self, closed: Frame, minutes: Frame, instant_ms: int) -> Self:
-        """Be what a screen at *instant_ms* sees of *closed*, with the bar in progress made of *minutes* (1m)."""
+        """Be what a screen at *instant_ms* sees of *closed*, with the forming bar made of *minutes* (1m)."""
         shown = (
             closed.epoch,
             closed.first,
@@ -46,7 +48,7 @@ class FormingFrame(Frame):
         if shown == self._shown:
             return self
         if closed.epoch != self._source or len(self._present) != len(closed.present):
-            self._source, self._settled = closed.epoch, closed.first
+            self._source, self._closed_end = closed.epoch, closed.first
             self.first = closed.first
             self._resize(len(closed.present))
             self.epoch += 1
@@ -58,7 +60,7 @@ class FormingFrame(Frame):
     def _follow(self, closed: Frame, count: int) -> None:
         """Hold the first *count* bars of *closed* and nothing else."""
         end = closed.first + count
-        valid = max(closed.first, min(self._settled, end))
+        valid = max(closed.first, min(self._closed_end, end))
         if valid - self.first > len(self) or valid <= self.first:
             self._low = self._high = 0
             self.first, valid = closed.first, closed.first
@@ -74,15 +76,15 @@ class FormingFrame(Frame):
         for name, values in self._fields.items():
             values[:, place] = closed.field(name)[:, missing]
         self._high += more
-        self._settled = end
+        self._closed_end = end
 
     def _begin(self, minutes: Frame, instant_ms: int) -> None:
         """Add the bar that holds *instant_ms*, if it has begun and any symbol has a candle in it."""
         open_ms = instant_ms // self.step_ms * self.step_ms
         first, end = int(np.searchsorted(minutes.open_time, open_ms)), minutes.bars_closed_at(instant_ms)
         present = minutes.present[:, first:end].any(axis=1)
-        self.in_progress = bool(present.any())
-        if self.in_progress:
+        self.is_forming = bool(present.any())
+        if self.is_forming:
             rows = np.flatnonzero(present)
             candle = _rolled_up(minutes, rows, first, end)
             self.extend(np.array([open_ms]), rows, np.zeros(len(rows), dtype=np.int64), candle)

@@ -36,7 +36,7 @@ class Panel:
         return self._frames[timeframe]
 
     def forming(self, timeframe: str, instant_ms: int) -> FormingFrame:
-        """The frame of a timeframe with the bar in progress at *instant_ms*, valid until it is asked for another instant."""
+        """The frame of a timeframe with the forming bar at *instant_ms*, valid until it is asked for another instant."""
         frame = self._forming.get(timeframe)
         if frame is None:
             frame = self._forming[timeframe] = FormingFrame(timeframe)

@@ -1,1 +1,1 @@
-"""How the values of calls of one shape move on by one bar: one module for each kind of operator."""
+"""How calls are computed, over a range of bars and by one bar: one module for each kind of operator, both ways in it."""

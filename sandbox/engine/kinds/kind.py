@@ -1,105 +1,144 @@
-"""What a group of calls of one shape is, and the event in which it moves on."""
+"""
+The protocol of a kind: how calls of one kind of operator are computed, over a range of bars and by one bar.
 
-from collections.abc import Callable, Iterable
+Both ways give the same bits, and the tests hold each operator to that.
+
+* Over a range (`Kind.over`): from the values of the arguments in a view. Used for new calls, previews and audits.
+* By one bar (`CallGroup.step`): the newest values of many calls of one shape lie in rows of two tables; a step moves all
+  of them on with a few NumPy calls.
+
+Example: 300 traders compare something with `ta.sma(m1.close, n)`, 40 different n. Over a range that is 40 calls, each one
+TA-Lib run for each symbol. By step it is one group: one sum of shape (40, symbols) takes one bar in and one bar out.
+"""
+
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sandbox.engine.calls import Call, OperatorError, Ref
-from sandbox.engine.candles.frame import Frame, Ints
+from sandbox.engine.calls import Call, OperatorError
+from sandbox.engine.candles.frame import Ints
 from sandbox.engine.candles.panel import Panel
-from sandbox.engine.ranges import Computation, constant_value
 from sandbox.engine.rows import Rows
+from sandbox.engine.view import View
+from sandbox.plan.operators.kind import Array
 
 
 @dataclass(slots=True)
 class Event:
     """
-    One instant at which bars close.
+    One instant at which bars close, or, while bars are forming, at which a minute closes.
 
-    `moving` are the axes whose values change; `turned` those of them whose newest bar was not there at the event before;
-    `loaded` the calls set anew.
+    `moving` are the axes whose newest values change; `opened` those of them whose newest bar was not there at the event
+    before. `recomputed` are the calls set from the candles in this event. `lists` keeps rows as lists of numbers, with
+    whether all of them are finite.
     """
 
-    computation: Computation
+    view: View
     moving: frozenset[str]
-    turned: frozenset[str]
-    loaded: set[Call] = field(default_factory=set)
+    opened: frozenset[str]
+    recomputed: set[Call] = field(default_factory=set)
     lists: dict[int, tuple[list[float], bool]] = field(default_factory=dict)
-
-    def frame(self, axis: str) -> tuple[Frame, int]:
-        """A frame and the position of its newest bar."""
-        return self.computation.frame(axis), self.computation.end(axis) - 1
-
-    def settled(self, axis: str | None) -> bool:
-        """Whether the newest bar of the axis is closed."""
-        return axis is None or self.computation.is_settled(axis)
-
-    def want_args(self, call: Call, ago: int) -> None:
-        """Ask for a call's arguments over its last bars, from *ago* bars before the newest on."""
-        axis = call.axis or ""
-        start = self.computation.end(axis) - 1 - ago
-        for ref in call.args:
-            if ref.call.axis is not None:
-                self.computation.want(ref.call, self.computation.seen_from(axis, start, ref.call.axis))
 
 
 @dataclass(slots=True)
-class State:
+class Shared:
     """
-    What the groups of calls share: the tables, the calls that failed or have no value yet, the memory of window groups.
+    What all groups of calls share.
 
-    `recompute` computes one call from the candles in the middle of an event.
+    `failed` says why a call has no value; `unknown` are conditions whose value one bar ago nobody has computed.
+    `history_bytes` is the memory of window groups.
     """
 
     panel: Panel
     rows: Rows
     failed: dict[Call, OperatorError]
     unknown: set[Call]
-    recompute: Callable[[Call, "Event"], None]
     history_bytes: int = 0
-
-    def load_row(self, ref: Ref, event: "Event") -> None:
-        """Set a row to its newest value in the event's computation."""
-        call = ref.call
-        if call.axis is None:
-            value = constant_value(ref)[0]
-        else:
-            start = event.computation.end(call.axis) - 1
-            value = event.computation.values(ref, start, call.axis)[:, 0]
-        self.rows.write(ref.row, value, is_bool=call.is_bool)
 
 
 class CallGroup:
     """
-    Calls of one shape and axis.
+    Calls of one shape, axis and level, and how their newest values move on by one bar.
 
-    `step` moves all of them on by one bar, leaving those in `Event.loaded` alone where that matters. A group that is
-    `carried` needs to have been right at the bar before; the others need only their arguments.
+    The level of a call is one more than that of its highest argument: groups step in order of their levels.
+    A group that `is_incremental` builds on its values at the bar before; the others need only their arguments. Of those,
+    one that `is_pointwise` needs only the newest value of each. One that `is_shifting` has something to say in `shifted`.
     """
 
-    carried = False
+    is_incremental = False
+    is_pointwise = False
+    is_shifting = False
 
-    def __init__(self, state: State, axis: str | None) -> None:
-        self.state = state
+    @classmethod
+    def shape(cls, call: Call, shared: Shared) -> Hashable | None:
+        """What calls must have in common to be in one group; None when this class does not take the call."""
+        raise NotImplementedError
+
+    def __init__(self, shared: Shared, axis: str | None, level: int) -> None:
+        self.shared = shared
         self.axis = axis
+        self.level = level
         self.calls: list[Call] = []
         self._positions: dict[Call, int] = {}
         self._tables: dict[str, Any] | None = None
 
+    @property
+    def name(self) -> str:
+        """The operator, of a group that holds calls."""
+        return self.calls[0].operator.name
+
     def add(self, call: Call) -> None:
+        """Take a call; it has rows already, and so have its arguments."""
         self._positions[call] = len(self.calls)
         self.calls.append(call)
         self._tables = None
 
     def remove(self, call: Call) -> None:
-        """Forget a call; the last one takes its place."""
+        """Forget a call and all that is kept for it; the last one takes its place. Its rows are the caller's."""
         at, last = self._positions.pop(call), self.calls.pop()
         if last is not call:
             self.calls[at] = last
             self._positions[last] = at
         self._tables = None
+
+    def want(self, call: Call, view: View) -> None:
+        """Ask for what `load` needs."""
+        if call.axis is not None:
+            view.want(call, view.end(call.axis) - 1)
+
+    def load(self, call: Call, view: View) -> None:
+        """
+        Set the call's rows, and what is kept of it, from a view in which everything that it wanted is computed.
+
+        Raises:
+            OperatorError: The call, or one that it needs, has no value.
+        """
+        for ref in call.refs:
+            self.shared.rows.set_newest(ref, view.newest_value(ref))
+
+    def restarts(self, event: Event) -> Collection[Call]:  # noqa: ARG002 - most groups never restart
+        """Calls that cannot move on into this event; the caller recomputes them before any group steps."""
+        return ()
+
+    def shifted(self) -> tuple[bool, Ints, Any] | None:
+        """
+        What moves before any group steps, because it is a value of the bar before: kind, rows, and their new values.
+
+        Asked only when a bar opens on the axis.
+        """
+        return None
+
+    def step(self, event: Event) -> Iterable[Call]:
+        """
+        Move all calls on by one bar, but for those in `Event.recomputed` where that matters.
+
+        May assume that arguments have their newest values. An incremental group may assume besides that its calls were right
+        at the event before, or are in `Event.recomputed`. Returns calls that it could not move on: the caller
+        recomputes them before the next level steps. What it raises fails all its calls.
+        """
+        raise NotImplementedError
 
     def table(self, name: str, make: Callable[[], Any]) -> Any:
         """An array made from the calls, kept until they change."""
@@ -110,38 +149,42 @@ class CallGroup:
         return self._tables[name]
 
     def out_rows(self) -> Ints:
-        return self.table("out", lambda: np.array([call.refs[0].row for call in self.calls]))  # type: ignore[no-any-return]
+        """The row of each call's only output."""
+        rows = self.shared.rows
+        return self.table("out", lambda: np.array([rows.of(call.refs[0]) for call in self.calls]))  # type: ignore[no-any-return]
 
     def arg_rows(self, position: int) -> Ints:
+        """The row of each call's argument at a position."""
+        rows = self.shared.rows
         return self.table(  # type: ignore[no-any-return]
-            f"arg{position}", lambda: np.array([call.args[position].row for call in self.calls])
+            f"arg{position}", lambda: np.array([rows.of(call.args[position]) for call in self.calls])
         )
 
-    def unloaded(self, event: Event) -> Any:
-        """Indices of the calls that this event has not set anew."""
-        if not event.loaded.isdisjoint(self._positions):
+    def stepping(self, event: Event) -> Any:
+        """Indices of the calls that this event has not recomputed."""
+        if not event.recomputed.isdisjoint(self._positions):
             return np.array(
-                [at for at, call in enumerate(self.calls) if call not in event.loaded], dtype=np.int64
+                [at for at, call in enumerate(self.calls) if call not in event.recomputed], dtype=np.int64
             )
         return slice(None)
 
-    def want(self, call: Call, event: Event) -> None:
-        """Ask for what `load` needs."""
-        if call.axis is not None:
-            event.computation.want(call, event.computation.end(call.axis) - 1)
 
-    def load(self, call: Call, event: Event) -> None:
-        """Set the call's rows from the event's computation."""
-        for ref in call.refs:
-            if ref.row >= 0:
-                self.state.load_row(ref, event)
+def lookback_before(call: Call, view: View) -> int:
+    """The first input bar of most kinds: the lookback before the first bar wanted."""
+    return view.starts[call] - call.lookback
 
-    def step(self, event: Event) -> None:
-        raise NotImplementedError
 
-    def restarts(self, event: Event) -> Iterable[Call]:  # noqa: ARG002 - most groups never restart
-        """Calls that cannot be carried into this event and must be computed anew."""
-        return ()
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """
+    How calls of one kind of operator are computed.
 
-    def release(self, call: Call) -> None:
-        """Give back what the call holds besides its rows."""
+    `over(call, view)` gives an array of shape (symbols or 1, bars) for each output, over the bars from
+    `View.start` to the newest one. It may assume that its arguments are computed from `first_input(call, view)` on, and
+    raises OperatorError where there is no value. `groups` are the ways to move the newest value on by one bar, best
+    first: the first class that takes the call keeps it.
+    """
+
+    over: Callable[[Call, View], tuple[Array, ...]]
+    groups: tuple[type[CallGroup], ...]
+    first_input: Callable[[Call, View], int] = lookback_before

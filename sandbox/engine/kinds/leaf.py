@@ -1,39 +1,58 @@
-"""Candle fields, and what is read from them without computing."""
+"""Candle fields, their values some bars ago and their changes: columns of the panel, read without computing."""
 
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
 
-from sandbox.engine.calls import Call
-from sandbox.engine.candles.frame import Frame
-from sandbox.engine.candles.panel import Panel
-from sandbox.engine.kinds.kind import CallGroup, Event
-from sandbox.plan.operators.kind import Candles, Change
+from sandbox.engine.calls import Call, constant_value, is_own_field
+from sandbox.engine.kinds.kind import CallGroup, Event, Shared
+from sandbox.engine.view import View
+from sandbox.plan import axis as axes
+from sandbox.plan.operators.kind import Array, Change
+
+
+def constant_over(call: Call, view: View) -> tuple[Array, ...]:  # noqa: ARG001 - the same in every view
+    """One number for all bars."""
+    return (constant_value(call.refs[0]),)
+
+
+def over(call: Call, view: View) -> tuple[Array, ...]:
+    """The field's columns; of a symbol that the panel does not have, NaN."""
+    axis = call.axis or axes.NOW
+    values = view.frame(axis).field(str(call.params["field"]))[:, view.start(call) : view.end(axis)]
+    symbol = str(call.params["symbol"])
+    if symbol:
+        row = view.panel.index.get(symbol)
+        if row is None:
+            return (np.full((1, values.shape[1]), np.nan),)
+        values = values[row : row + 1]
+    # A frame with a forming bar may be asked for another instant.
+    return (values.copy() if axes.is_forming(axis) else values,)
 
 
 class CandleFields(CallGroup):
-    """Candle fields, their values some bars ago, and their changes: columns of the panel."""
+    """Candle fields, their values some bars ago, and their changes."""
 
-    def step(self, event: Event) -> None:
-        rows = self.state.rows
+    @classmethod
+    def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked
+        return () if all(is_own_field(ref.call) for ref in call.args) else None
+
+    def step(self, event: Event) -> Iterable[Call]:
         for call in self.calls:
-            frame, newest = event.frame(call.axis or "")
-            if isinstance(call.operator.kind, Candles):
-                rows.floats[call.refs[0].row] = _column(frame, call, newest, self.state.panel)
-                continue
-            source = call.args[0].call
-            ago = call.operator.kind.lookback(call.params)
-            value = _column(frame, source, newest - ago, self.state.panel)
+            field = call.args[0].call if call.args else call
+            frame, newest = event.view.newest(call.axis or axes.NOW)
+            values = frame.field(str(field.params["field"]))
+            value = self._column(field, values, newest - call.lookback)
             if isinstance(call.operator.kind, Change):
-                value = _column(frame, source, newest, self.state.panel) - value
-            rows.floats[call.refs[0].row] = value
+                value = self._column(field, values, newest) - value
+            self.shared.rows.set_newest(call.refs[0], value)
+        return ()
 
-
-def _column(frame: Frame, call: Call, position: int, panel: Panel) -> Any:
-    if position < 0:
-        return np.nan
-    values = frame.field(str(call.params["field"]))[:, position]
-    symbol = str(call.params["symbol"])
-    if not symbol:
-        return values
-    return values[panel.index[symbol]] if symbol in panel.index else np.nan
+    def _column(self, field: Call, values: Any, position: int) -> Any:
+        if position < 0:
+            return np.nan
+        symbol, index = str(field.params["symbol"]), self.shared.panel.index
+        if not symbol:
+            return values[:, position]
+        return values[index[symbol], position] if symbol in index else np.nan

@@ -1,61 +1,113 @@
-"""Functions with a memory, carried on by TA-Lib."""
+"""Functions with a memory: one run for each block of bars, continued by TA-Lib bar by bar."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from sandbox.engine.calls import Call, OperatorError, Ref, is_own_field
-from sandbox.engine.kinds.kind import CallGroup, Event, State
-from sandbox.engine.runs import begins_block, carried_run, run_start, stream_of
+from sandbox.engine.kinds.kind import CallGroup, Event, Shared
+from sandbox.engine.runs import begins_block, blocks, open_streams, opened_run, run_rows, run_start, stream_of
+from sandbox.engine.view import View
+from sandbox.plan import axis as axes
+from sandbox.plan.operators.kind import Array
+
+
+def first_input(call: Call, view: View) -> int:
+    """Where the run begins that gives the first bar wanted its value; of a running total, the newest bar."""
+    frame, newest = view.newest(call.axis or axes.NOW)
+    if not len(frame):
+        return 0
+    first = newest if call.operator.kind.total else max(0, min(view.starts[call], newest))
+    return run_start(frame, first, call.operator, call.params)
+
+
+def over(call: Call, view: View) -> tuple[Array, ...]:
+    """Block by block, each by its own runs."""
+    axis, start = call.axis or axes.NOW, view.start(call)
+    frame, end = view.frame(axis), view.end(axis)
+    origin = max(0, first_input(call, view))
+    inputs = [np.asarray(view.values(ref, origin, axis), dtype=np.float64) for ref in call.args]
+    rows = max(len(values) for values in inputs)
+    results = tuple(np.full((rows, end - start), np.nan) for _ in call.operator.outputs)
+    is_total = call.operator.kind.total
+    for block, last in [(start, end)] if is_total else blocks(frame, start, end, call.operator):
+        if block == last:
+            continue
+        begin = max(0, run_start(frame, last - 1, call.operator, call.params))
+        first = max(block, begin)
+        pieces = [values[:, begin - origin : last - origin] for values in inputs]
+        outputs = [result[:, first - start : last - start] for result in results]
+        if not (view.keep_streams and last == end and stream_of(call)):
+            run_rows(call, pieces, outputs)
+            continue
+        view.streams[call] = [None] * rows
+        if view.is_closed(axis):
+            run_rows(call, pieces, outputs, view.streams[call])
+        else:
+            run_rows(call, pieces, outputs)
+            open_streams(call, [piece[:, :-1] for piece in pieces], view.streams[call])
+    return results
 
 
 class Runs(CallGroup):
-    """TA-Lib functions carried on by TA-Lib's own streaming handles, one for each symbol."""
+    """
+    TA-Lib functions continued by TA-Lib's own streaming handles, one for each symbol.
 
-    carried = True
+    A handle holds the state behind the last closed bar: `update` takes a closed bar in, `peek` looks at a forming one and
+    leaves no trace.
+    """
 
-    def __init__(self, state: State, axis: str | None) -> None:
-        super().__init__(state, axis)
+    is_incremental = True
+
+    @classmethod
+    def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked
+        if stream_of(call) is None or any(ref.call.is_bool for ref in call.args):
+            return None
+        return call.operator.name
+
+    def __init__(self, shared: Shared, axis: str | None, level: int) -> None:
+        super().__init__(shared, axis, level)
         self._handles: dict[Call, list[Any]] = {}
 
-    def release(self, call: Call) -> None:
+    def remove(self, call: Call) -> None:
+        super().remove(call)
         self._handles.pop(call, None)
 
-    def restarts(self, event: Event) -> Iterable[Call]:
+    def restarts(self, event: Event) -> Collection[Call]:
         if self.axis is None or self.axis not in event.moving:
             return ()
-        frame, newest = event.frame(self.axis)
-        turned = self.axis in event.turned
-        return [
-            call
-            for call in self.calls
-            if call not in self._handles or (turned and begins_block(frame, newest))
-        ]
+        if self.axis in event.opened and begins_block(*event.view.newest(self.axis)):
+            return self.calls
+        return [call for call in self.calls if call not in self._handles]
 
-    def load(self, call: Call, event: Event) -> None:
-        super().load(call, event)
-        handles = event.computation.streams.get(call)
+    def load(self, call: Call, view: View) -> None:
+        super().load(call, view)
+        handles = view.streams.get(call)
         if handles is None:
             self._handles.pop(call, None)
         else:
             self._handles[call] = handles
 
-    def step(self, event: Event) -> None:
+    def step(self, event: Event) -> Iterable[Call]:
+        lost = []
         for call in self.calls:
-            if call in event.loaded:
+            if call in event.recomputed:
                 continue
             try:
-                self._carry(call, event)
+                if not self._continue(call, event):
+                    lost.append(call)
             except Exception as error:  # noqa: BLE001 - whatever an operator raises fails its own traders only
-                self.state.failed[call] = OperatorError(f"{call.operator.name}: {error}")
+                self.shared.failed[call] = OperatorError(f"{call.operator.name}: {error}")
                 self._handles.pop(call, None)
+        return lost
 
-    def _carry(self, call: Call, event: Event) -> None:
+    def _continue(self, call: Call, event: Event) -> bool:
+        """False where the call must be recomputed."""
         handles = self._handles[call]
         inputs = [self._list(ref, event) for ref in call.args]
         stream = stream_of(call)
-        update = stream.update if event.settled(call.axis) else stream.peek
+        update = stream.update if event.view.is_closed(call.axis) else stream.peek
         if len(handles) == 1:
             inputs = [(values[:1], finite) for values, finite in inputs]
         if all(finite for _, finite in inputs) and None not in handles:
@@ -63,29 +115,34 @@ class Runs(CallGroup):
         else:
             outputs = self._with_gaps(call, handles, [values for values, _ in inputs], event)
             if outputs is None:
-                return
+                return False
         table = np.array(outputs, dtype=np.float64)
         table = table[None] if table.ndim == 1 else table.T
         table[np.isinf(table)] = np.nan
         for ref in call.refs:
-            if ref.row >= 0:
-                self.state.rows.floats[ref.row] = table[ref.out]
+            self.shared.rows.set_newest(ref, table[ref.out])
+        return True
 
     def _list(self, ref: Ref, event: Event) -> tuple[list[float], bool]:
-        kept = event.lists.get(ref.row)
+        row = self.shared.rows.of(ref)
+        kept = event.lists.get(row)
         if kept is None:
-            values = self.state.rows.floats[ref.row]
-            kept = event.lists[ref.row] = (values.tolist(), bool(np.isfinite(values).all()))
+            values = self.shared.rows.floats[row]
+            kept = event.lists[row] = (values.tolist(), bool(np.isfinite(values).all()))
         return kept
 
     def _with_gaps(self, call: Call, handles: list[Any], inputs: Sequence[list[float]], event: Event) -> Any:
-        """Where symbols are too young, or a series has a gap: row by row. None when all was computed anew."""
+        """
+        Where symbols are too young, or a series has a gap: row by row.
+
+        None where a computed series has a value again after a gap: its new run cannot be begun from the newest values alone.
+        """
         nothing = (np.nan,) * len(call.operator.outputs)
         blank: Any = nothing if len(nothing) > 1 else np.nan
-        plain = all(is_own_field(ref.call) and ref.call.axis == call.axis for ref in call.args)
-        settled = event.settled(call.axis)
+        reads_candles = all(is_own_field(ref.call) and ref.call.axis == call.axis for ref in call.args)
+        is_closed = event.view.is_closed(call.axis)
         stream = stream_of(call)
-        update = stream.update if settled else stream.peek
+        update = stream.update if is_closed else stream.peek
         outputs = []
         for row, handle in enumerate(handles):
             values = [column[row] for column in inputs]
@@ -93,28 +150,27 @@ class Runs(CallGroup):
             if handle is not None and finite:
                 outputs.append(update(handle, *values))
             elif not finite:
-                if settled:
+                if is_closed:
                     handles[row] = None
                 outputs.append(blank)
-            elif plain:
+            elif reads_candles:
                 value = self._young(call, row, handles, event)
                 outputs.append(blank if value is None else value)
             else:
-                self.state.recompute(call, event)
                 return None
         return outputs
 
     @staticmethod
     def _young(call: Call, row: int, handles: list[Any], event: Event) -> Any:
         """A symbol whose run has not begun: try to begin it with the candles there are."""
-        frame, newest = event.frame(call.axis or "")
+        frame, newest = event.view.newest(call.axis or axes.NOW)
         begin = max(0, run_start(frame, newest, call.operator, call.params))
         rows = [frame.field(str(ref.call.params["field"]))[row, begin : newest + 1] for ref in call.args]
         first = int(np.argmax(np.isfinite(rows[0])))
-        if newest + 1 - begin - first <= call.operator.kind.lookback(call.params):
+        if newest + 1 - begin - first <= call.lookback:
             return None
-        handle, outputs = carried_run(call, [values[first:] for values in rows])
-        if event.settled(call.axis):
+        handle, outputs = opened_run(call, [values[first:] for values in rows])
+        if event.view.is_closed(call.axis):
             handles[row] = handle
         last = tuple(float(output[-1]) for output in outputs)
         return last if len(last) > 1 else last[0]

@@ -201,7 +201,7 @@ def test_a_condition_that_looks_back_further_than_history_is_too_little_of_it(bl
 
     told = blame(source, YOUNG, bars_of(panel, YOUNG, "5m")[2])
 
-    words = "line 2: rising(b.volume, 4) or (b.close < 0)[3]: rising(4) cannot be told after 3 bars of 5m"
+    words = "line 2: rising(b.volume, 4) or (b.close < 0)[3]: rising(4) is unknown after 3 bars of 5m"
     assert told == f"not enough history: {words}"
 
 

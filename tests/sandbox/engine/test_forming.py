@@ -126,7 +126,7 @@ def test_the_bar_in_progress_is_rolled_up_from_closed_minutes(minutes):
         assert (frame.present == expected.present).all()
         for name in FIELDS:
             assert np.array_equal(frame.field(name), expected.field(name), equal_nan=True)
-        assert frame.in_progress == (slot % (15 * MINUTE) != 0)
+        assert frame.is_forming == (slot % (15 * MINUTE) != 0)
 
 
 @given(st.lists(st.integers(0, 59), min_size=1, max_size=12))
