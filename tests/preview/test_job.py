@@ -88,6 +88,7 @@ async def test_the_answer_stands_in_the_row(pool, candles, user, job):
         "truncated",
         "evaluated_ms",
         "bars_left",
+        "history_begins",
     }
     assert (result["trigger"], result["bars"], result["symbols"], result["truncated"]) == ("1m", 20, 4, False)
     assert set(result["hits"][0]) == {"symbol", "triggered_at", "price", "values"}
@@ -218,7 +219,9 @@ async def test_what_a_dead_machine_worked_on_no_longer_counts(pool, connection, 
     await claim(pool)
     assert await claim(pool) is None
 
-    connection.execute("update vyx.previews set worked_at = worked_at - interval '21 s'")
+    connection.execute(
+        "update vyx.previews set worked_at = worked_at - make_interval(secs => %s)", (SILENT_S + 1,)
+    )
 
     assert await claim(pool) is not None
 
