@@ -25,6 +25,7 @@ import structlog
 from psycopg.conninfo import conninfo_to_dict
 
 from app.database_url import Unreadable, ports, read_address
+from app.domain.retention import KeepDays, read_keep_days
 from app.errors import SettingInvalid
 
 BINANCE_REST_URL = "https://data-api.binance.vision"  # market data only: no key, no trading
@@ -101,6 +102,7 @@ class Settings:
     hook_allow: tuple[Opening, ...]
     public_url: str | None
     universe_refresh_s: float
+    keep_days: KeepDays
     is_embedded: bool = False  # the database is the embedded one, of this data directory
 
     def addresses(self) -> tuple[str, str]:
@@ -258,6 +260,7 @@ def read_settings(
         hook_allow=_hook_allow(read),
         public_url=read.url("VYX_PUBLIC_URL", None, ("http", "https")),
         universe_refresh_s=read.number("VYX_UNIVERSE_REFRESH_S", 600, low=1, high=86_400),
+        keep_days=_keep_days(read),
     )
     _check_relations(settings, read)
     return settings
@@ -345,6 +348,15 @@ def _opening(word: str) -> Opening:
     network, slash, rest = word.partition("/")
     length, colon, port = rest.partition(":")
     return ipaddress.ip_network(f"{network}{slash}{length}"), int(port) if colon else None
+
+
+def _keep_days(read: _Reader) -> KeepDays:
+    try:
+        return read_keep_days(read.text("VYX_KEEP_DAYS") or "")
+    except ValueError as error:
+        raise SettingInvalid(
+            f"VYX_KEEP_DAYS must be such as {KeepDays()} (a part may be given): {error}."
+        ) from None
 
 
 def _words(text: str | None) -> tuple[str, ...]:

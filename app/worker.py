@@ -208,7 +208,13 @@ class Worker:
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
-        context: dict[str, Any] = {"pool": self._pool, "keeper": self._keeper, "sealer": self._sealer}
+        context: dict[str, Any] = {
+            "pool": self._pool,
+            "keeper": self._keeper,
+            "sealer": self._sealer,
+            "keep_days": self._settings.keep_days,
+            "metrics": self._metrics,
+        }
         await run_jobs(self._keeper.boot_id, context, self._jobs_ended)
 
     async def _run_previews(self) -> None:
