@@ -30,10 +30,11 @@ def trader(connection):
     trader = world.add_trader(connection, user, world.above(10))
     world.put_closes(connection, {"AAAUSDT": [5, 11, 5], "BBBUSDT": [5, 5, 5]}, first=1)
     world.close_slots(connection, 1, 2, 3)
-    connection.execute(
-        "insert into vyx.leases (trader_id, epoch, boot_id, machine_id, after, through) values (%s, 1, 1, 'a', %s, %s)",
-        (trader, world.at(0), world.at(3)),
-    )
+    with world.without_triggers(connection):
+        connection.execute(
+            "insert into vyx.leases (trader_id, epoch, boot_id, machine_id, after, through) values (%s, 1, 1, 'a', %s, %s)",
+            (trader, world.at(0), world.at(3)),
+        )
     connection.execute(
         "insert into public.signals (trader_id, user_id, symbol, timeframe, triggered_at, price, plan_hash, epoch, screened_at)"
         " values (%s, %s, 'AAAUSDT', '1m', %s, 11, 'h', 1, now())",
