@@ -36,7 +36,7 @@ from app.settings import read_settings
 from app.web import serve
 border.HEADER_S_MAX = border.BODY_S_MAX = 1.0
 configure("json")
-asyncio.run(serve(read_settings(), ready=lambda url: print(url, flush=True), compiler=None))
+asyncio.run(serve(read_settings(), ready=lambda url: print(url, flush=True)))
 """
 
 
