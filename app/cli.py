@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the thing asked for failed, 2 usage. Tracebacks only with 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -22,10 +23,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app import operations
+from app import VERSION, operations
+from app.database_url import without_passwords
 from app.errors import CommandFailed, Refused
 from app.logging import configure
-from app.settings import Settings, embedded_key, read_settings
+from app.settings import Settings, close_libpq_environment, embedded_key, read_settings
 from app.store import embedded
 
 if TYPE_CHECKING:
@@ -37,11 +39,14 @@ AUDIT_LINES_MAX = 20  # of differing signals of one trader
 cli = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode=None,  # rich takes [env …] for markup and leaves it out
     pretty_exceptions_enable=False,
     help="Vyx screens every closed candle of every USDT pair with the filters its users write. `vyx up` starts everything.",
 )
 
-exports = typer.Typer(no_args_is_help=True, help="Write what is stored to standard output.")
+exports = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Write what is stored to standard output."
+)
 cli.add_typer(exports, name="export")
 INSTANTS = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%MZ", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]
 
@@ -101,8 +106,19 @@ From = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vyx {VERSION}")
+        raise typer.Exit
+
+
 @cli.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -139,6 +155,7 @@ def web(
     from app.web import serve  # noqa: PLC0415
 
     settings = _with_database(_settings(data_dir=data_dir, host=host, port=port, metrics_port=metrics_port))
+    operations.check_start(settings)
     asyncio.run(serve(settings, ready=lambda url: print(f"vyx web ready {url}", flush=True)))
 
 
@@ -163,7 +180,9 @@ def worker(
         speed=speed,
         start=market_from,
     )
-    worker_process = Worker(_with_database(settings))
+    settings = _with_database(settings)
+    operations.check_start(settings)
+    worker_process = Worker(settings)
     asyncio.run(worker_process.run(on_ready=lambda: print("vyx worker ready", flush=True)))
 
 
@@ -322,6 +341,25 @@ def status(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 
 @cli.command()
+def doctor(
+    web_processes: Annotated[int, typer.Option("--web", min=1, max=1000, help="Web processes planned.")] = 2,
+    worker_processes: Annotated[
+        int, typer.Option("--workers", min=1, max=1000, help="Worker processes planned.")
+    ] = 2,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Try everything that a deployment needs: exit 0 when nothing is wrong, else 1, with what to do about it."""
+    from app.doctor import terminal  # noqa: PLC0415
+
+    settings = _settings(data_dir=data_dir)
+    if settings.database_url is not None or embedded.find(settings.data_dir) is not None:
+        settings = _with_database(settings)
+    if not terminal.show(settings, web=web_processes, workers=worker_processes, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@cli.command()
 def drain(
     machine: Annotated[str, typer.Argument(help="Its id, as `vyx status` shows it.")],
     data_dir: DataDir = None,
@@ -396,7 +434,7 @@ def _database_url(settings: Settings) -> str:
     url = settings.direct_database_url or embedded.find(settings.data_dir)
     if url is None:
         raise CommandFailed(
-            f"No database runs in {settings.data_dir} and DATABASE_URL is not set; start `vyx up` first, or name another --data-dir."
+            f"No database runs in {settings.data_dir} and DATABASE_URL is not set; start `vyx up` first, or say where one runs: --data-dir FOLDER/.vyx, FOLDER being where vyx was started, or VYX_DATA_DIR."
         )
     return url
 
@@ -444,21 +482,47 @@ def _short(value: object) -> str:
 def main() -> None:
     """The entry point: every refusal is one sentence and an exit code."""
     debug = "--debug" in sys.argv
+    close_libpq_environment()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that has no such letter shows its number
     try:
         cli(prog_name="vyx")
-    except (CommandFailed, Refused, psycopg.OperationalError) as error:
+    except (CommandFailed, Refused, psycopg.Error) as error:
         if debug:
             raise
         print(f"vyx: {_sentence(error)}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
+        sys.exit(_exit_code(error))
     except KeyboardInterrupt:
         os._exit(130)
 
 
+NOT_MIGRATED = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidSchemaName,
+)
+
+
+def _exit_code(error: Exception) -> int:
+    return 2 if isinstance(error, NOT_MIGRATED) else getattr(error, "exit_code", 1)
+
+
 def _sentence(error: Exception) -> str:
+    if not isinstance(error, psycopg.Error):
+        return str(error)
+    if isinstance(error, NOT_MIGRATED):
+        return "The database is not migrated, or by another version of Vyx; run `vyx migrate`."
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = without_passwords(
+        said, [os.environ.get("DATABASE_URL"), os.environ.get("VYX_DIRECT_DATABASE_URL")]
+    )
     if isinstance(error, psycopg.OperationalError):
-        return f"The database cannot be reached: {str(error).strip().splitlines()[0]}"
-    return str(error)
+        return f"The database cannot be reached: {said}"
+    return f"The database refused: {said}"
 
 
 if __name__ == "__main__":

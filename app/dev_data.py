@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
-from pathlib import Path
 from uuid import UUID
 
 import jwt
@@ -17,6 +16,7 @@ from app.delivery.destinations import Destinations, Draft
 from app.delivery.sealing import Sealer
 from app.domain.demo import DEMO_USER
 from app.errors import CommandFailed, SettingInvalid
+from app.package_data import FILTERS_DIR
 from app.settings import Settings
 from app.store import accounts, trader_state, traders
 from app.store.pool import Connection, connect_direct, make_pool
@@ -24,7 +24,7 @@ from app.store.traders import PlanColumns
 from sandbox.language.compiler import FilterCompiler
 
 CONNECTION_NAME = "vyx-dev-data"
-DEMO_FILTERS = sorted((Path(__file__).parents[1] / "docs" / "filters").glob("demo_*.py"))
+DEMO_FILTERS = sorted(FILTERS_DIR.glob("demo_*.py"))
 DEMO_DESTINATION = "this terminal"
 DEMO_TOKEN_MINUTES = 7 * 24 * 60
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from app.domain.retention import KINDS
+
 STATES = ("starting", "running", "stopping", "error")
 
 
@@ -85,6 +87,21 @@ class WorkerMetrics:
             "vyx_matches_unjoined",
             "Matches whose lease had changed; their slot was screened again.",
             registry=registry,
+        )
+        self.pruned_rows = Counter(
+            "vyx_pruned_rows", "Rows deleted because they were older than kept.", ["kind"], registry=registry
+        )
+        self.prune_failures = Counter(
+            "vyx_prune_failures",
+            "Kinds of rows that could not be pruned in a run.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in KINDS:
+            self.pruned_rows.labels(kind)
+            self.prune_failures.labels(kind)
+        self.signals_digested = Counter(
+            "vyx_signals_digested", "Matches that became part of a digest, not signals.", registry=registry
         )
         self.signals_refused = Counter(
             "vyx_signals_refused",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
+
 from app.bounded.process import Crashed, OutOfTime
 from app.domain.health import condition_of
 from app.errors import CommandFailed
 from app.preview.audit import Audit
 from app.preview.audit import audit as replay
 from app.preview.process import EvaluatingProcess
-from app.settings import child_environment
+from app.settings import Settings, child_environment
 from app.store import (
     deliveries,
     embedded,
@@ -35,6 +38,20 @@ from app.store.pool import connect_direct, make_pool
 CONNECTION_NAME = "vyx-cli"
 AUDIT_PIECE_S = 120.0  # replaying 240 bars of one trader over all pairs takes a second
 REDELIVER_WITHIN_S = 60.0  # all dead letters in one statement
+
+
+def check_start(settings: Settings) -> None:
+    """
+    Refuse to start a process that could not work. A database that cannot be reached is waited for by whoever starts.
+
+    Raises:
+        SettingInvalid: nothing says who may sign in.
+        NotCurrent: the database lacks migrations, or has those of a newer version.
+    """
+    settings.signing_secret()
+    _, direct_url = settings.addresses()
+    with contextlib.suppress(psycopg.OperationalError):
+        migrations.check_current(direct_url)
 
 
 async def status(url: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A wrong or contradictory value stops the start with one sentence naming the vari
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import secrets
@@ -16,11 +17,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+import structlog
 from psycopg.conninfo import conninfo_to_dict
 
+from app.database_url import Unreadable, ports, read_address
+from app.domain.retention import KeepDays, read_keep_days
 from app.errors import SettingInvalid
 
 BINANCE_REST_URL = "https://data-api.binance.vision"  # market data only: no key, no trading
@@ -29,6 +34,7 @@ KEY_CHARACTERS_MIN = 32
 SECRET_BYTES_MIN = 32  # HS256 wants a key as long as its digest; PyJWT only warns
 
 
+log = structlog.get_logger(__name__)
 Opening = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int | None]  # a range, and one port of it
 _FOR_CHILDREN = (
     "PATH",
@@ -48,6 +54,16 @@ def child_environment() -> dict[str, str]:
     written, no address, no key.
     """
     return {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ}
+
+
+def close_libpq_environment() -> None:
+    """
+    Take every ``PG…`` variable of the shell away from our connections, which say themselves where they go, and give libpq
+    the three that a connection must not inherit from a role or a database (PgBouncer passes them on, too).
+    """
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+    os.environ |= {"PGCLIENTENCODING": "UTF8", "PGDATESTYLE": "ISO", "PGTZ": "UTC"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +102,7 @@ class Settings:
     hook_allow: tuple[Opening, ...]
     public_url: str | None
     universe_refresh_s: float
+    keep_days: KeepDays
     is_embedded: bool = False  # the database is the embedded one, of this data directory
 
     def addresses(self) -> tuple[str, str]:
@@ -165,6 +182,13 @@ class _Reader:
             raise SettingInvalid(f"{variable} must be true or false, got {raw!r}.")
         return raw in ("true", "1")
 
+    def address(self, variable: str) -> str | None:
+        value = self.text(variable)
+        try:
+            return read_address(value) if value is not None else None
+        except Unreadable as error:
+            raise SettingInvalid(f"{variable} {error}.") from None
+
     def url(self, variable: str, default: str | None, schemes: tuple[str, ...]) -> str | None:
         value = self.text(variable, default)
         if value is not None and (urlsplit(value).scheme not in schemes or not urlsplit(value).netloc):
@@ -199,8 +223,8 @@ def read_settings(
         ("http", "https"),
     )
     settings = Settings(
-        database_url=read.text("DATABASE_URL"),
-        direct_database_url=read.text("VYX_DIRECT_DATABASE_URL", read.text("DATABASE_URL")),
+        database_url=read.address("DATABASE_URL"),
+        direct_database_url=read.address("VYX_DIRECT_DATABASE_URL") or read.address("DATABASE_URL"),
         data_dir=Path(read.text("VYX_DATA_DIR", ".vyx", flag="data_dir") or ".vyx").expanduser().absolute(),
         host=read.text("VYX_HOST", "127.0.0.1", flag="host") or "127.0.0.1",
         port=read.whole("VYX_PORT", 8787, low=0, high=65535, flag="port"),
@@ -236,9 +260,29 @@ def read_settings(
         hook_allow=_hook_allow(read),
         public_url=read.url("VYX_PUBLIC_URL", None, ("http", "https")),
         universe_refresh_s=read.number("VYX_UNIVERSE_REFRESH_S", 600, low=1, high=86_400),
+        keep_days=_keep_days(read),
     )
     _check_relations(settings, read)
     return settings
+
+
+class _Recording(dict[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return default
+
+
+def known_variables() -> frozenset[str]:
+    """Every variable that :func:`read_settings` looks up."""
+    environment = _Recording()
+    read_settings({}, environment)
+    return frozenset(environment.asked)
 
 
 def _metrics_port(read: _Reader, default: int) -> int | None:
@@ -306,6 +350,15 @@ def _opening(word: str) -> Opening:
     return ipaddress.ip_network(f"{network}{slash}{length}"), int(port) if colon else None
 
 
+def _keep_days(read: _Reader) -> KeepDays:
+    try:
+        return read_keep_days(read.text("VYX_KEEP_DAYS") or "")
+    except ValueError as error:
+        raise SettingInvalid(
+            f"VYX_KEEP_DAYS must be such as {KeepDays()} (a part may be given): {error}."
+        ) from None
+
+
 def _words(text: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
@@ -341,7 +394,7 @@ def _check_relations(settings: Settings, read: _Reader) -> None:
         raise SettingInvalid(
             "VYX_DIRECT_DATABASE_URL is set but DATABASE_URL is not; set both, or neither for the embedded database."
         )
-    if settings.direct_database_url and urlsplit(settings.direct_database_url).port == 6543:
+    if settings.direct_database_url and "6543" in ports(settings.direct_database_url):
         raise SettingInvalid(
             "VYX_DIRECT_DATABASE_URL must be a direct or session-mode connection: port 6543 is Supabase's transaction pooler, where LISTEN and session locks are lost."
         )
@@ -381,9 +434,14 @@ def embedded_key(data_dir: Path) -> str:
 def _made_once(path: Path) -> str:
     data_dir = path.parent
     data_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    made = data_dir / f"{path.name}.{os.getpid()}"
+    if path.exists() and len(path.read_bytes().strip()) < SECRET_BYTES_MIN:
+        log.warning("a secret was cut short, making another one", file=str(path))
+        path.unlink()
+    if not path.exists():
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-    except FileExistsError:
-        pass
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)  # whole or not at all, and never over another one's
+        made.unlink()
     return path.read_text(encoding="ascii").strip()

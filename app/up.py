@@ -24,13 +24,14 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 from urllib.parse import urlsplit
 
 import structlog
 
 from app import dev_data
 from app.backoff import Backoff
+from app.child_process import ending_with_us
 from app.delivery.terminal_receiver import TerminalReceiver, serving
 from app.domain.demo import DEMO_USER
 from app.errors import CommandFailed
@@ -39,6 +40,7 @@ from app.settings import Settings, embedded_key
 from app.store import embedded, markets, migrations
 from app.store.markets import Market
 from app.store.pool import connect_direct
+from app.store.sessions import prove_direct
 
 log = structlog.get_logger(__name__)
 BACKOFF_FIRST_S = 0.5
@@ -46,6 +48,9 @@ BACKOFF_MAX_S = 15.0
 HEALTHY_AFTER_S = 30.0
 READY_WITHIN_S = 120.0
 POLL_S = 0.1
+_OPENER = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # our own address: never through a proxy
 KILL_AFTER_DRAIN_S = 5.0
 
 
@@ -58,18 +63,30 @@ def run(settings: Settings) -> None:
         CommandFailed: something needed for the start is not to be had; one sentence says what.
     """
     settings.signing_secret()  # refused here in one sentence, not by a child
-    with _only_one(settings.data_dir), _database(settings) as url:
+    with _only_one(settings.data_dir), _database(settings) as (url, databases):
+        log.info("migrating the database")
         migrations.migrate(url)
+        migrations.check_current(url)  # what a newer version applied is nothing to do for migrate
+        asyncio.run(prove_direct(url))
         asyncio.run(_continue_market(url, settings))
         port = settings.port or _free_port(settings.host)
         environment = os.environ | {
+            "PYTHONUTF8": "1",  # what a child writes is read as UTF-8, in any locale
             "DATABASE_URL": settings.database_url or url,
             "VYX_DIRECT_DATABASE_URL": settings.direct_database_url or url,
             "VYX_PUBLIC_URL": settings.public_url or f"http://{_reachable(settings.host)}:{port}",
         }
         with _demo_receiver(settings, environment) as demo:
             children = [_web(settings, port, environment), _worker(settings, environment)]
-            _serve(settings, children, url, f"http://{_reachable(settings.host)}:{port}", demo)
+            log.info("starting the web and the worker process")
+            _serve(
+                settings,
+                children,
+                databases,
+                database_url=url,
+                url=f"http://{_reachable(settings.host)}:{port}",
+                demo=demo,
+            )
 
 
 # -- what has to be there before the children ----------------------------------------------------------------
@@ -89,13 +106,15 @@ def _only_one(data_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _database(settings: Settings) -> Iterator[str]:
+def _database(settings: Settings) -> Iterator[tuple[str, list[_Watched]]]:
+    """The database's direct address, and what has to be watched for it."""
     if settings.direct_database_url is not None:
-        yield settings.direct_database_url
+        yield settings.direct_database_url, []
         return
+    log.info("starting the database", data_dir=str(settings.data_dir))
     server = embedded.start(settings.data_dir)
     try:
-        yield server.get_uri()
+        yield server.get_uri(), [_EmbeddedDatabase(server)]
     finally:
         server.cleanup()
 
@@ -156,6 +175,47 @@ def _reachable(host: str) -> str:
 # -- children ------------------------------------------------------------------------------------------------
 
 
+class _Watched(Protocol):
+    def watch(self) -> int | None:
+        """Restart after a death, with backoff; returns the exit code of a fresh death."""
+
+
+@dataclass
+class _EmbeddedDatabase:
+    """The embedded Postgres, kept running. The others lose their connections meanwhile, and make new ones."""
+
+    server: embedded.Server
+    started: float = field(default_factory=time.monotonic)
+    backoff: Backoff = field(default_factory=lambda: Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S))
+    restart_at: float | None = None
+
+    def watch(self) -> int | None:
+        now = time.monotonic()
+        if self.restart_at is not None:
+            if now >= self.restart_at:
+                self._start()
+            return None
+        code = self.server.exit_code()
+        if code is not None:
+            if now - self.started > HEALTHY_AFTER_S:
+                self.backoff.reset()
+            self._start_later(f"exit code {code}")
+        return code
+
+    def _start(self) -> None:
+        try:
+            self.server.start()
+        except CommandFailed as error:
+            self._start_later(str(error))
+            return
+        self.started, self.restart_at = time.monotonic(), None
+
+    def _start_later(self, reason: str) -> None:
+        wait_s = self.backoff.next_s()
+        self.restart_at = time.monotonic() + wait_s
+        log.warning("the database ended, starting it again", reason=reason, wait_s=round(wait_s, 2))
+
+
 @dataclass
 class _Child:
     """A process that is kept running."""
@@ -171,7 +231,12 @@ class _Child:
 
     def start(self) -> None:
         self.process = subprocess.Popen(  # noqa: S603 our own interpreter and module
-            self.command, env=self.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+            [*ending_with_us("TERM"), *self.command],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
         )
         self.started = time.monotonic()
         threading.Thread(target=self._relay, args=(self.process.stdout,), daemon=True).start()
@@ -252,7 +317,13 @@ def _metrics_port(settings: Settings, offset: int) -> str:
 
 
 def _serve(
-    settings: Settings, children: list[_Child], database_url: str, url: str, demo: _Demo | None
+    settings: Settings,
+    children: list[_Child],
+    databases: list[_Watched],
+    *,
+    database_url: str,
+    url: str,
+    demo: _Demo | None,
 ) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -265,8 +336,8 @@ def _serve(
             print(f"vyx ready {url}", flush=True)
             _welcome(settings, database_url, url, demo)
         while not stopping.wait(POLL_S):
-            for child in children:
-                child.watch()
+            for watched in [*databases, *children]:
+                watched.watch()
     finally:
         for child in children:
             child.stop()
@@ -300,7 +371,7 @@ def _await_ready(children: list[_Child], database_url: str, url: str, stopping: 
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health/ready", timeout=2) as response:  # noqa: S310 our own address
+        with _OPENER.open(f"{url}/health/ready", timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

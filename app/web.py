@@ -36,6 +36,7 @@ from app.settings import Settings
 from app.store.pool import make_pool
 from app.store.sessions import prove_direct
 from app.turns import SharedQueue
+from app.watchdog import watchdog
 from jobs.tasks import defer_preview
 
 FILTERS_WAITING_MAX = 8  # of one user, beside the two in work: an editor that checks while one types has one
@@ -58,6 +59,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None]) -> None:
     """
     async with BoundedFilters() as filters, make_service(settings, filters) as service:
         with (
+            watchdog(),
             serve_metrics(settings.host, settings.metrics_port, service.metrics.registry),
             contextlib.closing(listen(settings.host, settings.port)) as listener,
         ):

@@ -43,6 +43,7 @@ from app.settings import Settings
 from app.store import jobs
 from app.store.pool import Connection, Path, answers, make_pool
 from app.store.sessions import prove_direct
+from app.watchdog import watchdog
 from jobs.runner import job_connections, run_jobs, run_previews
 from jobs.tasks import tick
 from sandbox.interpreter.functions import EachRunner
@@ -170,7 +171,7 @@ class Worker:
         await self._pool.open(wait=True, timeout=30)
         _, direct_url = self._settings.addresses()
         await prove_direct(direct_url)
-        with serve_metrics(self._settings.host, self._settings.metrics_port, self._registry):
+        with watchdog(), serve_metrics(self._settings.host, self._settings.metrics_port, self._registry):
             async with job_connections(direct_url):
                 tasks = [
                     asyncio.create_task(supervise("keeper", self._keeper.run, self._stopping)),
@@ -207,7 +208,13 @@ class Worker:
         await self._registered.wait()
         if self._keeper.boot_id is None or self._stopping.is_set():
             return
-        context: dict[str, Any] = {"pool": self._pool, "keeper": self._keeper, "sealer": self._sealer}
+        context: dict[str, Any] = {
+            "pool": self._pool,
+            "keeper": self._keeper,
+            "sealer": self._sealer,
+            "keep_days": self._settings.keep_days,
+            "metrics": self._metrics,
+        }
         await run_jobs(self._keeper.boot_id, context, self._jobs_ended)
 
     async def _run_previews(self) -> None:

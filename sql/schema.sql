@@ -129,6 +129,9 @@ CREATE TABLE public.trader_state (
     in_step boolean DEFAULT false NOT NULL,
     signal_count bigint DEFAULT 0 NOT NULL,
     last_signal_at timestamp with time zone,
+    signal_day date,
+    signals_that_day integer DEFAULT 0 NOT NULL,
+    flooding_since timestamp with time zone,
     started_at timestamp with time zone,
     stopped_at timestamp with time zone,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -150,6 +153,10 @@ COMMENT ON COLUMN public.trader_state.epoch IS 'Rises whenever the owner changes
 COMMENT ON COLUMN public.trader_state.lease_after IS 'The current lease covers the slots after this one.';
 
 COMMENT ON COLUMN public.trader_state.resume_after IS 'The last slot accounted for when the owner took it; the next owner goes on after it. While in_step, machines.screened_through of the owner is the truth.';
+
+COMMENT ON COLUMN public.trader_state.signal_day IS 'The UTC day of market time that signals_that_day counts; its slots lie after midnight and through the next.';
+
+COMMENT ON COLUMN public.trader_state.flooding_since IS 'First slot, on its day, of which a row of signal_digests was stored instead of signals.';
 
 COMMENT ON COLUMN public.trader_state.changed_in IS 'The transaction that last changed state, owner or what is screened. A machine reads the rows of transactions that were not over when it looked last: none is missed, whichever commits first.';
 
@@ -433,10 +440,11 @@ begin
     raise exception 'trader_id, user_id, epoch, lease_after, started_at, stopped_at, changed_at and error_count follow from other columns; change state (start_trader, stop_trader) or owner instead'
       using errcode = 'VX422';
   end if;
-  if (new.resume_after, new.in_step, new.signal_count, new.last_signal_at) is distinct from (old.resume_after, old.in_step, old.signal_count, old.last_signal_at)
+  if (new.resume_after, new.in_step, new.signal_count, new.last_signal_at, new.signal_day, new.signals_that_day, new.flooding_since)
+     is distinct from (old.resume_after, old.in_step, old.signal_count, old.last_signal_at, old.signal_day, old.signals_that_day, old.flooding_since)
      and current_setting('vyx.boot', true) is distinct from old.owner::text
      and (current_setting('vyx.boot', true) is distinct from 'redelivery' or (new.resume_after, new.in_step) is distinct from (old.resume_after, old.in_step)) then
-    raise exception 'resume_after, in_step, signal_count and last_signal_at say what a machine has screened; only the machine that holds the trader moves them' using errcode = 'VX422';
+    raise exception 'resume_after, in_step, signal_count, last_signal_at, signal_day, signals_that_day and flooding_since say what a machine has screened; only the machine that holds the trader moves them' using errcode = 'VX422';
   end if;
   if new.changed_in is distinct from old.changed_in then new.changed_in := pg_current_xact_id(); end if;
   return new;
@@ -577,6 +585,37 @@ begin
   return claimed;
 end $$;
 
+CREATE FUNCTION vyx.drop_signal_partition_v1(before timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $_$
+declare
+  oldest record;
+  row_count bigint;
+  newest_id bigint;
+begin
+  select c.relname as name, c.reltuples as about into oldest
+    from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+   where i.inhparent = 'public.signals'::regclass and c.relname ~ '^signals_\d{4}_\d\d$'
+     and (to_date(right(c.relname, 7), 'YYYY_MM')::timestamp + interval '1 month') at time zone 'UTC' <= before
+   order by c.relname limit 1;
+  if not found then return null; end if;
+  if oldest.about < 1000 then   -- never analysed, or so few that they are counted
+    execute format('select count(*) from vyx.%I', oldest.name) into row_count;
+  else
+    row_count := oldest.about::bigint;
+  end if;
+  execute format('select max(s.id) from vyx.%I s', oldest.name) into newest_id;
+  perform set_config('lock_timeout', '200ms', true);
+  begin
+    execute format('drop table vyx.%I', oldest.name);
+  exception when lock_not_available then
+    return null;
+  end;
+  perform vyx.raise_feed_floor(newest_id);
+  return row_count;
+end $_$;
+
 CREATE FUNCTION vyx.end_sessions(boot bigint, classes integer[] DEFAULT '{7100,7105}'::integer[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -623,8 +662,9 @@ begin
     return false;
   end if;
   delete from public.signals;
+  delete from public.signal_digests;
   delete from vyx.leases;
-  truncate vyx.candles, vyx.candle_corrections, vyx.candle_ranges, vyx.candle_refusals, vyx.history_checks, vyx.slots, vyx.market_progress;
+  truncate vyx.candles, vyx.candle_corrections, vyx.candle_ranges, vyx.candle_refusals, vyx.history_checks, vyx.slots, vyx.market_progress, vyx.prunings;
   update vyx.symbols set trading = false, reason = 'of the simulated market', join_count = join_count + 1;
   delete from vyx.markets;
   return true;
@@ -888,6 +928,13 @@ begin
   return new;
 end $$;
 
+CREATE FUNCTION vyx.market_day(slot timestamp with time zone) RETURNS date
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select ((slot - interval '1 microsecond') at time zone 'UTC')::date
+$$;
+
 CREATE FUNCTION vyx.market_time(wall timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -958,7 +1005,8 @@ begin
          jsonb_build_object('trader_id', e.trader_id, 'trader_name', e.name, 'from', e.from_state, 'state', e.to_state, 'reason', e.why, 'at', e.at),
          clock_timestamp() + interval '1 day'
     from (select c.*, t.name, coalesce(case when c.to_state = 'error' then s.last_error end, c.reason) as why,
-                 case when c.to_state = 'error' and c.from_state <> 'error' then 'error'
+                 case when c.from_state = c.to_state and c.reason like 'flooding:%' then 'quota'  -- the reason of put_digests
+                      when c.to_state = 'error' and c.from_state <> 'error' then 'error'
                       when c.from_state = 'starting' and c.to_state = 'running' and s.error_count > 0 then 'recovered'
                       when c.from_state <> 'stopping' and c.to_state in ('stopping', 'stopped')
                       and c.reason like '% tier runs at most %' then 'quota' end as event  -- the reason of vyx.stop_beyond_tiers_v1
@@ -1010,6 +1058,13 @@ begin
     select vyx.queue_notice(o.user_id, 'recovered', jsonb_build_object('what', o.event, 'since', o.since, 'at', clock_timestamp())) from over o) x;
   return coalesce(queued, 0);
 end $$;
+
+CREATE FUNCTION vyx.raise_feed_floor(through bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$
+  update vyx.feed_floors f set id = through where f.id < through
+$$;
 
 CREATE FUNCTION vyx.raise_revision() RETURNS trigger
     LANGUAGE plpgsql
@@ -1179,6 +1234,13 @@ CREATE FUNCTION vyx.shares_v1(boot bigint, OUT state vyx.machine_state, OUT aliv
          coalesce(sum(c.traders) filter (where not vyx.is_held(c.owner)), 0)::bigint,
          coalesce(sum(c.traders) filter (where c.owner = boot), 0)::bigint
     from (select owner, sum(traders) as traders from vyx.trader_counts group by owner) c
+$$;
+
+CREATE FUNCTION vyx.signals_per_day("user" uuid) RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select t.signals_per_day from public.tiers t where t.tier = coalesce((select a.tier from public.accounts a where a.user_id = "user"), 'free')
 $$;
 
 CREATE FUNCTION vyx.start_trader_v1(trader uuid, max_active bigint DEFAULT NULL::bigint) RETURNS public.trader_state
@@ -1638,6 +1700,24 @@ CREATE VIEW public.machine_overview WITH (security_invoker='true') AS
 
 COMMENT ON VIEW public.machine_overview IS 'One line per boot of a worker.';
 
+CREATE TABLE public.signal_digests (
+    trader_id uuid NOT NULL,
+    slot timestamp with time zone NOT NULL,
+    user_id uuid NOT NULL,
+    matches integer NOT NULL,
+    symbols text[] NOT NULL,
+    plan_hash text NOT NULL,
+    epoch bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT a_digest_names_its_first_pairs CHECK (((matches > 0) AND ((cardinality(symbols) >= 1) AND (cardinality(symbols) <= LEAST(matches, 20)))))
+);
+
+COMMENT ON TABLE public.signal_digests IS 'One row per slot of a trader that has stored its tier''s signals of the day (tiers.signals_per_day): it was screened, and this is stored instead of signals.';
+
+COMMENT ON COLUMN public.signal_digests.matches IS 'Pairs that matched at the slot, before a cooldown.';
+
+COMMENT ON COLUMN public.signal_digests.symbols IS 'The first of them by name, at most 20.';
+
 CREATE TABLE public.signals (
     id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
     trader_id uuid NOT NULL,
@@ -1748,9 +1828,11 @@ CREATE TABLE public.tiers (
     max_running integer,
     max_stored integer,
     max_streams integer DEFAULT 10 NOT NULL,
+    signals_per_day integer,
     CONSTRAINT max_running_is_not_negative CHECK ((max_running >= 0)),
     CONSTRAINT max_stored_is_not_negative CHECK ((max_stored >= 0)),
-    CONSTRAINT max_streams_is_not_negative CHECK ((max_streams >= 0))
+    CONSTRAINT max_streams_is_not_negative CHECK ((max_streams >= 0)),
+    CONSTRAINT signals_per_day_is_positive CHECK ((signals_per_day > 0))
 );
 
 COMMENT ON TABLE public.tiers IS 'What a user may have and run at the same time. A row per tier; edit a number here and it holds from the next request on.';
@@ -1760,6 +1842,8 @@ COMMENT ON COLUMN public.tiers.max_running IS 'Traders that may run at once; nul
 COMMENT ON COLUMN public.tiers.max_stored IS 'Traders that may be saved; null is unlimited. Up to 64 KiB of filter each.';
 
 COMMENT ON COLUMN public.tiers.max_streams IS 'Event streams that may be open at once, on each web process.';
+
+COMMENT ON COLUMN public.tiers.signals_per_day IS 'Signals that one trader may store in a UTC day; null is unlimited. Beyond it each slot stores one row of signal_digests instead.';
 
 CREATE TABLE public.trader_events (
     id bigint DEFAULT nextval('vyx.feed_id'::regclass) NOT NULL,
@@ -2107,6 +2191,19 @@ CREATE SEQUENCE vyx.notice_id
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE vyx.prunings (
+    kind text NOT NULL,
+    pruned_before timestamp with time zone NOT NULL,
+    row_count bigint DEFAULT 0 NOT NULL,
+    pruned_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE vyx.prunings IS 'Of each kind of row: from when on everything is kept, and how many older rows were deleted so far. VYX_KEEP_DAYS says how many days are kept.';
+
+COMMENT ON COLUMN vyx.prunings.pruned_before IS 'Market time for signals, signal_digests, signal_revisions and slots, else the wall clock. Stated before the first row goes; never moves back.';
+
+COMMENT ON COLUMN vyx.prunings.row_count IS 'Rows deleted since the database was made; of dropped partitions what Postgres estimates they held.';
+
 CREATE UNLOGGED TABLE vyx.rate_limits (
     user_id uuid NOT NULL,
     kind text NOT NULL,
@@ -2183,6 +2280,9 @@ ALTER TABLE ONLY public.accounts
 
 ALTER TABLE ONLY public.destinations
     ADD CONSTRAINT destinations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.signal_digests
+    ADD CONSTRAINT one_digest_per_trader_and_slot PRIMARY KEY (trader_id, slot);
 
 ALTER TABLE ONLY public.signals_failed
     ADD CONSTRAINT one_failure_per_trader_symbol_and_bar UNIQUE (trader_id, symbol, triggered_at);
@@ -2280,6 +2380,9 @@ ALTER TABLE ONLY vyx.candle_refusals
 ALTER TABLE ONLY vyx.previews
     ADD CONSTRAINT previews_pkey PRIMARY KEY (preview_id);
 
+ALTER TABLE ONLY vyx.prunings
+    ADD CONSTRAINT prunings_pkey PRIMARY KEY (kind);
+
 ALTER TABLE ONLY vyx.rate_limits
     ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (user_id, kind);
 
@@ -2309,6 +2412,10 @@ CREATE INDEX accounts_is_over_idx ON public.accounts USING btree (user_id) WHERE
 CREATE INDEX accounts_tier_idx ON public.accounts USING btree (tier);
 
 CREATE INDEX destinations_user_id_idx ON public.destinations USING btree (user_id, created_at DESC, id);
+
+CREATE INDEX signal_digests_slot_idx ON public.signal_digests USING brin (slot);
+
+CREATE INDEX signal_digests_user_id_idx ON public.signal_digests USING btree (user_id, slot);
 
 CREATE INDEX signal_revisions_user_id_idx ON public.signal_revisions USING btree (user_id);
 
@@ -2388,7 +2495,7 @@ CREATE INDEX slots_lacking_idx ON vyx.slots USING btree (slot) WHERE ((state = '
 
 CREATE INDEX slots_not_complete_idx ON vyx.slots USING btree (slot) WHERE (state <> 'complete'::vyx.slot_state);
 
-CREATE TRIGGER a_machine_moves_only_its_traders BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN ((((((((((((((new.trader_id IS DISTINCT FROM old.trader_id) OR (new.user_id IS DISTINCT FROM old.user_id)) OR (new.epoch IS DISTINCT FROM old.epoch)) OR (new.lease_after IS DISTINCT FROM old.lease_after)) OR (new.started_at IS DISTINCT FROM old.started_at)) OR (new.stopped_at IS DISTINCT FROM old.stopped_at)) OR (new.changed_at IS DISTINCT FROM old.changed_at)) OR (new.error_count IS DISTINCT FROM old.error_count)) OR (new.resume_after IS DISTINCT FROM old.resume_after)) OR (new.in_step IS DISTINCT FROM old.in_step)) OR (new.signal_count IS DISTINCT FROM old.signal_count)) OR (new.last_signal_at IS DISTINCT FROM old.last_signal_at)) OR (new.changed_in IS DISTINCT FROM old.changed_in))) EXECUTE FUNCTION vyx.check_trader_edit();
+CREATE TRIGGER a_machine_moves_only_its_traders BEFORE UPDATE ON public.trader_state FOR EACH ROW WHEN (((((((((((((((((new.trader_id IS DISTINCT FROM old.trader_id) OR (new.user_id IS DISTINCT FROM old.user_id)) OR (new.epoch IS DISTINCT FROM old.epoch)) OR (new.lease_after IS DISTINCT FROM old.lease_after)) OR (new.started_at IS DISTINCT FROM old.started_at)) OR (new.stopped_at IS DISTINCT FROM old.stopped_at)) OR (new.changed_at IS DISTINCT FROM old.changed_at)) OR (new.error_count IS DISTINCT FROM old.error_count)) OR (new.resume_after IS DISTINCT FROM old.resume_after)) OR (new.in_step IS DISTINCT FROM old.in_step)) OR (new.signal_count IS DISTINCT FROM old.signal_count)) OR (new.last_signal_at IS DISTINCT FROM old.last_signal_at)) OR (new.signal_day IS DISTINCT FROM old.signal_day)) OR (new.signals_that_day IS DISTINCT FROM old.signals_that_day)) OR (new.flooding_since IS DISTINCT FROM old.flooding_since)) OR (new.changed_in IS DISTINCT FROM old.changed_in))) EXECUTE FUNCTION vyx.check_trader_edit();
 
 CREATE TRIGGER a_state_row_goes_with_its_trader BEFORE DELETE ON public.trader_state FOR EACH ROW EXECUTE FUNCTION vyx.check_state_row();
 
@@ -2450,6 +2557,12 @@ ALTER TABLE ONLY public.accounts
 
 ALTER TABLE ONLY public.destinations
     ADD CONSTRAINT destinations_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signal_digests
+    ADD CONSTRAINT signal_digests_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.signal_digests
+    ADD CONSTRAINT signal_digests_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.signal_revisions
     ADD CONSTRAINT signal_revisions_trader_id_fkey FOREIGN KEY (trader_id) REFERENCES public.traders(id) ON DELETE CASCADE;
@@ -2552,6 +2665,10 @@ ALTER TABLE public.destinations ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY destinations_owner_select ON public.destinations FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
+ALTER TABLE public.signal_digests ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY signal_digests_owner_select ON public.signal_digests FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
 ALTER TABLE public.signal_revisions ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY signal_revisions_owner_select ON public.signal_revisions FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
@@ -2624,6 +2741,8 @@ ALTER TABLE vyx.markets ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.previews ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE vyx.prunings ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE vyx.rate_limits ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE vyx.server_lives ENABLE ROW LEVEL SECURITY;
@@ -2672,10 +2791,20 @@ GRANT ALL ON TABLE vyx.previews TO service_role;
 REVOKE ALL ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION vyx.claim_preview_v1(wait_s double precision, silent_s double precision, in_flight_max integer) TO service_role;
 
+REVOKE ALL ON FUNCTION vyx.drop_signal_partition_v1(before timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION vyx.drop_signal_partition_v1(before timestamp with time zone) TO service_role;
+
 REVOKE ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION vyx.forget_simulated_market_v1(demo uuid) TO service_role;
 
+GRANT ALL ON FUNCTION vyx.market_day(slot timestamp with time zone) TO service_role;
+
+REVOKE ALL ON FUNCTION vyx.raise_feed_floor(through bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION vyx.raise_feed_floor(through bigint) TO service_role;
+
 GRANT ALL ON TABLE vyx.machines TO service_role;
+
+GRANT ALL ON FUNCTION vyx.signals_per_day("user" uuid) TO service_role;
 
 GRANT USAGE ON SEQUENCE vyx.feed_id TO service_role;
 
@@ -2705,6 +2834,9 @@ GRANT SELECT ON TABLE public.history_overview TO service_role;
 GRANT ALL ON TABLE vyx.machine_heartbeats TO service_role;
 
 GRANT SELECT ON TABLE public.machine_overview TO service_role;
+
+GRANT SELECT ON TABLE public.signal_digests TO authenticated;
+GRANT ALL ON TABLE public.signal_digests TO service_role;
 
 GRANT SELECT ON TABLE public.signals TO authenticated;
 GRANT ALL ON TABLE public.signals TO service_role;
@@ -2760,6 +2892,8 @@ GRANT ALL ON TABLE vyx.markets TO service_role;
 GRANT SELECT ON TABLE vyx.market_facts TO service_role;
 
 GRANT USAGE ON SEQUENCE vyx.notice_id TO service_role;
+
+GRANT ALL ON TABLE vyx.prunings TO service_role;
 
 GRANT ALL ON TABLE vyx.rate_limits TO service_role;
 

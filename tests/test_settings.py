@@ -55,6 +55,11 @@ POSTGRES = "postgresql://localhost/vyx"
         ("VYX_HOOK_ALLOW", "home"),
         ("VYX_HOOK_ALLOW", "127.0.0.1/32:http"),
         ("VYX_PUBLIC_URL", "vyx.example"),
+        ("VYX_KEEP_DAYS", "90"),
+        ("VYX_KEEP_DAYS", "signals=0"),
+        ("VYX_KEEP_DAYS", "signals=1.5"),
+        ("VYX_KEEP_DAYS", "signals=9,signals=8"),
+        ("VYX_KEEP_DAYS", "candles=9"),
     ],
 )
 def test_a_bad_value_is_refused_by_a_sentence_that_names_its_variable(variable, value):
@@ -304,3 +309,8 @@ def test_a_documented_default_and_range_are_the_real_ones(row):
         for beyond in (float(span[1]) - 1, float(span[2]) + 1):
             with pytest.raises(SettingInvalid, match=variable):
                 read_settings(environment={variable: f"{beyond:g}"})
+
+
+def test_a_part_of_keep_days_leaves_the_others_as_they_are():
+    keep = read_settings({}, {"VYX_KEEP_DAYS": "signals=7, deliveries=1"}).keep_days
+    assert (keep.signals, keep.events, keep.deliveries, keep.slots, keep.leases) == (7, 90, 1, 90, 90)

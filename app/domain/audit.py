@@ -7,7 +7,7 @@ bar. With a cooldown of 120 s, matches at 10:01, 10:02 and 10:03 are signals at 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -90,6 +90,30 @@ def differences(
         if by_place[place].content != others[place].content
     ]
     return sorted(found, key=lambda difference: (difference.at, difference.symbol, difference.only_in))
+
+
+def digest_differences(
+    count: int, first: Sequence[str], at: datetime, replayed: Iterable[str]
+) -> list[Difference]:
+    """
+    What differs between a digest and the pairs that a recomputation matches at its slot.
+
+    Args:
+        count: Matches that the digest counts.
+        first: The first of them by name; all of them when there are few.
+        at: The slot.
+        replayed: Every pair that matches, in any order.
+
+    Returns:
+        A pair per difference that shows; where only the counts differ, the first pair that the digest does not name.
+    """
+    names = sorted(replayed)
+    found = [Difference(symbol, at, "live") for symbol in first if symbol not in names]
+    found += [Difference(symbol, at, "replayed") for symbol in names[: len(first)] if symbol not in first]
+    if not found and len(names) != count:
+        unnamed = names[len(first)] if len(names) > len(first) else first[-1]
+        found.append(Difference(unnamed, at, "replayed" if len(names) > count else "live"))
+    return found
 
 
 def _cools(match: Seen, earlier: datetime | None, cooldown_s: float | None) -> bool:

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app import VERSION
 from app.errors import Kind, Refused
 from app.http import (
     api_keys,
@@ -37,7 +38,6 @@ from app.preview.audit import Audit
 from app.preview.job import Preview
 from app.settings import Settings
 
-VERSION = "0.1.0"
 PREVIEW_S_MAX = 35.0  # waiting for a compiler 10 s, for the answer 20 s, and some
 GZIP_BYTES_MIN = 1024
 GZIP_LEVEL = 1  # a page of 1 MiB in about 8 ms of the loop; level 9 takes ten times as long for a tenth less

@@ -26,6 +26,7 @@ async def show_me(call: Call) -> shapes.Me:
         stored=account.stored,
         max_stored=account.max_stored,
         max_streams=account.max_streams,
+        signals_per_day=account.signals_per_day,
         rate=shapes.Rate(LIFECYCLE.max_calls, left.remaining, round(left.reset_after.total_seconds(), 3)),
     )
 
@@ -37,7 +38,11 @@ async def list_tiers(call: Call) -> shapes.TierList:
     return shapes.TierList(
         [
             shapes.Tier(
-                tier=t.tier, max_running=t.max_running, max_stored=t.max_stored, max_streams=t.max_streams
+                tier=t.tier,
+                max_running=t.max_running,
+                max_stored=t.max_stored,
+                max_streams=t.max_streams,
+                signals_per_day=t.signals_per_day,
             )
             for t in rows
         ]

@@ -143,6 +143,11 @@ class SavedTrader(Trader, kw_only=True):
 
 
 class Status(Struct, kw_only=True):
+    """
+    ``signals_today`` counts the UTC day of market time; at ``signals_per_day`` (null: unlimited) the trader floods: from
+    ``flooding_since`` on until midnight each slot stores one summary instead of signals.
+    """
+
     trader_id: UUID
     state: TraderState
     health: Health
@@ -155,6 +160,9 @@ class Status(Struct, kw_only=True):
     retry_at: datetime | None
     signal_count: int
     last_signal_at: datetime | None
+    signals_today: int
+    signals_per_day: int | None
+    flooding_since: datetime | None
     screened_through: datetime | None
     lag_s: float
     version: int
@@ -245,6 +253,7 @@ class Me(Struct, kw_only=True):
     stored: int
     max_stored: int | None
     max_streams: int
+    signals_per_day: int | None
     rate: Rate
 
 
@@ -341,6 +350,7 @@ class Tier(Struct, kw_only=True):
     max_running: int | None
     max_stored: int | None
     max_streams: int
+    signals_per_day: int | None
 
 
 class TierList(Struct):
@@ -547,6 +557,7 @@ class ExportedAccount(Struct, kw_only=True):
     max_running: int | None
     max_stored: int | None
     max_streams: int
+    signals_per_day: int | None
     running: int
     stored: int
 

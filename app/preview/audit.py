@@ -10,7 +10,8 @@ In five steps, for "312 live, 312 replayed, 0 differ, 1440 of 1440 slots account
    before the correction or after it is not on record: it is held to the nearer of the two.
 5. Cooldowns and forming bars over all of it in order (`app/domain/audit`), and the comparison.
 
-Left out: pairs of which a signal was refused (they wait in ``signals_failed``), and what lies before the candles that are kept.
+Left out: pairs of which a signal was refused (they wait in ``signals_failed``), slots with a digest (their trader flooded, and stored
+no signals; `app/screening/standing_audit` holds digests to their counts), and what lies before the candles and rows that are kept.
 """
 
 from __future__ import annotations
@@ -31,7 +32,17 @@ from app.errors import CommandFailed
 from app.preview import wire
 from app.preview.process import EvaluatingProcess
 from app.preview.question import question_about
-from app.store import candles, leases, signals, signals_failed, slots, trader_versions
+from app.retention import CANDLE_BARS_KEPT
+from app.store import (
+    candles,
+    leases,
+    prunings,
+    signal_digests,
+    signals,
+    signals_failed,
+    slots,
+    trader_versions,
+)
 from app.store.candles import Correction
 from app.store.pool import Connection, Pool
 from app.store.signals import CommittedSignal
@@ -42,7 +53,6 @@ from sandbox.plan.timeframes import TIMEFRAMES
 
 PIECE_BARS = 240  # evaluated at once
 HITS_MAX = 1_000_000
-CANDLE_BARS_KEPT = 6000  # as jobs/tasks.py prunes
 SEEN_THEN_MAX = (
     60  # slots replayed once more, each alone, with the candles of then; further ones are left out
 )
@@ -93,6 +103,7 @@ class _Record:
     live: Sequence[CommittedSignal]
     earlier: Sequence[CommittedSignal]
     refused: frozenset[str]
+    digested: frozenset[datetime]
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,7 @@ async def audit(
         async with pool.connection() as connection:
             matches, left_out = await _matches(connection, process, span, record)
         unsure |= left_out
+        matches = [match for match in matches if match.at not in record.digested]
         replayed += expected(matches, [*earlier, *replayed], span.rule)
     live = [_seen(signal) for signal in record.live if signal.triggered_at not in unsure]
     replayed = [seen for seen in replayed if seen.at not in unsure]
@@ -156,7 +168,12 @@ async def _record(connection: Connection, trader_id: UUID, after: datetime, thro
     through = min(through, newest)
     ranges, outages, pauses = await leases.read_coverage(connection, trader_id)
     reach_s = max([_reach_s(version) for version in versions], default=0.0)
-    before = after - timedelta(seconds=min(reach_s, COOLDOWN_REACH_MAX_S))
+    reach = timedelta(seconds=min(reach_s, COOLDOWN_REACH_MAX_S))
+    kept_from = await prunings.audited_from(connection)
+    if kept_from is not None:  # earlier signals, which may hold a later one back, count from there on
+        after = max(after, kept_from + reach)
+    before = after - reach
+    digests = await signal_digests.list_between(connection, trader_id, after, through)
     failed = await signals_failed.list_between(connection, trader_id, before, through)
     return _Record(
         after=after,
@@ -169,6 +186,7 @@ async def _record(connection: Connection, trader_id: UUID, after: datetime, thro
         live=await signals.list_between(connection, trader_id, after, through),
         earlier=await signals.list_between(connection, trader_id, before, after),
         refused=frozenset(symbol for symbol, _ in failed),
+        digested=frozenset(digest.slot for digest in digests),
     )
 
 

@@ -268,7 +268,7 @@ class Screener:
                 self._step()
                 return await self.evaluation.prepare(self.screened_through)
             finally:
-                self.busy_since = None
+                self.progress.rest()
 
     async def _sync(self, boot_id: int) -> None:
         change = await self.traders.sync(boot_id)
@@ -352,7 +352,8 @@ class Screener:
         moved = outcome.moved
         self._in_doubt = slot if is_next else self._in_doubt
         committed = await commit(self._pool, boot_id, outcome)
-        self._first_of_bar.remember(slot, outcome.matches)
+        digested = {match.trader_id for match in committed.digested}
+        self._first_of_bar.remember(slot, [m for m in outcome.matches if m.trader_id not in digested])
         for trader in moved:
             trader.resume_after, trader.caught_up = slot, is_next
         if is_next:
@@ -366,7 +367,8 @@ class Screener:
                 "signal refused", trader_id=trader_id, symbol=refused.match.symbol, reason=refused.reason
             )
         self._metrics.signals_refused.inc(len(committed.refused))
-        if committed.inserted or outcome.failures or committed.refused:
+        self._metrics.signals_digested.inc(len(committed.digested))
+        if committed.inserted or outcome.failures or committed.refused or digested:
             self._hints.send(Channel.FEED)
         return committed.inserted
 

@@ -1,7 +1,7 @@
 """
 One slot's transaction: the signals, the failures and the progress of some traders, all or nothing.
 
-Decided here: what the transaction holds and in which order. A slot of 600 matches and one row that a constraint refuses ends
+Decided here: what the transaction holds and in which order, and that the matches of a trader that floods become a digest. A slot of 600 matches and one row that a constraint refuses ends
 as 599 signals and one row of ``signals_failed``: the refused transaction is tried again with the rows halved until the one to
 blame is found. What comes of the machine's memory afterwards is the caller's.
 """
@@ -17,7 +17,7 @@ import structlog
 
 from app.errors import Fenced
 from app.screening.loaded_traders import LoadedTrader
-from app.store import machines, signals, signals_failed, trader_state
+from app.store import machines, signal_digests, signals, signals_failed, trader_state
 from app.store.pool import Connection, Pool
 from app.store.signals import Match, RefusedMatch
 from app.store.trader_state import Failure
@@ -48,10 +48,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """How many signals are new, and which matches were set aside."""
+    """How many signals are new, which matches were set aside, and which are in digests instead."""
 
     inserted: int
     refused: Sequence[RefusedMatch]
+    digested: Sequence[Match]
 
 
 async def commit(pool: Pool, boot_id: int, outcome: Outcome) -> Committed:
@@ -65,21 +66,35 @@ async def commit(pool: Pool, boot_id: int, outcome: Outcome) -> Committed:
     """
     try:
         async with machines.fenced(pool, boot_id) as connection:
-            inserted = await signals.insert_signals(connection, boot_id, outcome.slot, outcome.matches)
+            matches, digested = await _put_digests(connection, boot_id, outcome)
+            inserted = await signals.insert_signals(connection, boot_id, outcome.slot, matches)
             await _advance(connection, boot_id, outcome)
-            return Committed(inserted, [])
+            return Committed(inserted, [], digested)
     except psycopg.Error as error:
         if not signals.is_row_refused(error):
             raise
         log.warning("rows refused, looking for them", slot=outcome.slot.isoformat(), reason=str(error))
     async with machines.fenced(pool, boot_id) as connection:
         await signals.keep_signal_partition(connection, outcome.slot)  # a missing one refuses all rows
-        inserted, refused = await signals.insert_signals_bisecting(
-            connection, boot_id, outcome.slot, outcome.matches
-        )
+        matches, digested = await _put_digests(connection, boot_id, outcome)
+        inserted, refused = await signals.insert_signals_bisecting(connection, boot_id, outcome.slot, matches)
         await signals_failed.put(connection, outcome.slot, refused)
         await _advance(connection, boot_id, outcome)
-        return Committed(inserted, refused)
+        return Committed(inserted, refused, digested)
+
+
+async def _put_digests(
+    connection: Connection, boot_id: int, outcome: Outcome
+) -> tuple[list[Match], list[Match]]:
+    """Store the digests of traders that flood; returns the matches that become signals, and those that do not."""
+    if not outcome.matches:
+        return [], []
+    traders = {match.trader_id for match in outcome.matches}
+    flooding = await signal_digests.find_flooding(connection, outcome.slot, traders)
+    digested = [match for match in outcome.matches if match.trader_id in flooding]
+    if digested:
+        await signal_digests.put(connection, boot_id, outcome.slot, digested)
+    return [match for match in outcome.matches if match.trader_id not in flooding], digested
 
 
 async def _advance(connection: Connection, boot_id: int, outcome: Outcome) -> None:

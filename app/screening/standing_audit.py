@@ -10,7 +10,7 @@ It starts after the commit, in five steps:
 5. Cooldowns and forming bars are applied (`app/domain/audit`), and the two sides compared, with prices and values.
 
 No verdict is given where the two sides may rightly differ: the candles were corrected meanwhile, the trader or its version is
-gone, a function ran out of time, a signal was refused. A difference is an incident: this machine carries nothing from slot to
+gone, a function ran out of time, a signal was refused. A slot with a digest is held to the digest: so many matches, these pairs first. A difference is an incident: this machine carries nothing from slot to
 slot from then on.
 """
 
@@ -27,12 +27,13 @@ import msgspec
 import structlog
 
 from app.domain import timeframes
-from app.domain.audit import Difference, Rule, Seen, differences, expected
+from app.domain.audit import Difference, Rule, Seen, differences, digest_differences, expected
 from app.metrics import WorkerMetrics
 from app.screening.loaded_traders import LoadedTrader
 from app.screening.screener import Screener
-from app.store import incidents, signals, signals_failed, slots, trader_versions
+from app.store import incidents, signal_digests, signals, signals_failed, slots, trader_versions
 from app.store.pool import Pool
+from app.store.signal_digests import Digest
 from app.store.signals import CommittedSignal
 from app.store.trader_versions import VersionPlan
 from sandbox.engine.screen import Evaluator, Slot
@@ -65,6 +66,7 @@ class _Case:
     version: VersionPlan
     plan: Plan
     committed: Sequence[CommittedSignal]
+    digest: Digest | None
     left_out: frozenset[str]  # pairs of which a signal was refused, or whose candle came late
 
 
@@ -183,6 +185,7 @@ class StandingAudit:
                 if t.trader_id in plans
             }
             committed = await signals.list_at(connection, slot, reaches_s)
+            digests = await signal_digests.list_at(connection, slot, list(reaches_s))
             refused = await signals_failed.symbols_of(connection, list(reaches_s))
             late = {u.symbol for u in await slots.unscreened(connection, slot, slot) if u.symbol is not None}
         by_id = {v.trader_id: v for v in versions}
@@ -192,6 +195,7 @@ class StandingAudit:
                 by_id[trader.trader_id],
                 plans[trader.trader_id],
                 [signal for signal in committed if signal.trader_id == trader.trader_id],
+                digests.get(trader.trader_id),
                 frozenset(symbol for trader_id, symbol in refused if trader_id == trader.trader_id) | late,
             )
             for trader in piece
@@ -276,8 +280,19 @@ def _differences(case: _Case, slot: Slot, at: datetime) -> list[Difference]:
         return []  # the slot was screened twice, by two versions: the first one's signals stand
     earlier = [_seen(signal) for signal in case.committed if signal.triggered_at < at]
     matches = list(_matches(slot, case.trader.trader_id, at, bar_s))
+    if case.digest is not None:
+        return _digest_differences(case, case.digest, at, matches)
     signalled = expected(matches, earlier, _rule(case.trader, case.plan))
     return differences([_seen(signal) for signal in live], signalled, case.left_out)
+
+
+def _digest_differences(
+    case: _Case, digest: Digest, at: datetime, matches: Sequence[Seen]
+) -> list[Difference]:
+    """None where the digest may rightly count less: a forming bar that has its signal, pairs left out, another version."""
+    if case.plan.forming or case.left_out or digest.plan_hash != case.trader.plan_hash:
+        return []
+    return digest_differences(digest.matches, digest.symbols, at, [match.symbol for match in matches])
 
 
 def _seen(signal: CommittedSignal) -> Seen:

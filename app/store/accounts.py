@@ -24,6 +24,7 @@ class Account:
     max_running: int | None
     max_stored: int | None
     max_streams: int
+    signals_per_day: int | None
     running: int
     stored: int
 
@@ -36,6 +37,7 @@ class Tier:
     max_running: int | None
     max_stored: int | None
     max_streams: int
+    signals_per_day: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

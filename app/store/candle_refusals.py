@@ -49,3 +49,8 @@ async def find(connection: Connection, symbol: str, timeframe: str, open_time: d
 def _cut(raw: str) -> str:
     """At most 1,000 bytes; a character that would be cut is left out, and so is NUL, which Postgres does not store."""
     return raw.replace("\0", "").encode()[:RAW_BYTES_MAX].decode(errors="ignore")
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* refusals made before an instant; returns how many."""
+    return (await connection.execute(_SQL["prune_refusals"], {"before": before, "limit": limit})).rowcount

@@ -320,3 +320,8 @@ async def list_corrections(
     async with connection.cursor(row_factory=rows_of(Correction)) as cursor:
         await cursor.execute(_SQL["corrections_after"], parameters)
         return await cursor.fetchall()
+
+
+async def prune_corrections(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* corrections made before an instant, never the newest; returns how many."""
+    return (await connection.execute(_SQL["prune_corrections"], {"before": before, "limit": limit})).rowcount

@@ -418,9 +418,9 @@ async def redrive(
     return int(row[0]) if row else 0
 
 
-async def prune(connection: Connection, *, days: int, limit: int) -> int:
-    """Drop at most *limit* receipts older than *days*; returns how many."""
-    return (await connection.execute(_SQL["prune_deliveries"], {"days": days, "limit": limit})).rowcount
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* receipts queued before an instant; returns how many."""
+    return (await connection.execute(_SQL["prune_deliveries"], {"before": before, "limit": limit})).rowcount
 
 
 async def queue_troubles(connection: Connection) -> int:

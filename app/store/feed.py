@@ -75,3 +75,16 @@ async def feed_floor(connection: Connection) -> int:
     """Ids at or below it have been pruned."""
     row = await (await connection.execute(_SQL["feed_floor"])).fetchone()
     return 0 if row is None else int(row[0])
+
+
+async def prune_events(
+    connection: Connection, *, before: datetime, leases_before: datetime, limit: int
+) -> int:
+    """
+    Drop at most *limit* trader events before an instant, and raise the feed's floor to the newest of them; returns how many.
+
+    Starts and stops since *leases_before* stay: the coverage of kept leases needs them.
+    """
+    parameters = {"before": before, "leases_before": leases_before, "limit": limit}
+    row = await (await connection.execute(_SQL["prune_events"], parameters)).fetchone()
+    return int(row[0]) if row else 0

@@ -73,6 +73,6 @@ async def give_up(connection: Connection, user_id: UUID, key: str, claim: UUID) 
     await connection.execute(_QUERIES["give_up_claim"], {"user_id": user_id, "key": key, "claim": claim})
 
 
-async def prune(connection: Connection) -> None:
-    """Forget answers older than a day."""
-    await connection.execute(_QUERIES["prune_answers"])
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Forget at most *limit* answers claimed before an instant; returns how many."""
+    return (await connection.execute(_QUERIES["prune_answers"], {"before": before, "limit": limit})).rowcount

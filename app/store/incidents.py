@@ -42,3 +42,8 @@ async def recomputing_machines(connection: Connection) -> list[RecomputingMachin
     async with connection.cursor(row_factory=rows_of(RecomputingMachine)) as cursor:
         await cursor.execute(_SQL["recomputing_machines"])
         return await cursor.fetchall()
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* incidents found before an instant, none of a live machine; returns how many."""
+    return (await connection.execute(_SQL["prune_incidents"], {"before": before, "limit": limit})).rowcount

@@ -4,6 +4,8 @@ The job queue's tables, as far as procrastinate itself does not look after them:
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from app.store import queries
 from app.store.pool import Connection
 
@@ -44,3 +46,10 @@ async def redeliver(connection: Connection) -> int:
 async def cancel_jobs_of_the_dead(connection: Connection) -> None:
     """Delete the waiting jobs of machines that are gone."""
     await connection.execute(_SQL["cancel_jobs_of_the_dead"])
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* jobs that ended before an instant; returns how many. Opens a transaction."""
+    async with connection.transaction():
+        await use_job_schema(connection)  # a trigger of theirs names its tables without a schema
+        return (await connection.execute(_SQL["prune_jobs"], {"before": before, "limit": limit})).rowcount

@@ -113,3 +113,8 @@ async def is_covered(connection: Connection, trader_id: UUID, slot: datetime) ->
     parameters = {"trader_id": trader_id, "slot": slot}
     row = await (await connection.execute(_SQL["covering_lease"], parameters)).fetchone()
     return row is not None and bool(row[0])
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* leases that ended before an instant, at least a day ago; returns how many."""
+    return (await connection.execute(_SQL["prune_leases"], {"before": before, "limit": limit})).rowcount

@@ -173,3 +173,8 @@ class MachineOverview:
 async def list_overview(connection: Connection) -> list[MachineOverview]:
     async with connection.cursor(row_factory=rows_of(MachineOverview)) as cursor:
         return await (await cursor.execute(_SQL["machine_overview"])).fetchall()
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* boots that died before an instant and that no row names; returns how many."""
+    return (await connection.execute(_SQL["prune_machines"], {"before": before, "limit": limit})).rowcount

@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 
 from app.errors import CommandFailed
-from app.store.queries import SQL_DIR
+from app.package_data import SQL_DIR
 
 LOCK_KEY = 0x7679785F6D696772  # "vyx_migr"
 PRERELEASE = "20261122%"  # versions of before the first release; they were folded into one clean set
@@ -92,6 +92,46 @@ def migrate(url: str, folder: Path = SQL_DIR / "migrations") -> list[str]:
                     _apply(connection, migration)
                     applied.append(f"{migration.version}_{migration.name}")
     return applied
+
+
+class NotCurrent(CommandFailed):
+    """The database is older or newer than this program."""
+
+    exit_code = 2
+
+
+def check_current(url: str, folder: Path = SQL_DIR / "migrations") -> None:
+    """
+    Compare what was applied to the database at *url* with what this program brings; changes nothing.
+
+    Raises:
+        NotCurrent: a migration is missing, or ``vyx migrate`` of a newer version was here.
+        psycopg.OperationalError: the database cannot be reached within 5 s.
+    """
+    known = {migration.version: migration.name for migration in load_migrations(folder)}
+    with psycopg.connect(
+        url, autocommit=True, prepare_threshold=None, connect_timeout=5, application_name="vyx-check"
+    ) as connection:
+        try:
+            rows = connection.execute(
+                "select version, sha256 is not null from supabase_migrations.schema_migrations"
+            ).fetchall()
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedColumn,
+            psycopg.errors.InvalidSchemaName,
+        ):
+            rows = []
+    missing = sorted(known.keys() - {version for version, _ in rows})
+    if missing:
+        raise NotCurrent(
+            f"The database lacks {len(missing)} of {len(known)} migrations, the first is {missing[0]}_{known[missing[0]]}; run `vyx migrate`."
+        )
+    newer = sorted(version for version, is_ours in rows if is_ours and version not in known)
+    if newer:
+        raise NotCurrent(
+            f"The database was migrated by a newer version of Vyx (migration {newer[-1]}); run that version."
+        )
 
 
 def _refuse_prerelease(connection: psycopg.Connection) -> None:

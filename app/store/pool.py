@@ -193,6 +193,17 @@ async def patient(pool: Pool, answer_within_s: float) -> AsyncIterator[Connectio
             connection.answer_within_s = before
 
 
+async def connect_pooled(url: str, *, name: str) -> Connection:
+    """
+    One autocommit connection that leaves no session state behind: it may go through a transaction pooler.
+
+    Raises:
+        psycopg.OperationalError: no connection within 3 s.
+    """
+    address = make_conninfo(url, application_name=name, **KEEPALIVE)
+    return await AsyncConnection.connect(address, autocommit=True, prepare_threshold=None)
+
+
 async def connect_direct(
     url: str,
     *,

@@ -145,6 +145,6 @@ async def find(connection: Connection, preview_id: UUID) -> PreviewState | None:
         return await cursor.fetchone()
 
 
-async def prune(connection: Connection, *, keep_s: float) -> int:
-    """Forget the older ones; returns how many."""
-    return (await connection.execute(_SQL["prune_previews"], {"keep_s": keep_s})).rowcount
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Forget at most *limit* that were asked before an instant; returns how many."""
+    return (await connection.execute(_SQL["prune_previews"], {"before": before, "limit": limit})).rowcount

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import LiteralString, cast
 
-SQL_DIR = Path(__file__).parents[2] / "sql"
+from app.package_data import SQL_DIR
 
 _NAME = re.compile(r"^-- ([a-z0-9_]+) --\n", re.MULTILINE)
 

@@ -5,7 +5,7 @@ Calls of users counted over all replicas: at most so many in *any* window of a l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.store import queries
@@ -81,3 +81,8 @@ def _parameters(user_id: UUID, limit: Limit) -> dict[str, object]:
         "window": limit.window,
         "now": None,  # the database's clock
     }
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* users' counted calls that ended before an instant; returns how many."""
+    return (await connection.execute(_SQL["prune_calls"], {"before": before, "limit": limit})).rowcount

@@ -33,7 +33,7 @@ async def prove_direct(url: str) -> None:
         SettingInvalid: one of them fails: this is a transaction pooler.
     """
     try:
-        keeps = await _keeps_its_session(url)
+        keeps = await keeps_its_session(url)
     except (psycopg.Error, OSError) as error:
         log.warning("direct connection not proved", reason=str(error).strip())
         return
@@ -44,7 +44,13 @@ async def prove_direct(url: str) -> None:
         )
 
 
-async def _keeps_its_session(url: str) -> bool:
+async def keeps_its_session(url: str) -> bool:
+    """
+    Whether notifications arrive and session locks stay; both are tried.
+
+    Raises:
+        psycopg.Error, OSError: the database cannot be asked.
+    """
     number = secrets.randbelow(2**31)
     one = await connect_direct(url, name="vyx-proof", statement_timeout_s=HEARD_WITHIN_S)
     try:

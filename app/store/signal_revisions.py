@@ -100,3 +100,8 @@ async def find(
     parameters = {"trader_id": trader_id, "symbol": symbol, "slot": slot}
     row = await (await connection.execute(_SQL["find_revision"], parameters)).fetchone()
     return row[0] if row else None
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* reports about signals before an instant; returns how many."""
+    return (await connection.execute(_SQL["prune_revisions"], {"before": before, "limit": limit})).rowcount

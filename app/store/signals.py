@@ -285,3 +285,21 @@ async def list_between(
     async with connection.cursor(row_factory=rows_of(CommittedSignal)) as cursor:
         await cursor.execute(_SQL["signals_between"], parameters)
         return await cursor.fetchall()
+
+
+async def drop_partition(connection: Connection, *, before: datetime) -> int | None:
+    """
+    Drop the oldest month of signals when all of it lies before an instant; returns about how many rows it had.
+
+    None: there is no such month, or the table was busy for 200 ms. The feed's floor rises with it.
+    """
+    row = await (await connection.execute(_SQL["drop_signal_partition"], {"before": before})).fetchone()
+    return row[0] if row else None
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* signals before an instant, and raise the feed's floor to the newest of them; returns how many."""
+    row = await (
+        await connection.execute(_SQL["prune_signals"], {"before": before, "limit": limit})
+    ).fetchone()
+    return int(row[0]) if row else 0

@@ -92,3 +92,10 @@ async def symbols_of(connection: Connection, trader_ids: Sequence[UUID]) -> set[
         await connection.execute(_SQL["failed_symbols_of"], {"trader_ids": list(trader_ids)})
     ).fetchall()
     return {(row[0], row[1]) for row in rows}
+
+
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* signals refused before an instant; returns how many."""
+    return (
+        await connection.execute(_SQL["prune_failed_signals"], {"before": before, "limit": limit})
+    ).rowcount

@@ -91,8 +91,9 @@ async def counts(connection: Connection) -> LedgerCounts:
     return LedgerCounts(*row) if row else LedgerCounts(None, None, 0, 0)
 
 
-async def prune(connection: Connection, *, days: int) -> int:
-    return (await connection.execute(_SQL["prune_slots"], {"days": days})).rowcount
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Drop at most *limit* slots before an instant, at least a day old; returns how many."""
+    return (await connection.execute(_SQL["prune_slots"], {"before": before, "limit": limit})).rowcount
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,9 @@ class TraderStatus:
     retry_at: datetime | None
     signal_count: int
     last_signal_at: datetime | None
+    signals_today: int
+    flooding_since: datetime | None
+    signals_per_day: int | None
     started_at: datetime | None
     stopped_at: datetime | None
     machine_id: str | None

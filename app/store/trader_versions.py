@@ -89,9 +89,9 @@ async def plans(connection: Connection, versions: Sequence[tuple[UUID, int]]) ->
         return await cursor.fetchall()
 
 
-async def prune(connection: Connection, *, days: int) -> int:
-    """Forget versions replaced more than *days* ago; returns how many."""
-    return (await connection.execute(_SQL["prune_versions"], {"days": days})).rowcount
+async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
+    """Forget at most *limit* versions that were replaced before an instant; returns how many."""
+    return (await connection.execute(_SQL["prune_versions"], {"before": before, "limit": limit})).rowcount
 
 
 async def screened_traders(connection: Connection) -> list[UUID]:

@@ -29,6 +29,21 @@ class _Newest:
 _NO_BAR = _Newest(-1, is_forming=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """
+    What an event does to axes.
+
+    `moving` have other newest values than before. That is not so where the newest bar is the closed one of before: 3m closes
+    without a minute, so no bar of 5m is forming. `opened` are those of them whose newest bar is another one, `void` those
+    whose former newest bar was forming and never closed: what was built on it is void.
+    """
+
+    moving: frozenset[Axis]
+    opened: frozenset[Axis]
+    void: frozenset[Axis]
+
+
 class Clock:
     """Where the values of a set of axes are in time, `at_ms`; None before the first `set`."""
 
@@ -75,19 +90,16 @@ class Clock:
                 return None
         return [(closes_ms, frozenset(moving[closes_ms])) for closes_ms in sorted(moving)]
 
-    def open_bars(self, instant_ms: int, moving: Collection[Axis]) -> tuple[frozenset[Axis], frozenset[Axis]]:
-        """
-        Move the forming bars of *moving* to *instant_ms*.
-
-        Returns the axes whose newest bar is another one than before (closed timeframes of *moving* included), and those of
-        them whose former newest bar was forming and never closed: what was built on it is void.
-        """
+    def move(self, instant_ms: int, moving: Collection[Axis]) -> Moved:
+        """Bring the forming bars of *moving* to *instant_ms*; closed timeframes among them have a new bar."""
         newest = {axis: self._newest_of(axis, instant_ms) for axis in moving if axis.forming}
         before = {axis: self._newest.get(axis, _NO_BAR) for axis in newest}
         self._newest |= newest
+        same = {axis for axis in newest if newest[axis] == before[axis] and not newest[axis].is_forming}
         opened = {axis for axis in newest if newest[axis].open_ms != before[axis].open_ms}
         void = {axis for axis in opened if before[axis].is_forming}
-        return frozenset(opened | {axis for axis in moving if not axis.is_provisional}), frozenset(void)
+        opened |= {axis for axis in moving if not axis.is_provisional}
+        return Moved(frozenset(moving) - same, frozenset(opened), frozenset(void))
 
     def _newest_of(self, axis: Axis, instant_ms: int) -> _Newest:
         frame = self._panel.forming(axis.timeframe, instant_ms)

@@ -253,14 +253,14 @@ class LiveValues:
 
     def _move(self, instant_ms: int, moving: frozenset[Axis]) -> None:
         """One event."""
-        opened, void = self._clock.open_bars(instant_ms, moving)
-        event = self._loading.event(instant_ms, moving, opened)
+        moved = self._clock.move(instant_ms, moving)
+        event = self._loading.event(instant_ms, moved.moving, moved.opened)
         stepping = self._stepping_fresh(event)
-        active = [group for group in self._by_level() if group.axis in moving or group in stepping]
-        shifted = [group.shifted() for group in active if group.axis in opened]
+        active = [group for group in self._by_level() if group.axis in event.moving or group in stepping]
+        shifted = [group.shifted() for group in active if group.axis in event.opened]
         for is_bool, rows, values in filter(None, shifted):
             (self.rows.bits if is_bool else self.rows.floats)[rows] = values
-        self._loading.load(self._restarting(active, stepping, event, void), event)
+        self._loading.load(self._restarting(active, stepping, event, moved.void), event)
         self._fresh.clear()
         for group in active:
             self._loading.step(group, event)

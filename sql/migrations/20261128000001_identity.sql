@@ -8,15 +8,19 @@ create table public.tiers (
   max_running int,
   max_stored  int,
   max_streams int not null default 10,
+  signals_per_day int,
   constraint max_running_is_not_negative check (max_running >= 0),
   constraint max_stored_is_not_negative check (max_stored >= 0),
-  constraint max_streams_is_not_negative check (max_streams >= 0)
+  constraint max_streams_is_not_negative check (max_streams >= 0),
+  constraint signals_per_day_is_positive check (signals_per_day > 0)
 );
 comment on table public.tiers is 'What a user may have and run at the same time. A row per tier; edit a number here and it holds from the next request on.';
 comment on column public.tiers.max_running is 'Traders that may run at once; null is unlimited. Lowering it stops the newest traders beyond it.';
 comment on column public.tiers.max_stored is 'Traders that may be saved; null is unlimited. Up to 64 KiB of filter each.';
 comment on column public.tiers.max_streams is 'Event streams that may be open at once, on each web process.';
-insert into public.tiers (tier, max_running, max_stored, max_streams) values ('free', 0, 100, 10), ('pro', 10, 1000, 10), ('elite', null, 10000, 50);
+comment on column public.tiers.signals_per_day is 'Signals that one trader may store in a UTC day; null is unlimited. Beyond it each slot stores one row of signal_digests instead.';
+insert into public.tiers (tier, max_running, max_stored, max_streams, signals_per_day)
+values ('free', 0, 100, 10, 5000), ('pro', 10, 1000, 10, 50000), ('elite', null, 10000, 50, 200000);
 
 -- next_tier: the lowest tier that would leave room beside so many; null when there is none. Quotas are named as the API names them.
 create function vyx.next_tier(quota text, used bigint) returns text language sql stable set search_path = '' as $$

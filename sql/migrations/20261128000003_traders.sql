@@ -93,6 +93,9 @@ create table public.trader_state (
   in_step        boolean not null default false,
   signal_count   bigint not null default 0,
   last_signal_at timestamptz,
+  signal_day     date,
+  signals_that_day int not null default 0,
+  flooding_since timestamptz,
   started_at     timestamptz,
   stopped_at     timestamptz,
   changed_at     timestamptz not null default now(),
@@ -113,6 +116,8 @@ comment on column public.trader_state.owner is 'Boot of the machine that screens
 comment on column public.trader_state.epoch is 'Rises whenever the owner changes; a late writer of an old epoch is refused.';
 comment on column public.trader_state.lease_after is 'The current lease covers the slots after this one.';
 comment on column public.trader_state.resume_after is 'The last slot accounted for when the owner took it; the next owner goes on after it. While in_step, machines.screened_through of the owner is the truth.';
+comment on column public.trader_state.signal_day is 'The UTC day of market time that signals_that_day counts; its slots lie after midnight and through the next.';
+comment on column public.trader_state.flooding_since is 'First slot, on its day, of which a row of signal_digests was stored instead of signals.';
 comment on column public.trader_state.changed_in is 'The transaction that last changed state, owner or what is screened. A machine reads the rows of transactions that were not over when it looked last: none is missed, whichever commits first.';
 
 create table vyx.trader_counts (

@@ -177,7 +177,8 @@ begin
          jsonb_build_object('trader_id', e.trader_id, 'trader_name', e.name, 'from', e.from_state, 'state', e.to_state, 'reason', e.why, 'at', e.at),
          clock_timestamp() + interval '1 day'
     from (select c.*, t.name, coalesce(case when c.to_state = 'error' then s.last_error end, c.reason) as why,
-                 case when c.to_state = 'error' and c.from_state <> 'error' then 'error'
+                 case when c.from_state = c.to_state and c.reason like 'flooding:%' then 'quota'  -- the reason of put_digests
+                      when c.to_state = 'error' and c.from_state <> 'error' then 'error'
                       when c.from_state = 'starting' and c.to_state = 'running' and s.error_count > 0 then 'recovered'
                       when c.from_state <> 'stopping' and c.to_state in ('stopping', 'stopped')
                       and c.reason like '% tier runs at most %' then 'quota' end as event  -- the reason of vyx.stop_beyond_tiers_v1

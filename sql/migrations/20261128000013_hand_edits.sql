@@ -25,20 +25,21 @@ begin
     raise exception 'trader_id, user_id, epoch, lease_after, started_at, stopped_at, changed_at and error_count follow from other columns; change state (start_trader, stop_trader) or owner instead'
       using errcode = 'VX422';
   end if;
-  if (new.resume_after, new.in_step, new.signal_count, new.last_signal_at) is distinct from (old.resume_after, old.in_step, old.signal_count, old.last_signal_at)
+  if (new.resume_after, new.in_step, new.signal_count, new.last_signal_at, new.signal_day, new.signals_that_day, new.flooding_since)
+     is distinct from (old.resume_after, old.in_step, old.signal_count, old.last_signal_at, old.signal_day, old.signals_that_day, old.flooding_since)
      and current_setting('vyx.boot', true) is distinct from old.owner::text
      and (current_setting('vyx.boot', true) is distinct from 'redelivery' or (new.resume_after, new.in_step) is distinct from (old.resume_after, old.in_step)) then
-    raise exception 'resume_after, in_step, signal_count and last_signal_at say what a machine has screened; only the machine that holds the trader moves them' using errcode = 'VX422';
+    raise exception 'resume_after, in_step, signal_count, last_signal_at, signal_day, signals_that_day and flooding_since say what a machine has screened; only the machine that holds the trader moves them' using errcode = 'VX422';
   end if;
   if new.changed_in is distinct from old.changed_in then new.changed_in := pg_current_xact_id(); end if;
   return new;
 end $$;
 create trigger a_machine_moves_only_its_traders before update on public.trader_state for each row
   when ((new.trader_id, new.user_id, new.epoch, new.lease_after, new.started_at, new.stopped_at, new.changed_at, new.error_count,
-         new.resume_after, new.in_step, new.signal_count, new.last_signal_at, new.changed_in)
+         new.resume_after, new.in_step, new.signal_count, new.last_signal_at, new.signal_day, new.signals_that_day, new.flooding_since, new.changed_in)
         is distinct from
         (old.trader_id, old.user_id, old.epoch, old.lease_after, old.started_at, old.stopped_at, old.changed_at, old.error_count,
-         old.resume_after, old.in_step, old.signal_count, old.last_signal_at, old.changed_in))
+         old.resume_after, old.in_step, old.signal_count, old.last_signal_at, old.signal_day, old.signals_that_day, old.flooding_since, old.changed_in))
   execute function vyx.check_trader_edit();
 
 -- check_state_row: the row belongs to its trader and goes only with it.

@@ -24,8 +24,9 @@ begin
     return false;
   end if;
   delete from public.signals;
+  delete from public.signal_digests;
   delete from vyx.leases;
-  truncate vyx.candles, vyx.candle_corrections, vyx.candle_ranges, vyx.candle_refusals, vyx.history_checks, vyx.slots, vyx.market_progress;
+  truncate vyx.candles, vyx.candle_corrections, vyx.candle_ranges, vyx.candle_refusals, vyx.history_checks, vyx.slots, vyx.market_progress, vyx.prunings;
   update vyx.symbols set trading = false, reason = 'of the simulated market', join_count = join_count + 1;
   delete from vyx.markets;
   return true;

@@ -19,7 +19,7 @@ select t.max_streams from public.tiers t
 
 -- find_account --
 -- Tier, limit and use of one user; a user without a row is on the free tier.
-select coalesce(a.tier, 'free') as tier, t.max_running, t.max_stored, t.max_streams, vyx.active_traders(%(user_id)s) as running,
+select coalesce(a.tier, 'free') as tier, t.max_running, t.max_stored, t.max_streams, t.signals_per_day, vyx.active_traders(%(user_id)s) as running,
        (select count(*) from public.traders o where o.user_id = %(user_id)s) as stored
   from (values (%(user_id)s::uuid)) u (user_id)
   left join public.accounts a using (user_id)
@@ -27,7 +27,7 @@ select coalesce(a.tier, 'free') as tier, t.max_running, t.max_stored, t.max_stre
 
 -- list_tiers --
 -- What each tier allows, the smallest first.
-select t.tier, t.max_running, t.max_stored, t.max_streams from public.tiers t order by t.max_running nulls last, t.tier;
+select t.tier, t.max_running, t.max_stored, t.max_streams, t.signals_per_day from public.tiers t order by t.max_running nulls last, t.tier;
 
 -- full_quota --
 -- The quota that starting this trader would break, if it would; no row when there is room or the trader counts already.

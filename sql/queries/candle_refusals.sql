@@ -11,3 +11,9 @@ on conflict (symbol_id, timeframe, open_time, source) do update set what = exclu
 select r.what from vyx.candle_refusals r join vyx.symbols s using (symbol_id)
  where s.symbol = %(symbol)s and r.timeframe = %(timeframe)s::vyx.timeframe and r.open_time = %(open_time)s
  order by r.source limit 1;
+
+-- prune_refusals --
+-- So many old refusals go.
+delete from vyx.candle_refusals r using (
+  select o.refusal_id from vyx.candle_refusals o where o.refused_at < %(before)s limit %(limit)s) old
+ where r.refusal_id = old.refusal_id;

@@ -181,3 +181,10 @@ select s.symbol, k.timeframe::text as timeframe, k.open_time, (k.was ->> 'open')
   from vyx.candle_corrections k join vyx.symbols s using (symbol_id)
  where k.corrected_at > %(corrected_after)s and k.open_time between %(first)s and %(last)s
  order by k.correction_id;
+
+-- prune_corrections --
+-- So many old corrections; the newest stays, its number tells machines whether candles have changed.
+delete from vyx.candle_corrections c using (
+  select o.correction_id from vyx.candle_corrections o
+   where o.corrected_at < %(before)s and o.correction_id < (select max(n.correction_id) from vyx.candle_corrections n) limit %(limit)s) old
+ where c.correction_id = old.correction_id;

@@ -265,10 +265,9 @@ select d.user_id, d.source_id, d.destination_id, d.event, d.trader_id, d.state::
 select vyx.redrive_deliveries_v1(%(user_id)s, %(signal_id)s, %(destination_id)s, %(since)s, %(until)s, %(states)s::public.delivery_state[]);
 
 -- prune_deliveries --
--- Old receipts go.
+-- So many old receipts go.
 with old as (
-  select d.source_id, d.destination_id from vyx.deliveries d
-   where d.queued_at < clock_timestamp() - make_interval(days => %(days)s) and d.state <> 'pending' limit %(limit)s)
+  select d.source_id, d.destination_id from vyx.deliveries d where d.queued_at < %(before)s and d.state <> 'pending' limit %(limit)s)
 delete from vyx.deliveries d using old where d.source_id = old.source_id and d.destination_id = old.destination_id;
 
 -- queue_troubles --

@@ -28,3 +28,15 @@ select exists (select from public.trader_events e where e.id = %(cursor)s and e.
 -- feed_floor --
 -- Up to this id the feed has been pruned.
 select f.id from vyx.feed_floors f;
+
+-- prune_events --
+-- So many old trader events, and the feed begins after the newest of them. Starts and stops stay while leases of their time do: they
+-- say which gaps of the coverage are pauses.
+with gone as (
+  delete from public.trader_events e using (
+    select o.id from public.trader_events o
+     where o.at < %(before)s and (o.to_state not in ('starting', 'stopping', 'stopped') or o.at < %(leases_before)s)
+     order by o.id limit %(limit)s) old
+   where e.id = old.id
+  returning e.id)
+select count(*), vyx.raise_feed_floor(max(g.id)) from gone g;

@@ -12,5 +12,7 @@ update vyx.idempotent_answers a set status = %(status)s, headers = %(headers)s, 
 delete from vyx.idempotent_answers a where a.user_id = %(user_id)s and a.key = %(key)s and a.claim = %(claim)s;
 
 -- prune_answers --
--- Nobody asks again after a day.
-delete from vyx.idempotent_answers a where a.claimed_at < clock_timestamp() - interval '24 h';
+-- Nobody asks again after a day: so many of them go.
+delete from vyx.idempotent_answers a using (
+  select o.user_id, o.key from vyx.idempotent_answers o where o.claimed_at < %(before)s limit %(limit)s) old
+ where a.user_id = old.user_id and a.key = old.key and a.claimed_at < %(before)s;

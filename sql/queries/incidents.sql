@@ -6,3 +6,10 @@ values (%(kind)s, %(boot_id)s, (select t.id from public.traders t where t.id = %
 -- recomputing_machines --
 -- Live machines on which an audit found a difference.
 select machine_id, mismatches from vyx.recomputing_machines order by machine_id;
+
+-- prune_incidents --
+-- So many old incidents, except those of machines that live: they say why one recomputes.
+delete from vyx.incidents i using (
+  select o.incident_id from vyx.incidents o left join vyx.machines m using (boot_id)
+   where o.found_at < %(before)s and m.state is distinct from 'alive' and m.state is distinct from 'draining' limit %(limit)s) old
+ where i.incident_id = old.incident_id;

@@ -29,3 +29,12 @@ update procrastinate.procrastinate_jobs j set status = 'todo', abort_requested =
 delete from procrastinate.procrastinate_jobs j
  where j.status = 'todo' and j.queue_name like 'm.%%'
    and not exists (select from vyx.machines m where m.state <> 'dead' and j.queue_name = 'm.' || m.boot_id);
+
+-- prune_jobs --
+-- So many jobs that ended before an instant: done, cancelled, or failed and redelivered by nobody.
+delete from procrastinate.procrastinate_jobs j using (
+  select o.id from procrastinate.procrastinate_jobs o
+   where o.status in ('succeeded', 'failed', 'cancelled', 'aborted')
+     and not exists (select from procrastinate.procrastinate_events e where e.job_id = o.id and e.at >= %(before)s)
+   order by o.id limit %(limit)s) old
+ where j.id = old.id;

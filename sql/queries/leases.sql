@@ -86,3 +86,9 @@ select vyx.market_time(e.at) as begin_at,
 select exists (select from vyx.leases l where l.trader_id = %(trader_id)s and l.after < %(slot)s and l.through >= %(slot)s)
     or exists (select from public.trader_state s
                 where s.trader_id = %(trader_id)s and s.owner is not null and s.lease_after < %(slot)s and vyx.screened_through(s) >= %(slot)s);
+
+-- prune_leases --
+-- So many leases that ended before an instant. A trader's leases follow each other, so what is left of its coverage has no new hole.
+delete from vyx.leases l using (
+  select o.trader_id, o.epoch from vyx.leases o where o.ended_at < %(before)s limit %(limit)s) old
+ where l.trader_id = old.trader_id and l.epoch = old.epoch;

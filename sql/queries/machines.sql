@@ -79,3 +79,14 @@ select machine_id, boot_id, state::text, heartbeat_age_s::float8, screened_throu
        greatest(0, extract(epoch from vyx.newest_closed_slot() - screened_through))::float8 as lag_s, traders
   from public.machine_overview
  where state <> 'dead' or ended_at > now() - interval '1 hour' order by boot_id;
+
+-- prune_machines --
+-- So many boots that died before an instant, and that no row names any more.
+delete from vyx.machines m using (
+  select o.boot_id from vyx.machines o
+   where o.state = 'dead' and o.ended_at < %(before)s
+     and not exists (select from public.trader_state s where s.owner = o.boot_id)
+     and not exists (select from vyx.incidents i where i.boot_id = o.boot_id)
+     and not exists (select from vyx.trader_counts c where c.owner = o.boot_id)
+   limit %(limit)s) old
+ where m.boot_id = old.boot_id;

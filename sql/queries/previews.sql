@@ -41,5 +41,6 @@ update vyx.previews p set state = %(state)s::vyx.preview_state, result = %(resul
 select p.state::text as state, p.result::text as result, p.problem from vyx.previews p where p.preview_id = %(preview_id)s;
 
 -- prune_previews --
--- Nobody reads an old answer.
-delete from vyx.previews p where p.created_at < clock_timestamp() - make_interval(secs => %(keep_s)s);
+-- Nobody reads an old answer: so many of them go.
+delete from vyx.previews p using (select o.preview_id from vyx.previews o where o.created_at < %(before)s limit %(limit)s) old
+ where p.preview_id = old.preview_id;

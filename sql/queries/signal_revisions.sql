@@ -15,12 +15,13 @@ update vyx.candle_corrections c set screened_again_at = clock_timestamp()
    and l.timeframe = c.timeframe::text and c.open_time + make_interval(secs => l.seconds) = %(slot)s;
 
 -- traders_screened_at --
--- A page of the traders that were screened at a slot for any of these pairs, and are screened by the same filter still.
+-- A page of the traders that were screened at a slot for any of these pairs, and are screened by the same filter still; none that stored a digest.
 select t.id as trader_id, t.user_id, t.plan::text as plan, t.symbols, t.frequency
   from public.traders t join public.trader_state s on s.trader_id = t.id
  where (t.symbols is null or t.symbols && %(symbols)s::text[]) and vyx.market_time(t.updated_at) < %(slot)s and t.id > %(after_id)s::uuid
    and (exists (select from vyx.leases l where l.trader_id = t.id and l.after < %(slot)s and l.through >= %(slot)s)
         or (s.owner is not null and s.lease_after < %(slot)s and vyx.screened_through(s) >= %(slot)s))
+   and not exists (select from public.signal_digests d where d.trader_id = t.id and d.slot = %(slot)s)
  order by t.id limit %(limit)s;
 
 -- signals_near --
@@ -39,3 +40,9 @@ on conflict do nothing;
 -- What corrected candles would have changed about a trader's symbol and slot; no row: nothing.
 select r.kind from public.signal_revisions r
  where r.trader_id = %(trader_id)s and r.symbol = %(symbol)s and r.triggered_at = %(slot)s order by r.revision_id desc limit 1;
+
+-- prune_revisions --
+-- So many reports about old signals go.
+delete from public.signal_revisions r using (
+  select o.revision_id from public.signal_revisions o where o.triggered_at < %(before)s limit %(limit)s) old
+ where r.revision_id = old.revision_id;

@@ -76,7 +76,10 @@ with joined as materialized (
    cross join (select vyx.wall_lateness(%(slot)s::timestamptz) as ness) late
    order by d.id, i.id
 ), counted as (
-  update public.trader_state s set signal_count = s.signal_count + n.signals, last_signal_at = greatest(s.last_signal_at, %(slot)s)
+  update public.trader_state s
+     set signal_count = s.signal_count + n.signals, last_signal_at = greatest(s.last_signal_at, %(slot)s),
+         signals_that_day = n.signals + case when s.signal_day = vyx.market_day(%(slot)s) then s.signals_that_day else 0 end,
+         signal_day = vyx.market_day(%(slot)s)
     from (select trader_id, count(*) as signals from inserted group by trader_id) n
    where s.trader_id = n.trader_id
   returning n.signals)
@@ -123,3 +126,16 @@ select s.id, s.trader_id, s.symbol, s.timeframe::text as timeframe, s.triggered_
 delete from public.signals s using (
   select o.trader_id, o.symbol, o.triggered_at from public.signals o where o.user_id = %(user_id)s order by o.id limit %(limit)s) old
  where s.trader_id = old.trader_id and s.symbol = old.symbol and s.triggered_at = old.triggered_at;
+
+-- drop_signal_partition --
+-- The oldest month of signals goes whole when all of it is old; about how many rows it had, or null.
+select vyx.drop_signal_partition_v1(%(before)s);
+
+-- prune_signals --
+-- So many old signals, and the feed begins after the newest of them. The instant stands in the delete, too: other months are not looked at.
+with gone as (
+  delete from public.signals s using (
+    select o.trader_id, o.symbol, o.triggered_at from public.signals o where o.triggered_at < %(before)s limit %(limit)s) old
+   where s.triggered_at < %(before)s and s.trader_id = old.trader_id and s.symbol = old.symbol and s.triggered_at = old.triggered_at
+  returning s.id)
+select count(*), vyx.raise_feed_floor(max(g.id)) from gone g;

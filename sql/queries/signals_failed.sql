@@ -69,3 +69,9 @@ select f.symbol, f.triggered_at from public.signals_failed f
 -- failed_symbols_of --
 -- Of which pairs signals of these traders were refused.
 select distinct f.trader_id, f.symbol from public.signals_failed f where f.trader_id = any (%(trader_ids)s::uuid[]);
+
+-- prune_failed_signals --
+-- So many refused signals that nobody redelivered in all the time signals are kept.
+delete from public.signals_failed f using (
+  select o.failed_id from public.signals_failed o where o.failed_at < %(before)s limit %(limit)s) old
+ where f.failed_id = old.failed_id;

@@ -31,8 +31,8 @@ select vyx.newest_closed_slot(), vyx.market_time(),
        (select count(*) from vyx.slots where state = 'open'), (select count(*) from vyx.slots where state = 'outage');
 
 -- prune_slots --
--- Forget slots older than the signals of their time may be explained.
-delete from vyx.slots where slot < vyx.market_time() - make_interval(days => %(days)s);
+-- So many old slots go, the oldest first.
+delete from vyx.slots s using (select o.slot from vyx.slots o where o.slot < %(before)s order by o.slot limit %(limit)s) old where s.slot = old.slot;
 
 -- newest_closed_slot --
 -- The last slot that is accounted for, or can be.

@@ -1,7 +1,9 @@
 -- start_trader --
 -- Ask for a trader to run; repeating it is harmless. Refuses with VX404, VX409, VX403.
 select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.last_error, s.error_count, s.retry_at, s.signal_count,
-       s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       s.last_signal_at, case when s.signal_day = vyx.market_day(f.market_at) then s.signals_that_day else 0 end as signals_today,
+       case when vyx.market_day(s.flooding_since) = vyx.market_day(f.market_at) then s.flooding_since end as flooding_since,
+       vyx.signals_per_day(s.user_id) as signals_per_day, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
   from vyx.start_trader_v1(%(trader_id)s, %(active_traders_max)s) s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' cross join vyx.market_facts f;
@@ -9,7 +11,9 @@ select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.la
 -- stop_trader --
 -- Ask for a trader to stop; repeating it is harmless. Refuses with VX404.
 select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.last_error, s.error_count, s.retry_at, s.signal_count,
-       s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       s.last_signal_at, case when s.signal_day = vyx.market_day(f.market_at) then s.signals_that_day else 0 end as signals_today,
+       case when vyx.market_day(s.flooding_since) = vyx.market_day(f.market_at) then s.flooding_since end as flooding_since,
+       vyx.signals_per_day(s.user_id) as signals_per_day, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
   from vyx.stop_trader_v1(%(trader_id)s) s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' cross join vyx.market_facts f;
@@ -17,7 +21,9 @@ select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.la
 -- find_status --
 -- The run state of one trader, whoever owns it.
 select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.last_error, s.error_count, s.retry_at, s.signal_count,
-       s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       s.last_signal_at, case when s.signal_day = vyx.market_day(f.market_at) then s.signals_that_day else 0 end as signals_today,
+       case when vyx.market_day(s.flooding_since) = vyx.market_day(f.market_at) then s.flooding_since end as flooding_since,
+       vyx.signals_per_day(s.user_id) as signals_per_day, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
   from public.trader_state s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' cross join vyx.market_facts f
@@ -26,7 +32,9 @@ select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.la
 -- list_active --
 -- A page of a user's starting and running traders, by id.
 select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.last_error, s.error_count, s.retry_at, s.signal_count,
-       s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       s.last_signal_at, case when s.signal_day = vyx.market_day(f.market_at) then s.signals_that_day else 0 end as signals_today,
+       case when vyx.market_day(s.flooding_since) = vyx.market_day(f.market_at) then s.flooding_since end as flooding_since,
+       vyx.signals_per_day(s.user_id) as signals_per_day, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
   from public.trader_state s left join vyx.machines m on m.boot_id = s.owner and m.state <> 'dead' cross join vyx.market_facts f
@@ -45,7 +53,9 @@ select trader from vyx.stop_traders_v1(%(user_id)s, %(trader_ids)s::uuid[]);
 -- list_statuses --
 -- The run state of several traders of one user, by id.
 select s.trader_id, s.user_id, s.state::text as state, s.version, s.reason, s.last_error, s.error_count, s.retry_at, s.signal_count,
-       s.last_signal_at, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
+       s.last_signal_at, case when s.signal_day = vyx.market_day(f.market_at) then s.signals_that_day else 0 end as signals_today,
+       case when vyx.market_day(s.flooding_since) = vyx.market_day(f.market_at) then s.flooding_since end as flooding_since,
+       vyx.signals_per_day(s.user_id) as signals_per_day, s.started_at, s.stopped_at, m.machine_id, nullif(greatest(vyx.screened_through(s), vyx.before_first_slot()), 'epoch') as screened_through,
        f.market_at, f.ends_at, f.speed, f.newest_closed, f.newest_closed_is_outage, f.outage_reason, f.oldest_open,
        f.first_slot, f.stage, f.stage_reason
   from public.trader_state s left join vyx.machines m on m.boot_id = s.owner cross join vyx.market_facts f

@@ -29,11 +29,13 @@ select v.trader_id, v.plan::text as plan, v.plan_hash, v.symbols, v.frequency
   join public.trader_versions v on v.trader_id = asked.trader_id and v.number = asked.number;
 
 -- prune_versions --
--- Forget versions that were replaced so long ago that no slot of theirs can be audited; the current one of each trader stays.
-delete from public.trader_versions v
- where v.saved_at < clock_timestamp() - make_interval(days => %(days)s)
-   and exists (select from public.trader_versions n where n.trader_id = v.trader_id and n.number > v.number
-                  and n.saved_at < clock_timestamp() - make_interval(days => %(days)s));
+-- So many versions that were replaced before an instant: no slot of theirs can be audited. The current one of each trader stays.
+delete from public.trader_versions v using (
+  select o.trader_id, o.number from public.trader_versions o
+   where o.saved_at < %(before)s
+     and exists (select from public.trader_versions n where n.trader_id = o.trader_id and n.number > o.number and n.saved_at < %(before)s)
+   limit %(limit)s) old
+ where v.trader_id = old.trader_id and v.number = old.number;
 
 -- screened_traders --
 -- Traders that a machine has screened, in the order of their ids.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -135,6 +136,9 @@ async def test_old_answers_are_forgotten(service, user, connection):
     async with service.pool.connection() as pooled:
         await idempotent_answers.claim(pooled, user.id, "k", b"f")
         connection.execute("update vyx.idempotent_answers set claimed_at = claimed_at - interval '25 h'")
-        await idempotent_answers.prune(pooled)
+        assert (
+            await idempotent_answers.prune(pooled, before=datetime.now(UTC) - timedelta(hours=24), limit=10)
+            == 1
+        )
 
     assert connection.execute("select count(*) from vyx.idempotent_answers").fetchone() == (0,)

@@ -242,3 +242,40 @@ def test_the_command_prints_a_sentence_and_leaves_with_1_when_a_signal_differs(
             "  S1USDT at 2024-07-01T00:02:00Z: only replayed\n"
         ),
     )
+
+
+async def test_slots_with_a_digest_differ_in_nothing(dsn, connection, machine, market, user):
+    """A trader with a cooldown floods: what was only counted neither is a signal nor holds a later one back."""
+    connection.execute("update public.tiers set signals_per_day = 30")
+    traders = [
+        world.add_trader(connection, user, world.above(0), frequency=frequency)
+        for frequency in ("every_bar", {"cooldown_s": 120})
+    ]
+    a = await machine()
+    world.claim(connection, a.boot_id)
+    world.close_slots(connection, *range(1, 61))
+    await a.screen()
+
+    for trader in traders:
+        found = await audit(dsn, trader)
+        assert told(found) == []
+        assert 0 < found.live == found.replayed <= 33
+        assert found.slots_accounted == 60
+
+
+async def test_what_was_pruned_is_not_audited(dsn, connection, machine, market, user):
+    trader = world.add_trader(connection, user, world.above(0))
+    a = await machine()
+    world.claim(connection, a.boot_id)
+    world.close_slots(connection, *range(1, 61))
+    await a.screen()
+    connection.execute("delete from public.signals where triggered_at < %s", (world.at(20),))
+    assert told(await audit(dsn, trader))
+
+    connection.execute(
+        "insert into vyx.prunings (kind, pruned_before) values ('signals', %s)", (world.at(20),)
+    )
+
+    found = await audit(dsn, trader)
+    assert told(found) == []
+    assert found.since == world.at(20)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -218,7 +218,9 @@ async def test_what_a_dead_machine_worked_on_no_longer_counts(pool, connection, 
     await claim(pool)
     assert await claim(pool) is None
 
-    connection.execute("update vyx.previews set worked_at = worked_at - interval '21 s'")
+    connection.execute(
+        "update vyx.previews set worked_at = worked_at - make_interval(secs => %s)", (SILENT_S + 1,)
+    )
 
     assert await claim(pool) is not None
 
@@ -262,7 +264,7 @@ async def test_old_previews_are_forgotten(pool, connection, user):
     )
 
     async with pool.connection() as other:
-        assert await previews.prune(other, keep_s=3600) == 1
+        assert await previews.prune(other, before=datetime.now(UTC) - timedelta(hours=1), limit=10) == 1
 
     assert await standing(pool, old) is None
     assert await standing(pool, kept) is not None

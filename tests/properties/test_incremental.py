@@ -72,6 +72,8 @@ def plans():
         node("or", 3, 4),
     ]
     made.append(build_plan(earlier, 5, {"before": 2}))
+    mixed = [bars("1m"), bars("5m"), node("sub", 0, 1), node("shift", 2, n=1), node("gt", 2, 3)]
+    made.append(build_plan(mixed, 4, {"difference": 2, "before": 3}))
     return made
 
 
@@ -157,12 +159,20 @@ class Incremental(RuleBasedStateMachine):
         known = len(self.panel.symbols)
         self.panel.add_symbols([f"S{n}" for n in range(known, min(known + count, SYMBOLS_MAX))])
 
-    @rule(stops=st.lists(st.integers(0, 50), max_size=4), first=st.integers(0, 20), listed=st.integers(1, 10))
-    def change_much(self, stops, first, listed):
-        """Two slots with comings and goings before each."""
+    @rule(
+        stops=st.lists(st.integers(0, 50), max_size=4),
+        first=st.integers(0, 20),
+        listed=st.integers(1, 10),
+        frequency=st.sampled_from(FREQUENCIES),
+        parts=st.integers(0, 3),
+    )
+    def change_much(self, stops, first, listed, frequency, parts):
+        """Two slots with comings and goings before each, part of it prepared."""
         for which in stops:
             self.stop(which)
-        self.start_many(len(stops), first, "every_bar")
+        self.start_many(2 + len(stops), first, frequency)
+        for _ in range(parts):
+            self.evaluator.prepare(self.slot_ms, 0.0)
         self.screen(1)
         self.list_symbols(listed)
         self.screen(1)
@@ -200,13 +210,22 @@ class Incremental(RuleBasedStateMachine):
         for _ in range(parts):
             self.evaluator.prepare(self.slot_ms, 0.0)
 
+    @rule(first=st.integers(0, 23), frequency=st.sampled_from(FREQUENCIES))
+    def lose_the_minute_of_a_coarse_bar(self, first, frequency):
+        """A bar of 3m or 5m closes and none of 1m: a pair's minute came late, or was never delivered."""
+        while (self.slot_ms + MINUTE) % (3 * MINUTE) and (self.slot_ms + MINUTE) % (5 * MINUTE):
+            self.screen(1)
+        self.start_many(6, first, frequency)
+        self.screen(1, without="1m")
+        self.screen(2)
+
     @rule(times=st.integers(1, 4))
-    def screen(self, times):
+    def screen(self, times, without=""):
         for _ in range(times):
             self.slot_ms += MINUTE
             for timeframe in USED:
                 step = TIMEFRAMES[timeframe] * 1000
-                if self.slot_ms % step == 0:
+                if self.slot_ms % step == 0 and timeframe != without:
                     rows = np.arange(len(self.panel.symbols))
                     columns = self.candles(np.full(len(rows), self.slot_ms - step), rows)
                     if len(columns[0]):
@@ -288,3 +307,50 @@ def test_on_enter_does_not_remember_what_another_trader_saw():
     fill(panel, [110, 130, 110])
 
     assert [hits.symbols for hits in evaluator.evaluate(slot_ms + MINUTE).hits] == [["S0"]]
+
+
+def test_a_closed_bar_counts_once_though_a_coarser_bar_closes_without_a_minute():
+    """
+    The minute after 5m closed is lost, 3m closes without it: no bar of 5m is forming, and the closed one was counted already.
+    """
+    minutes = np.arange(-60, 0)
+    close = 100.0 + np.sin(minutes)
+    lost = -54  # 3m closes, 5m closed a minute before
+    panel = Panel(["S0"])
+    evaluator = Evaluator(panel)
+    average = build_plan(
+        [forming("5m"), node("ta.sma", 0, timeperiod=3), node("gt", 1, 0)], 2, {"average": 1}
+    )
+    for at, plan in enumerate((average, build_plan([bars("3m"), const(1), node("gt", 0, 1)], 2, {}))):
+        evaluator.put(at, plan, None, "every_bar")
+    for minute, value in zip(minutes.tolist(), close, strict=True):
+        for timeframe in ("1m", "3m", "5m"):
+            step = TIMEFRAMES[timeframe] * 1000
+            closes_ms = BLOCK + (minute + 1) * MINUTE
+            if closes_ms % step == 0 and (timeframe != "1m" or minute + 1 != lost):
+                panel.append(timeframe, [0], [closes_ms - step], *[[value]] * 4, [1.0])
+        carried = Incremental.found(evaluator.evaluate(closes_ms))
+
+        assert carried == Incremental.found(evaluator.evaluate(closes_ms, [0, 1])), minute
+
+
+def test_a_new_trader_sees_a_coarse_bar_only_from_the_minute_that_closed_with_it():
+    """
+    It comes when 5m closes without a minute: its newest minute is older than that bar, and so is what it saw then.
+    """
+    panel = Panel(["S0"])
+    evaluator = Evaluator(panel)
+    mixed = [bars("1m"), bars("5m"), node("sub", 0, 1), node("shift", 2, n=1), const(-1e9), node("gt", 3, 4)]
+    other = build_plan([bars("1m"), bars("5m"), node("gt", 0, 1)], 2, {})
+    for minute in range(1, 17):
+        closes_ms = BLOCK + minute * MINUTE
+        if minute == 15:
+            evaluator.put("new", build_plan(mixed, 5, {"before": 3}), None, "every_bar")
+        else:
+            panel.append("1m", [0], [closes_ms - MINUTE], *[[100.0 + minute]] * 4, [1.0])
+        if minute % 5 == 0:
+            panel.append("5m", [0], [closes_ms - 5 * MINUTE], *[[200.0 + minute]] * 4, [1.0])
+        evaluator.put("other", other, None, "every_bar")
+        found = Incremental.found(evaluator.evaluate(closes_ms))
+
+    assert found["new", "S0"] == (116.0, {"before": 114.0 - 210.0})

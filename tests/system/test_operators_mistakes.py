@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.store.test_sessions import TransactionPooler
+
 ROOT = Path(__file__).parents[2]
 TCP = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -72,3 +74,22 @@ def test_a_token_is_made_only_for_users_who_signed_up_where_they_do(tmp_path, ds
     assert "sign-up" in refused.stderr
     assert made.returncode == 0
     assert connection.execute("select count(*) from auth.users").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("command", ["up", "web", "worker"])
+def test_a_transaction_pooler_as_direct_connection_is_refused_wherever_it_listens(tmp_path, dsn, command):
+    pooler = TransactionPooler(dsn, server_connections=40)  # it loses one with each client that leaves
+    url = make_conninfo(dsn, host="127.0.0.1", port=pooler.port, sslmode="disable")
+    try:
+        done = vyx(
+            command,
+            DATABASE_URL=url,
+            VYX_DATA_DIR=str(tmp_path),
+            VYX_JWT_SECRET="s" * 40,
+            VYX_METRICS_PORT="off",
+        )
+    finally:
+        pooler.close()
+
+    assert done.returncode == 2, done.stderr
+    assert "is a transaction pooler" in done.stderr.splitlines()[-1]

@@ -230,10 +230,14 @@ def _notice_text(event: str, notice: Mapping[str, Any]) -> tuple[str, str]:
         "recovered": (f"{name} runs again", "It recovered from its error and screens every slot."),
         "lagging": (f"{notice.get('count', 1)} traders lag behind the market", reason),
         "quota": (f"{name} was stopped", f"The tier does not allow it any more: {reason}"),
+        "flooding": (
+            f"{name} has its signals of the day",
+            f"It is screened as before; {reason.removeprefix('flooding: ')}.",
+        ),
         "outage": ("No market data", f"Nothing is screened meanwhile; no trader is at fault: {reason}"),
         "destination_disabled": (f"{notice.get('destination_name', 'A destination')} was disabled", reason),
     }
-    return texts[event]
+    return texts["flooding" if event == "quota" and reason.startswith("flooding:") else event]
 
 
 def _number(value: object) -> str:
