@@ -27,7 +27,7 @@ from app import VERSION, operations
 from app.database_url import without_passwords
 from app.errors import CommandFailed, Refused
 from app.logging import configure
-from app.settings import Settings, close_libpq_environment, embedded_key, read_settings
+from app.settings import Settings, close_libpq_environment, embedded_key, known_variables, read_settings
 from app.store import embedded
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ cli = typer.Typer(
     rich_markup_mode=None,  # rich takes [env …] for markup and leaves it out
     pretty_exceptions_enable=False,
     help="Vyx screens every closed candle of every USDT pair with the filters its users write. `vyx up` starts everything.",
+    epilog=f"Variables (docs/settings.md; `vyx doctor` shows those that are set): {', '.join(sorted(known_variables()))}.",
 )
 
 exports = typer.Typer(

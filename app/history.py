@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.timeframes import epoch_ms
+from app.domain.timeframes import epoch_ms, instant
 from app.store import candles
 from app.store import symbols as symbol_store
 from app.store.candles import LastCandle, SymbolCandles
@@ -45,12 +45,14 @@ class Stretch:
     """
     Candles of the past: ``symbols`` are a panel's rows, ``frames`` its columns by timeframe.
 
-    ``first`` is the oldest slot that is looked at; None when there is none.
+    ``first`` is the oldest slot that is looked at; None when there is none. ``begins`` holds when the first bar opens
+    of each timeframe of which no bar had closed at the oldest slot that was asked for.
     """
 
     symbols: list[str]
     frames: dict[str, Columns]
     first: datetime | None
+    begins: dict[str, datetime] = field(default_factory=dict)
 
     def panel(self) -> Panel:
         """A panel of these candles; takes some time, so call it where that hurts nobody."""
@@ -100,16 +102,20 @@ async def load(
     looked_at = due_axis[-bars:]
     first = looked_at[0] + _length(plan.due_every)
     frames: dict[str, Columns] = {}
+    begins: dict[str, datetime] = {}
     for timeframe, need in plan.need.items():
         if timeframe == plan.due_every:
-            begin = due_axis[0]
+            begin, begins_late = due_axis[0], len(due_axis) < bars
         else:
-            begin, _ = await reach(connection, timeframe, first, need + HISTORY_SLACK_BARS)
+            begin, found = await reach(connection, timeframe, first, need + HISTORY_SLACK_BARS)
+            begins_late = not found
         last = until - _length(timeframe)
         if begin <= last:
             frames[timeframe] = await _frame(connection, timeframe, (begin, last), names, read)
+            if begins_late and len(frames[timeframe][1]):
+                begins[timeframe] = instant(int(frames[timeframe][1].min()))
         on_loaded(timeframe)
-    return Stretch(names, frames, first)
+    return Stretch(names, frames, first, begins)
 
 
 async def reach(connection: Connection, timeframe: str, slot: datetime, bars: int) -> tuple[datetime, int]:

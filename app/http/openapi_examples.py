@@ -26,7 +26,7 @@ _STATUS: dict[str, Any] = {
     "signal_count": 3,
     "last_signal_at": "2026-01-31T12:15:00Z",
     "signals_today": 3,
-    "signals_per_day": 50000,
+    "signals_per_day": 200000,
     "flooding_since": None,
     "screened_through": "2026-01-31T12:16:00Z",
     "lag_s": 0.4,

@@ -55,7 +55,8 @@ class Preview(msgspec.Struct):
     `bars` counts the bars of `due_every` that were looked at (the trigger's, or minutes), `symbols` the
     pairs. `hits` are oldest first; of more than 1000 the newest are told, and `truncated` says so;
     `hit_count` counts all. For `bars_left` older bars there was no time: functions given to `each` are run for
-    every pair and bar, the newest bars first.
+    every pair and bar, the newest bars first. `history_begins` says when the first candle opens of each
+    timeframe of which none had closed at the oldest bar asked for.
     """
 
     trigger: str
@@ -67,6 +68,7 @@ class Preview(msgspec.Struct):
     truncated: bool
     evaluated_ms: float
     bars_left: int = 0
+    history_begins: dict[str, datetime] = {}
 
 
 class PreviewJob:
@@ -161,8 +163,7 @@ class PreviewJob:
             return "failed", None, "The evaluation broke down; ask for fewer bars or symbols."
         if isinstance(answer, wire.Refused):
             return "failed", None, answer.problem
-        symbols = len(question.matched if question.matched is not None else question.symbols)
-        return "done", msgspec.json.encode(preview_of(answer, symbols)).decode(), None
+        return "done", msgspec.json.encode(preview_of(answer, question)).decode(), None
 
     async def _audited(
         self, process: EvaluatingProcess, trader_id: UUID, since: datetime, until: datetime
@@ -180,13 +181,13 @@ class PreviewJob:
         return "done", msgspec.json.encode(found).decode(), None
 
 
-def preview_of(found: wire.Found, symbols: int) -> Preview:
+def preview_of(found: wire.Found, question: wire.Question) -> Preview:
     """As the HTTP interface tells it."""
     return Preview(
         trigger=found.trigger,
         due_every=found.due_every,
         bars=found.bars,
-        symbols=symbols,
+        symbols=len(question.matched if question.matched is not None else question.symbols),
         hits=[
             PreviewedHit(hit.symbol, instant(hit.triggered_at_ms), hit.price, hit.values)
             for hit in found.hits
@@ -195,4 +196,5 @@ def preview_of(found: wire.Found, symbols: int) -> Preview:
         truncated=found.hit_count > len(found.hits),
         evaluated_ms=found.evaluated_ms,
         bars_left=found.bars_left,
+        history_begins={timeframe: instant(ms) for timeframe, ms in question.begins_ms.items()},
     )

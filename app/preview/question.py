@@ -49,5 +49,6 @@ async def question_about(
         frames=[
             wire.Frame(timeframe, len(columns[0])) for timeframe, columns in sorted(stretch.frames.items())
         ],
+        begins_ms={timeframe: epoch_ms(at) for timeframe, at in stretch.begins.items()},
     )
     return question, [columns for _, columns in sorted(stretch.frames.items())]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -117,11 +117,10 @@ async def _question(
 
 
 def _seen(found: wire.Found, question: wire.Question, frames: Sequence[wire.Columns]) -> _Seen:
-    matched = question.matched if question.matched is not None else question.symbols
     panel = evaluation.panel_of(question, frames)
     frame = panel.frame(found.trigger)
     sparks = [_spark_at(frame, panel.index[hit.symbol], hit.triggered_at_ms) for hit in found.hits]
-    return _Seen(preview_of(found, len(matched)), sparks)
+    return _Seen(preview_of(found, question), sparks)
 
 
 def _spark_at(frame: Frame, row: int, triggered_at_ms: int) -> str:
@@ -166,6 +165,14 @@ def _print_table(seen: _Seen) -> None:
         f"{preview.hit_count} {'hit' if preview.hit_count == 1 else 'hits'}{less} in {preview.bars} bars of {preview.due_every}, {preview.symbols} pairs, "
         f"evaluated in {preview.evaluated_ms:.1f} ms"
     )
+    if preview.history_begins:
+        console.print(beginnings(preview.history_begins))
+
+
+def beginnings(begins: Mapping[str, datetime]) -> str:
+    """Why a preview has fewer bars than were asked for, or coarse values that begin later than its bars."""
+    stored = ", ".join(f"{timeframe} from {_minute(at)} UTC" for timeframe, at in begins.items())
+    return f"Stored candles begin later than the bars asked for: {stored}"
 
 
 def _minute(at: datetime) -> str:

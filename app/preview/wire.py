@@ -42,7 +42,7 @@ class Question(msgspec.Struct, frozen=True):
     ``symbols`` are the panel's rows; only hits of ``matched`` (None: of all) count. The newest ``bars`` slots
     at which the plan is due by ``until_ms`` are looked at. Hits at ``outages_ms``, or of the (symbol, slot)
     pairs in ``late``, do not count: live screening passed them over. ``hits_max`` hits are given, the newest
-    ones.
+    ones. ``begins_ms`` is for whoever tells the answer: when stored candles begin, where that is later than wanted.
     """
 
     plan: str
@@ -56,6 +56,7 @@ class Question(msgspec.Struct, frozen=True):
     frames: list[Frame]
     frequency: Literal["every_bar", "on_enter"] = "every_bar"
     every_match: bool = False
+    begins_ms: dict[str, int] = {}
 
 
 class Hit(msgspec.Struct, frozen=True):

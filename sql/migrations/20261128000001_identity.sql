@@ -20,7 +20,7 @@ comment on column public.tiers.max_stored is 'Traders that may be saved; null is
 comment on column public.tiers.max_streams is 'Event streams that may be open at once, on each web process.';
 comment on column public.tiers.signals_per_day is 'Signals that one trader may store in a UTC day; null is unlimited. Beyond it each slot stores one row of signal_digests instead.';
 insert into public.tiers (tier, max_running, max_stored, max_streams, signals_per_day)
-values ('free', 0, 100, 10, 5000), ('pro', 10, 1000, 10, 50000), ('elite', null, 10000, 50, 200000);
+values ('free', 0, 100, 10, 5000), ('pro', 10, 1000, 10, 200000), ('elite', null, 10000, 50, 500000);
 
 -- next_tier: the lowest tier that would leave room beside so many; null when there is none. Quotas are named as the API names them.
 create function vyx.next_tier(quota text, used bigint) returns text language sql stable set search_path = '' as $$

@@ -36,6 +36,7 @@ from tests.world import (
     leases,
     mark_running,
     register,
+    speak_for,
 )
 
 KEY = "a-key-of-a-test-that-is-long-enough-to-be-one"
@@ -178,6 +179,7 @@ class Screen:
     def __post_init__(self) -> None:
         self.trader = add_trader(self.connection, self.user, above(0))
         self.boot = register(self.connection)
+        speak_for(self.connection, self.boot)
         claim(self.connection, self.boot)
         mark_running(self.connection, self.boot, leases(self.connection, self.boot))
 

@@ -104,6 +104,21 @@ def add_stored_signal(connection, trader_id, symbol, at, plan_hash=None):
 # -- execute-filter -------------------------------------------------------------------------------------------------------
 
 
+async def test_a_preview_says_since_when_candles_of_a_timeframe_are_stored(http, user, machine, connection):
+    """A value that reads 15m is missing until their first candle has closed, and there from then on."""
+    begins = FIRST + timedelta(hours=2)
+    connection.execute("delete from vyx.candles where timeframe = '15m' and open_time < %s", (begins,))
+    source = 'm, c = bars("1m"), bars("15m")\nshow(coarse=c.close)\nsignal(m.close != 1.5)\n'
+
+    whole = (await run(http, user, source, bars=250, symbols=["AAAUSDT"])).json()
+    late = (await run(http, user, source, bars=20, symbols=["AAAUSDT"])).json()
+
+    assert (whole["history_begins"], late["history_begins"]) == ({"15m": text(begins)}, {})
+    first_close = text(begins + timedelta(minutes=15))
+    assert next(h["triggered_at"] for h in whole["hits"] if h["values"]["coarse"] is not None) == first_close
+    assert late["hits"] == whole["hits"][-len(late["hits"]) :]
+
+
 async def test_a_filter_is_run_over_recent_history(http, user, machine, connection):
     response = await run(http, user, bars=30)
 
@@ -560,6 +575,7 @@ def test_openapi_has_both():
         "truncated",
         "evaluated_ms",
         "bars_left",
+        "history_begins",
     }
     assert set(document["components"]["schemas"]["Explain"]["required"]) == {
         "trader_id",

@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 from app.store.rate_limits import SAVE
+from tests import world
 
 NEW = {"name": "Breakdown", "filter": "signal(True)"}
 
@@ -594,6 +595,28 @@ async def test_active_lists_exactly_the_starting_and_running(http, user, make_us
     assert [s["trader_id"] for s in first["items"] + second["items"]] == active
     assert second["next_cursor"] is None
     assert {s["state"] for s in first["items"]} == {"starting"}
+
+
+async def test_a_trader_that_floods_shows_in_the_status_and_its_limit_in_me(
+    http, user, make_trader, connection
+):
+    trader = make_trader(user)
+    connection.execute(
+        "insert into vyx.markets (source, anchor_market_at, anchor_wall_at) values ('test', now(), now()) on conflict do nothing"
+    )
+    connection.execute("update public.tiers set signals_per_day = 7 where tier = 'pro'")
+    with world.without_triggers(connection):
+        connection.execute(
+            "update public.trader_state set signal_day = vyx.market_day(vyx.market_time()), signals_that_day = 7,"
+            " flooding_since = vyx.market_time() where trader_id = %s",
+            (trader,),
+        )
+
+    status = (await http.get(f"/api/v1/traders/{trader}/status", headers=user.headers)).json()
+    me = (await http.get("/api/v1/me", headers=user.headers)).json()
+
+    assert (status["signals_today"], status["signals_per_day"], me["signals_per_day"]) == (7, 7, 7)
+    assert status["flooding_since"] is not None
 
 
 async def test_an_error_shows_in_the_status(http, user, make_trader, connection):

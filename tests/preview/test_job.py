@@ -88,6 +88,7 @@ async def test_the_answer_stands_in_the_row(pool, candles, user, job):
         "truncated",
         "evaluated_ms",
         "bars_left",
+        "history_begins",
     }
     assert (result["trigger"], result["bars"], result["symbols"], result["truncated"]) == ("1m", 20, 4, False)
     assert set(result["hits"][0]) == {"symbol", "triggered_at", "price", "values"}

@@ -62,7 +62,7 @@ class Market:
         rng = np.random.default_rng(self.seed)
         stored: dict[str, list[tuple[int, int, float, float, float, float, float]]] = {}
         for row in range(len(SYMBOLS)):
-            close = 100 + rng.integers(-8, 9, MINUTES).cumsum() / 4
+            close = 1000 + rng.integers(-8, 9, MINUTES).cumsum() / 4
             has = np.arange(MINUTES) >= self.listed[row]
             for who, begin, length in self.halts:
                 has[begin : begin + length] &= who != row
@@ -119,7 +119,7 @@ PLANS = {
         {"change": 2},
     ),
     "an hour in progress": build_plan(
-        [forming("1h"), node("ta.sma", 0, timeperiod=3), const(100), node("gt", 0, 2), bars("15m")],
+        [forming("1h"), node("ta.sma", 0, timeperiod=3), const(1000), node("gt", 0, 2), bars("15m")],
         3,
         {"mean": 1, "coarse": 4},
     ),
@@ -142,6 +142,8 @@ WHOLE = Market(dict.fromkeys(STORED, 0), (0, 0, 0), (), (0, 0))
 LATE_COARSE = Market(dict.fromkeys(STORED, 0) | {"15m": 240}, (0, 0, 0), (), (0, 0))
 HALTED = Market(dict.fromkeys(STORED, 0), (0, 0, 0), ((1, 500, 700),), (0, 0))
 LONG_OUTAGE = Market(dict.fromkeys(STORED, 0), (0, 0, 0), (), (30, 1200))
+FEW_MINUTES = Market(dict.fromkeys(STORED, 0) | {"1m": 1122}, (0, 0, 0), (), (0, 0))
+NO_HOURS = Market(dict.fromkeys(STORED, 0) | {"1m": 600, "1h": MINUTES}, (0, 0, 0), (), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,8 @@ profile = settings(max_examples=300 if LARGE else 20, deadline=None, suppress_he
 )
 @example(market=HALTED, plan="5m and 15m", window=Window(20, 0, ("BBBUSDT",)), frequency="every_bar")
 @example(market=LONG_OUTAGE, plan="1m and 1h", window=Window(20, 0, None), frequency="every_bar")
+@example(market=FEW_MINUTES, plan="an hour in progress", window=Window(25, 0, None), frequency="every_bar")
+@example(market=NO_HOURS, plan="an hour in progress", window=Window(60, 0, None), frequency="every_bar")
 @profile
 def test_a_window_of_the_past_is_what_live_screening_found(url, market, plan, window, frequency):
     """Every match with its price and values, whichever bars are asked for and wherever the stored candles begin."""

@@ -67,7 +67,9 @@ def test_a_killed_server_starts_again_at_the_same_address(server, data_dir):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "12", "1\n/\n", f"{os.getpid()}\nx\n0\n5432\n/tmp\n\n1 2\nready\n"], ids=repr
+    "content",
+    ["", "12", "1\n/\n", f"{os.getpid()}\nx\n0\n5432\n/tmp\n\n1 2\nready\n"],
+    ids=["empty", "cut short", "no number", "a stranger"],
 )  # cut short, or the process id of somebody else
 def test_a_pid_file_that_names_no_server_of_ours_is_put_right(data_dir, content):
     server = embedded.start(data_dir)

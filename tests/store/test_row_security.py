@@ -10,7 +10,7 @@ import uuid
 import psycopg
 import pytest
 
-TABLES = ("traders", "trader_state", "trader_events", "signals", "accounts")
+TABLES = ("traders", "trader_state", "trader_events", "signals", "signal_digests", "accounts")
 
 
 @pytest.fixture
@@ -29,6 +29,11 @@ def two_users(connection):
         connection.execute(
             """insert into public.signals (trader_id, user_id, symbol, timeframe, triggered_at, price, plan_hash, epoch, screened_at)
                values (%s, %s, 'S', '1m', '2024-05-01Z', 1, 'h', 1, now())""",
+            (trader, user_id),
+        )
+        connection.execute(
+            """insert into public.signal_digests (trader_id, user_id, slot, matches, symbols, plan_hash, epoch)
+               values (%s, %s, '2024-05-01Z', 1, '{S}', 'h', 1)""",
             (trader, user_id),
         )
         ids.append(user_id)

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from app import VERSION
+from app.settings import known_variables
 from bench.service import ROOT, Service, vyx
 
 
@@ -61,6 +63,16 @@ def test_a_wrong_setting_stops_the_start_and_names_the_variable(tmp_path):
     done = vyx("up", "--data-dir", str(tmp_path / "d"), VYX_LEASE_TTL_S="soon")
     assert "VYX_LEASE_TTL_S must be a number, got 'soon'." in _one_sentence(done, 2)
     assert not (tmp_path / "d").exists()
+
+
+def test_help_names_every_variable_and_the_default_of_each_flag():
+    said = vyx("--help").stdout
+    assert [name for name in known_variables() if name not in said] == []
+    assert "[env VYX_HOST, default 127.0.0.1]" in " ".join(vyx("up", "--help").stdout.split())
+
+
+def test_the_version_is_printed():
+    assert vyx("--version").stdout == f"vyx {VERSION}\n"
 
 
 def test_a_speed_for_binance_is_a_contradiction(tmp_path):
