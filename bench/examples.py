@@ -30,9 +30,9 @@ from sandbox.engine.replay import evaluate_range, signalled
 from sandbox.engine.warm_up import readiness
 from sandbox.interpreter.functions import EachRunner
 from sandbox.language.compiler import FilterCompiler
-from sandbox.plan import axis as axes
 from sandbox.plan.document import Plan, build_plan
-from sandbox.plan.operators import FIELDS
+from sandbox.plan.operators import FIELDS, OPERATORS
+from sandbox.plan.operators.kind import Candles as CandleFields
 from sandbox.plan.timeframes import TIMEFRAMES
 
 FILTERS = Path(__file__).resolve().parents[1] / "docs" / "filters"
@@ -127,8 +127,8 @@ def panel_of(candles: Candles) -> Panel:
 
 def read_by(plan: Plan) -> list[str]:
     """The timeframes, each as it is read."""
-    used = {axis for axis in plan.node_axes if axis not in {None, axes.NOW}}
-    return sorted(used, key=lambda axis: (axes.length_s(axis), axis))
+    used = {axis for axis in plan.node_axes if axis.has_bars}
+    return [str(axis) for axis in sorted(used, key=lambda axis: (axis.length_s, axis.forming))]
 
 
 def exact_s(plan: Plan) -> int:
@@ -139,7 +139,11 @@ def exact_s(plan: Plan) -> int:
 def least_s(plan: Plan) -> int:
     """The history after which every number of the condition can have a value, of a market that begins at midnight."""
     condition = build_plan(plan.nodes, plan.signal, {})
-    named = {str(node.params["symbol"]) for node in condition.nodes if node.op == "bars"}
+    named = {
+        str(node.params["symbol"])
+        for node in condition.nodes
+        if isinstance(OPERATORS[node.op].kind, CandleFields)
+    }
     panel = Panel(["X", *sorted(named - {""})])
     span_s = exact_s(plan) + DAY_S
     for timeframe in condition.need:
@@ -149,9 +153,9 @@ def least_s(plan: Plan) -> int:
         panel.load(timeframe, rows, np.tile(times, len(panel.symbols)), *[np.ones(len(rows))] * 5)
     ready = readiness(condition, panel, 1000 * span_s)
     return max(
-        (int(first[0]) + 1) * axes.length_s(axis)
+        (int(first[0]) + 1) * axis.length_s
         for first, axis in zip(ready.first, condition.node_axes, strict=True)
-        if axis not in {None, axes.NOW}
+        if axis.has_bars
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sandbox.engine.lowering import rule_for
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import Plan
 from sandbox.plan.graph import Node
 from sandbox.plan.operators import OPERATORS, Operator, Params
@@ -39,7 +39,7 @@ class Call:
     """
     One operator applied to outputs of other calls: what equal nodes of all plans share.
 
-    `axis` is what `sandbox.plan.axis` says, None for a constant. `totals` are the axes of the running totals it depends on.
+    `axis` is what `sandbox.plan.axis` says. `totals` are the axes of the running totals it depends on.
     `order` grows with every call made, so that arguments have a smaller one. `uses` counts the plan nodes and calls that
     need it; `refs` are its outputs.
     """
@@ -48,11 +48,11 @@ class Call:
     operator: Operator
     params: Params
     args: tuple["Ref", ...]
-    axis: str | None
+    axis: Axis
     is_bool: bool
     key: object
     refs: tuple["Ref", ...] = ()
-    totals: frozenset[str] = frozenset()
+    totals: frozenset[Axis] = frozenset()
     uses: int = 0
 
     @property
@@ -106,7 +106,7 @@ class Calls:
 
     def add_before(self, ref: Ref, timeframe: str) -> Ref:
         """The value of *ref* one bar of *timeframe* before, as one use of its call."""
-        call = self._call(BEFORE, (ref,), {"n": 1}, axis=timeframe)
+        call = self._call(BEFORE, (ref,), {"n": 1}, axis=Axis(timeframe))
         call.uses += 1
         return call.refs[0]
 
@@ -134,20 +134,19 @@ class Calls:
         return self._call(OPERATORS[operator], args, params).refs[0]
 
     def _call(
-        self, operator: Operator, args: tuple[Ref, ...], params: Params, *, axis: str | None = None
+        self, operator: Operator, args: tuple[Ref, ...], params: Params, *, axis: Axis | None = None
     ) -> Call:
         # A live Ref keeps its id.
         key = (operator.name, axis, *(id(ref) for ref in args), *params.values())
         call = self._calls.get(key)
         if call is None:
-            if isinstance(operator.kind, Candles):
-                axis = operator.kind.axis(params)
-            own = axis or axes.joined(ref.call.axis for ref in args)
+            if axis is None:
+                axis = operator.kind.axis(params, [ref.call.axis for ref in args])
             value_bools = [
                 ref.call.is_bool for at, ref in enumerate(args) if operator.input_kind(at) == "any"
             ]
             is_bool = all(value_bools) if operator.returns == "same" else operator.returns == "bool"
-            call = Call(self._made, operator, params, args, own, is_bool, key)
+            call = Call(self._made, operator, params, args, axis, is_bool, key)
             call.totals = _totals(call)
             call.refs = tuple(Ref(call, out) for out in range(len(operator.outputs)))
             for ref in args:
@@ -157,9 +156,9 @@ class Calls:
         return call
 
 
-def _totals(call: Call) -> frozenset[str]:
-    below = frozenset[str]().union(*(ref.call.totals for ref in call.args))
-    return below | {call.axis} if call.operator.kind.total and call.axis is not None else below
+def _totals(call: Call) -> frozenset[Axis]:
+    below = frozenset[Axis]().union(*(ref.call.totals for ref in call.args))
+    return below | {call.axis} if call.operator.kind.total else below
 
 
 def is_own_field(call: Call) -> bool:

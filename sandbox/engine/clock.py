@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sandbox.engine.candles.panel import Panel
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.timeframes import TIMEFRAMES
 
 EVENTS_MAX = 16
@@ -39,9 +39,9 @@ class Moved:
     whose former newest bar was forming and never closed: what was built on it is void.
     """
 
-    moving: frozenset[str]
-    opened: frozenset[str]
-    void: frozenset[str]
+    moving: frozenset[Axis]
+    opened: frozenset[Axis]
+    void: frozenset[Axis]
 
 
 class Clock:
@@ -53,21 +53,21 @@ class Clock:
         self._closed: dict[
             str, tuple[int, int]
         ] = {}  # of each timeframe: epoch, and absolute end of the bars seen
-        self._newest: dict[str, _Newest] = {}  # of each axis with a forming bar
+        self._newest: dict[Axis, _Newest] = {}  # of each axis with a forming bar
 
     def is_before(self, instant_ms: int) -> bool:
         """Whether *instant_ms* can be reached by going forwards."""
         return self.at_ms is None or instant_ms >= self.at_ms
 
-    def set(self, instant_ms: int, used: Collection[str]) -> None:
+    def set(self, instant_ms: int, used: Collection[Axis]) -> None:
         """Everything is as of *instant_ms* now; *used* are the axes that values live on."""
         self.at_ms = instant_ms
         for timeframe in TIMEFRAMES:
             frame = self._panel.frame(timeframe)
             self._closed[timeframe] = (frame.epoch, frame.first + frame.bars_closed_at(instant_ms))
-        self._newest = {axis: self._newest_of(axis, instant_ms) for axis in used if axes.is_forming(axis)}
+        self._newest = {axis: self._newest_of(axis, instant_ms) for axis in used if axis.forming}
 
-    def events(self, instant_ms: int, used: Collection[str]) -> list[tuple[int, frozenset[str]]] | None:
+    def events(self, instant_ms: int, used: Collection[Axis]) -> list[tuple[int, frozenset[Axis]]] | None:
         """
         The instants since `at_ms` at which bars closed, each with the axes of *used* that move then.
 
@@ -75,32 +75,32 @@ class Clock:
         """
         if self.at_ms is None:
             return None
-        each_minute = {axis for axis in used if axes.is_provisional(axis)}
-        watched = {axes.timeframe_of(axis) for axis in used if axis != axes.NOW}
-        moving: dict[int, set[str]] = {}
+        each_minute = {axis for axis in used if axis.is_provisional}
+        watched = {axis.timeframe for axis in used if axis.has_bars}
+        moving: dict[int, set[Axis]] = {}
         for timeframe in watched | ({"1m"} if each_minute else set()):
-            frame = self._panel.frame(timeframe)
+            frame, closed = self._panel.frame(timeframe), Axis(timeframe)
             epoch, seen = self._closed[timeframe]
             start = seen - frame.first
             if epoch != frame.epoch or start < 0:
                 return None
             for time in frame.open_time[start : frame.bars_closed_at(instant_ms)].tolist():
-                moving.setdefault(time + frame.step_ms, set(each_minute)).add(timeframe)
+                moving.setdefault(time + frame.step_ms, set(each_minute)).add(closed)
             if len(moving) > EVENTS_MAX:
                 return None
         return [(closes_ms, frozenset(moving[closes_ms])) for closes_ms in sorted(moving)]
 
-    def move(self, instant_ms: int, moving: Collection[str]) -> Moved:
+    def move(self, instant_ms: int, moving: Collection[Axis]) -> Moved:
         """Bring the forming bars of *moving* to *instant_ms*; closed timeframes among them have a new bar."""
-        newest = {axis: self._newest_of(axis, instant_ms) for axis in moving if axes.is_forming(axis)}
+        newest = {axis: self._newest_of(axis, instant_ms) for axis in moving if axis.forming}
         before = {axis: self._newest.get(axis, _NO_BAR) for axis in newest}
         self._newest |= newest
         same = {axis for axis in newest if newest[axis] == before[axis] and not newest[axis].is_forming}
         opened = {axis for axis in newest if newest[axis].open_ms != before[axis].open_ms}
         void = {axis for axis in opened if before[axis].is_forming}
-        opened |= {axis for axis in moving if axis in TIMEFRAMES}
+        opened |= {axis for axis in moving if not axis.is_provisional}
         return Moved(frozenset(moving) - same, frozenset(opened), frozenset(void))
 
-    def _newest_of(self, axis: str, instant_ms: int) -> _Newest:
-        frame = self._panel.forming(axes.timeframe_of(axis), instant_ms)
+    def _newest_of(self, axis: Axis, instant_ms: int) -> _Newest:
+        frame = self._panel.forming(axis.timeframe, instant_ms)
         return _Newest(int(frame.open_time[-1]) if len(frame) else -1, frame.is_forming)

@@ -18,7 +18,7 @@ from sandbox.engine.replay import held_before, node_values
 from sandbox.engine.screen import Value
 from sandbox.engine.warm_up import Readiness, readiness
 from sandbox.interpreter.functions import EachRunner
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import Node, Plan, Term
 from sandbox.plan.operators import FIELDS, OPERATORS
 from sandbox.plan.operators.kind import Choice, Each, Logic, Shift
@@ -94,8 +94,8 @@ def explain(  # noqa: PLR0917 - the keyword-only rest would split what belongs t
     row = panel.index[symbol]
     frame = panel.frame(plan.due_every)
     newest = closing_bar(frame, slot_ms)
-    bars = _bars(plan.timeframes, panel, slot_ms, row)
-    forming = _bars([axes.forming_axis(timeframe) for timeframe in plan.forming], panel, slot_ms, row)
+    bars = _bars(map(Axis, plan.timeframes), panel, slot_ms, row)
+    forming = _bars([Axis(timeframe, forming=True) for timeframe in plan.forming], panel, slot_ms, row)
     known = [term for term in terms if 0 <= min(term.nodes) <= max(term.nodes) < len(plan.nodes)]
     if newest is None:
         blank = [TermValue(term.text, term.line, None) for term in known]
@@ -126,13 +126,13 @@ def _value(term: Term, values: Sequence[Value]) -> Value:
     return all(values[node] is True for node in term.nodes) if term.also else values[term.node]
 
 
-def _bars(wanted: Iterable[str], panel: Panel, slot_ms: int, row: int) -> dict[str, Bar]:
+def _bars(wanted: Iterable[Axis], panel: Panel, slot_ms: int, row: int) -> dict[str, Bar]:
     """The newest bar of each axis, by its timeframe, where the symbol has one."""
     found: dict[str, Bar] = {}
     for axis in wanted:
-        timeframe = axes.timeframe_of(axis)
+        timeframe = axis.timeframe
         frame: Frame = panel.frame(timeframe)
-        if axes.is_forming(axis):
+        if axis.forming:
             shown = panel.forming(timeframe, slot_ms)
             if not shown.is_forming:
                 continue
@@ -173,10 +173,10 @@ def _missing(case: _Case, condition: int) -> tuple[str, str] | None:
             f"{name} was not called: its when= is false",
         )
     axis = case.plan.node_axes[blank]
-    if OPERATORS[node.op].kind.needs_own_bar and axis is not None and not case.ready.has_bar(axis, case.row):
+    if OPERATORS[node.op].kind.needs_own_bar and not case.ready.has_bar(axis, case.row):
         symbol, timeframe = (
             case.panel.symbols[case.row],
-            "1m" if axis == axes.NOW else axes.timeframe_of(axis),
+            "1m" if axis is Axis.NOW else axis.timeframe,
         )
         return "bar missing", f"{name} counts those with a {timeframe} candle of their own, {symbol} has none"
     return "condition false", f"{name} has no value at this bar"

@@ -35,9 +35,8 @@ from sandbox.engine.loading import Loading
 from sandbox.engine.rows import Rows
 from sandbox.engine.runs import begins_block
 from sandbox.interpreter.functions import EachRunner
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.kind import Each
-from sandbox.plan.timeframes import TIMEFRAMES
 
 PREPARED_AT_ONCE = 8
 """Calls prepared between two looks at the time: a run over 400 symbols takes 1 to 4 ms."""
@@ -84,8 +83,8 @@ class LiveValues:
         self._fresh: dict[Call, CallGroup] = {}
         self._unprepared: deque[Call] = deque()
         self._on_functions: set[Call] = set()
-        self._used: Counter[str] = Counter()
-        self._on_totals: dict[str, dict[Call, None]] = {}
+        self._used: Counter[Axis] = Counter()
+        self._on_totals: dict[Axis, dict[Call, None]] = {}
 
     def add(self, calls: Iterable[Call]) -> None:
         """Take in calls that are new, and what they need; their values are there after the next `advance`."""
@@ -103,7 +102,7 @@ class LiveValues:
                 self._on_functions.add(call)
             if self._is_preparable(call):
                 self._unprepared.append(call)
-            if call.axis is not None:
+            if call.axis is not Axis.CONSTANT:
                 self._used[call.axis] += 1
             for axis in call.totals:
                 self._on_totals.setdefault(axis, {})[call] = None
@@ -127,7 +126,7 @@ class LiveValues:
             self._fresh.pop(call, None)
             self.failed.pop(call, None)
             self._on_functions.discard(call)
-            if call.axis is not None:
+            if call.axis is not Axis.CONSTANT:
                 self._used[call.axis] -= 1
             for axis in call.totals:
                 del self._on_totals[axis][call]
@@ -238,11 +237,11 @@ class LiveValues:
         """Whether no bar of a coarser timeframe closed after the newest one of a finer timeframe did."""
         ends = {}
         for axis in +self._used:
-            if not axes.is_provisional(axis):
+            if not axis.is_provisional:
                 frame, newest = event.view.newest(axis)
                 ends[axis] = int(frame.open_time[newest]) + frame.step_ms if newest >= 0 else 0
         return all(
-            ends[fine] >= max(ends[coarse] for coarse in ends if TIMEFRAMES[coarse] >= TIMEFRAMES[fine])
+            ends[fine] >= max(ends[coarse] for coarse in ends if coarse.length_s >= fine.length_s)
             for fine in ends
         )
 
@@ -252,7 +251,7 @@ class LiveValues:
             del self._groups[key]
         return sorted(self._groups.values(), key=lambda group: group.level)
 
-    def _move(self, instant_ms: int, moving: frozenset[str]) -> None:
+    def _move(self, instant_ms: int, moving: frozenset[Axis]) -> None:
         """One event."""
         moved = self._clock.move(instant_ms, moving)
         event = self._loading.event(instant_ms, moved.moving, moved.opened)
@@ -269,7 +268,11 @@ class LiveValues:
         self._loading.fail_users()
 
     def _restarting(
-        self, active: Sequence[CallGroup], stepping: Collection[CallGroup], event: Event, void: frozenset[str]
+        self,
+        active: Sequence[CallGroup],
+        stepping: Collection[CallGroup],
+        event: Event,
+        void: frozenset[Axis],
     ) -> list[Call]:
         """What must be recomputed in an event; *void* are axes whose former newest bar never closed."""
         calls = dict.fromkeys(call for group in active for call in group.restarts(event))

@@ -13,6 +13,7 @@ from sandbox.engine.candles.panel import Panel
 from sandbox.engine.kinds.kind import CallGroup, Event
 from sandbox.engine.ranges import Computation
 from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.axis import Axis
 
 LOADED_AT_ONCE = 8192
 """Calls computed together: each keeps the results of 400 symbols in a bar or two, 3 to 6 kB."""
@@ -39,7 +40,7 @@ class Loading:
         self.computed = 0
         self.seconds = {}
 
-    def event(self, instant_ms: int, moving: frozenset[str], opened: frozenset[str]) -> Event:
+    def event(self, instant_ms: int, moving: frozenset[Axis], opened: frozenset[Axis]) -> Event:
         """An event, and what is seen at it."""
         return Event(self._view(instant_ms), moving, opened)
 
@@ -51,7 +52,7 @@ class Loading:
         began = perf_counter()
         event.recomputed.update(calls)
         # What shares arguments is computed together.
-        calls = sorted(calls, key=lambda call: (call.axis or "", call.order))
+        calls = sorted(calls, key=lambda call: (str(call.axis), call.order))
         for first in range(0, len(calls), LOADED_AT_ONCE):
             self.load_part(calls[first : first + LOADED_AT_ONCE], event.view.instant_ms)
         self.fail_users()

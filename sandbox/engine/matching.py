@@ -25,7 +25,7 @@ from sandbox.engine.candles.frame import Bools, Frame, Ints
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.ranges import Computation
 from sandbox.interpreter.functions import EachRunner
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import Plan
 from sandbox.plan.timeframes import TIMEFRAMES, bar_of_slot_ms
 
@@ -65,9 +65,9 @@ def closing_bar(frame: Frame, slot_ms: int) -> int | None:
     return newest if closes else None
 
 
-def view_axis(plan: Plan) -> str:
+def view_axis(plan: Plan) -> Axis:
     """The axis on whose newest bar the values of a plan are read."""
-    return axes.NOW if plan.forming else plan.trigger
+    return Axis.NOW if plan.forming else Axis(plan.trigger)
 
 
 def condition_before(calls: Calls, plan: Plan, signal: Ref) -> Ref | None:
@@ -105,9 +105,9 @@ def held_at_previous_close(
     if before_ms is None:
         return np.zeros(len(panel.symbols), dtype=np.bool_)
     computation = Computation(panel, before_ms, each=each, each_symbols=each_symbols)
-    computation.want_seen(axes.NOW, [signal], bars=1)
+    computation.want_seen(Axis.NOW, [signal], bars=1)
     computation.run()
-    held: Any = computation.values(signal, 0, axes.NOW)[:, 0]
+    held: Any = computation.values(signal, 0, Axis.NOW)[:, 0]
     return np.broadcast_to(held, len(panel.symbols))
 
 

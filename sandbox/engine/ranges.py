@@ -24,6 +24,7 @@ import numpy as np
 from sandbox.engine.calls import Call, OperatorError, constant_value
 from sandbox.engine.kinds.table import kind_of
 from sandbox.engine.view import View
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.kind import Array, Each
 
 
@@ -78,11 +79,11 @@ class Computation(View):
                     stack.append(ref.call)
         ordered = sorted(pending, key=lambda call: call.order)
         for call in reversed(ordered):
-            if call.axis is None or not call.args:
+            if call.axis is Axis.CONSTANT or not call.args:
                 continue
             first = kind_of(call).first_input(call, self)
             for ref in call.args:
-                if ref.call.axis is not None:
+                if ref.call.axis is not Axis.CONSTANT:
                     self.want(ref.call, self.seen_from(call.axis, first, ref.call.axis))
         return ordered
 
@@ -92,7 +93,7 @@ class Computation(View):
 
     def _computed(self, call: Call) -> tuple[Array, ...] | OperatorError:
         try:
-            if call.axis is None:
+            if call.axis is Axis.CONSTANT:
                 return (constant_value(call.refs[0]),)
             return kind_of(call).over(call, self)
         except OperatorError as error:

@@ -30,6 +30,7 @@ from sandbox.engine.matching import (
 from sandbox.engine.ranges import Computation
 from sandbox.engine.screen import Evaluator, Value, as_values, gathered
 from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import Plan
 from sandbox.plan.operators import OPERATORS
 from sandbox.plan.operators.kind import BLOCK_BARS, AcrossMarket
@@ -76,7 +77,7 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
     calls = Calls()
     refs = calls.add(plan)
     before = condition_before(calls, plan, refs[plan.signal]) if frequency == "on_enter" else None
-    totals = frozenset[str]().union(*(ref.call.totals for ref in refs))
+    totals = frozenset[Axis]().union(*(ref.call.totals for ref in refs))
     found = [
         _bars_at_once(panel, plan, refs, before, (first, last), symbols, each)
         for first, last in _stretches(panel, plan.trigger, totals, start, end)
@@ -94,13 +95,13 @@ def evaluate_range(  # noqa: PLR0917 - the keyword-only rest would split what be
 
 
 def _stretches(
-    panel: Panel, trigger: str, totals: Collection[str], start: int, end: int
+    panel: Panel, trigger: str, totals: Collection[Axis], start: int, end: int
 ) -> Iterator[tuple[int, int]]:
     """[start, end) of the trigger's bars in pieces at which each running total is one and the same run."""
     frame = panel.frame(trigger)
     closes = frame.open_time[start:end] + frame.step_ms
     begins = np.zeros(len(closes), dtype=np.bool_)
-    for seen in (panel.frame(axis) for axis in totals if len(panel.frame(axis))):
+    for seen in (panel.frame(axis.timeframe) for axis in totals if len(panel.frame(axis.timeframe))):
         newest = np.searchsorted(seen.open_time, closes - seen.step_ms, side="right") - 1
         block = seen.open_time[np.maximum(newest, 0)] // (BLOCK_BARS * seen.step_ms)
         begins[1:] |= np.diff(block) != 0
@@ -124,11 +125,12 @@ def _bars_at_once(  # noqa: PLR0917 - as given
     wanted = [refs[node] for node in (plan.signal, *plan.show.values())]
     if before is not None:
         wanted.append(before)
-    computation.want_seen(plan.trigger, wanted, bars=end - start)
+    view = Axis(plan.trigger)
+    computation.want_seen(view, wanted, bars=end - start)
     computation.run()
 
     def seen(ref: Ref) -> Any:
-        return computation.values(ref, start, plan.trigger)
+        return computation.values(ref, start, view)
 
     matched = matches(
         seen(refs[plan.signal]),
@@ -210,7 +212,7 @@ def node_values(
     view = view_axis(plan)
     end = computation.end(view)
     for ref in refs:
-        if ref.call.axis is not None:
+        if ref.call.axis is not Axis.CONSTANT:
             computation.want(ref.call, computation.end(ref.call.axis) - 1)
     computation.run()
     values: list[Value] = []
@@ -239,14 +241,13 @@ def held_before(panel: Panel, plan: Plan, slot_ms: int, symbol: str, each: EachR
         held = held_at_previous_close(panel, signal, plan.trigger, slot_ms, each, each_symbols=chosen)
         return bool(held[row])
     computation = _computation(panel, plan, slot_ms, [symbol], each)
-    computation.want_seen(plan.trigger, [before], bars=1)
+    view = Axis(plan.trigger)
+    computation.want_seen(view, [before], bars=1)
     computation.run()
-    end = computation.end(plan.trigger)
+    end = computation.end(view)
     if not end:
         return False
-    return bool(
-        gathered(computation.values(before, end - 1, plan.trigger), np.array([row]), np.array([0]))[0]
-    )
+    return bool(gathered(computation.values(before, end - 1, view), np.array([row]), np.array([0]))[0])
 
 
 def _computation(

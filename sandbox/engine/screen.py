@@ -43,6 +43,7 @@ from sandbox.engine.matching import (
 )
 from sandbox.engine.ranges import Computation
 from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import Plan
 from sandbox.plan.operators.kind import Array, Each
 from sandbox.plan.timeframes import TIMEFRAMES
@@ -89,7 +90,7 @@ class _When(msgspec.Struct, frozen=True):
     trigger: str
     due_every: str
     forming: bool
-    view: str
+    view: Axis
 
 
 class _Trader(msgspec.Struct, eq=False):

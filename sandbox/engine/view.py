@@ -23,7 +23,7 @@ from sandbox.engine.candles.forming import FormingFrame
 from sandbox.engine.candles.frame import Frame
 from sandbox.engine.candles.panel import Panel
 from sandbox.interpreter.functions import EachRunner
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.kind import Array
 
 
@@ -36,9 +36,9 @@ class View:
     which must be all that anyone asks about. With `keep_streams`, the runs that reach the last closed bar are left open in
     `streams` (one handle for each symbol, None where the run has not begun), so that TA-Lib can continue them by one bar.
 
-    Spans are [start, end) positions on the call's axis (`NOW` has one, 0); a start below 0 asks for bars before the
-    first one held, which are NaN (or false). What forming bars were at another instant is another view: values already
-    computed stay valid when the panel is asked for that.
+    Spans are [start, end) positions on the call's axis; an axis without bars has one position, 0. A start below 0
+    asks for bars before the first one held, which are NaN (or false). What forming bars were at another instant is
+    another view: values already computed stay valid when the panel is asked for that.
     """
 
     panel: Panel
@@ -48,64 +48,63 @@ class View:
     each_symbols: frozenset[str] | None = None
     starts: dict[Call, int] = field(default_factory=dict)
     streams: dict[Call, list[Any]] = field(default_factory=dict)
-    _ends: dict[str, int] = field(default_factory=dict)
+    _ends: dict[Axis, int] = field(default_factory=dict)
     _values: dict[Call, tuple[Array, ...] | OperatorError] = field(default_factory=dict)
 
-    def frame(self, axis: str) -> Frame:
-        """The bars of an axis as of the instant; not of `NOW`."""
-        if axes.is_forming(axis):
-            return self.panel.forming(axes.timeframe_of(axis), self.instant_ms)
-        return self.panel.frame(axis)
+    def frame(self, axis: Axis) -> Frame:
+        """The bars of an axis that has bars, as of the instant."""
+        if axis.forming:
+            return self.panel.forming(axis.timeframe, self.instant_ms)
+        return self.panel.frame(axis.timeframe)
 
-    def end(self, axis: str) -> int:
-        """How many bars of the axis may be seen."""
+    def end(self, axis: Axis) -> int:
+        """How many bars of the axis may be seen; without bars, the one value."""
         if axis not in self._ends:
-            self._ends[axis] = 1 if axis == axes.NOW else self.frame(axis).bars_closed_at(self.instant_ms)
+            self._ends[axis] = self.frame(axis).bars_closed_at(self.instant_ms) if axis.has_bars else 1
         return self._ends[axis]
 
-    def newest(self, axis: str) -> tuple[Frame, int]:
-        """The bars of an axis and the position of the newest one; not of `NOW`."""
+    def newest(self, axis: Axis) -> tuple[Frame, int]:
+        """The bars of an axis and the position of the newest one."""
         return self.frame(axis), self.end(axis) - 1
 
-    def is_closed(self, axis: str | None) -> bool:
+    def is_closed(self, axis: Axis) -> bool:
         """Whether the newest bar of the axis is closed, its values final; a constant's always are."""
-        if axis is None:
-            return True
-        if axis == axes.NOW:
-            return False
+        if not axis.has_bars:
+            return axis is Axis.CONSTANT
         frame = self.frame(axis)
         return not (isinstance(frame, FormingFrame) and frame.is_forming)
 
-    def present(self, axis: str, first: int) -> Array:
+    def present(self, axis: Axis, first: int) -> Array:
         """Which symbols have the bars [first, end) of the axis; at the instant itself, the minute that closes then."""
-        if axis == axes.NOW:
-            axis, first = "1m", self.end("1m") - 1
+        if not axis.has_bars:
+            axis = Axis("1m")
+            first = self.end(axis) - 1
         return self.frame(axis).present[:, first : self.end(axis)]
 
     def want(self, call: Call, start: int) -> None:
         """Ask for the bars from *start* to the newest one, before anything is computed."""
         self.starts[call] = min(start, self.starts.get(call, start))
 
-    def want_seen(self, axis: str, refs: Iterable[Ref], bars: int) -> None:
+    def want_seen(self, axis: Axis, refs: Iterable[Ref], bars: int) -> None:
         """Ask for what is seen over the last *bars* bars of an axis."""
         first = self.end(axis) - bars
         for ref in refs:
-            if ref.call.axis is not None:
+            if ref.call.axis is not Axis.CONSTANT:
                 self.want(ref.call, self.seen_from(axis, first, ref.call.axis))
 
     def want_args(self, call: Call, bars: int) -> None:
         """Ask for what the arguments of a call are over its last *bars* bars."""
-        self.want_seen(call.axis or axes.NOW, call.args, bars)
+        self.want_seen(call.axis, call.args, bars)
 
     def start(self, call: Call) -> int:
         """The first bar held of those that were asked for."""
         return max(0, self.starts[call])
 
-    def seen_from(self, fine: str, start: int, coarse: str) -> int:
+    def seen_from(self, fine: Axis, start: int, coarse: Axis) -> int:
         """The coarse bar seen from the fine bar *start*."""
-        if fine == coarse:
+        if fine is coarse:
             return start
-        if fine == axes.NOW:
+        if fine is Axis.NOW:
             return self.end(coarse) - 1
         frame = self.frame(fine)
         if not len(frame):
@@ -117,7 +116,7 @@ class View:
         """Have the values of a call from `start` on, or why there are none."""
         self._values[call] = values
 
-    def values(self, ref: Ref, start: int, axis: str) -> Array:
+    def values(self, ref: Ref, start: int, axis: Axis) -> Array:
         """
         The output over bars [start, last one] of *axis*, which is the call's own, a finer one, or `NOW`.
 
@@ -129,11 +128,11 @@ class View:
             raise stored
         array = stored[ref.out]
         end = self.end(axis)
-        if call.axis is None:
+        if call.axis is Axis.CONSTANT:
             return np.broadcast_to(array, (1, end - start))
-        if call.axis == axis:
+        if call.axis is axis:
             return _columns(array, self.start(call), start, end)
-        if axis == axes.NOW:
+        if axis is Axis.NOW:
             return array[:, -1:] if array.shape[1] else _blank(array, 1)
         first = max(start, 0)
         frame, coarse = self.frame(axis), self.frame(call.axis)
@@ -147,14 +146,14 @@ class View:
     def newest_value(self, ref: Ref) -> Array:
         """The output at the newest bar of its call's axis, shape (symbols or 1,). Raises as `values`."""
         axis = ref.call.axis
-        if axis is None:
+        if axis is Axis.CONSTANT:
             return constant_value(ref)[0]  # type: ignore[no-any-return]
         newest: Array = self.values(ref, self.end(axis) - 1, axis)[:, 0]
         return newest
 
     def inputs(self, call: Call, first: int) -> list[Array]:
         """What an operator is given from the bar *first* of its axis on: bools as numbers where it takes numbers."""
-        axis, operator = call.axis or axes.NOW, call.operator
+        axis, operator = call.axis, call.operator
         return [
             as_input(self.values(ref, first, axis), operator.input_kind(at))
             for at, ref in enumerate(call.args)

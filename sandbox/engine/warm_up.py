@@ -17,7 +17,7 @@ import numpy as np
 from sandbox.engine.candles.frame import Frame
 from sandbox.engine.candles.panel import Ints, Panel
 from sandbox.engine.view import View
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import Node, Plan
 from sandbox.plan.operators import OPERATORS
 from sandbox.plan.operators.kind import NEVER, Candles
@@ -46,9 +46,9 @@ class Readiness:
     def is_short(self, node: int, row: int) -> bool:
         """Whether the symbol *row* has too few bars by the instant for the node to have a value."""
         axis = self.plan.node_axes[node]
-        return axis is not None and bool(self.first[node][row] >= self.seen.end(axis))
+        return axis is not Axis.CONSTANT and bool(self.first[node][row] >= self.seen.end(axis))
 
-    def has_bar(self, axis: str, row: int) -> bool:
+    def has_bar(self, axis: Axis, row: int) -> bool:
         """Whether the symbol has a candle of its own in the newest bar of the axis."""
         end = self.seen.end(axis)
         return end > 0 and bool(self.seen.present(axis, end - 1)[row, -1])
@@ -62,13 +62,13 @@ class Readiness:
     def source(self, node: int, row: int) -> Node:
         """The candles that the node has to wait for longest: a leaf of the plan."""
         node_axes = self.plan.node_axes
-        while waited := [arg for arg in self.plan.nodes[node].args if node_axes[arg] is not None]:
+        while waited := [arg for arg in self.plan.nodes[node].args if node_axes[arg] is not Axis.CONSTANT]:
             node = max(waited, key=lambda arg: self._begins(arg, row))
         return self.plan.nodes[node]
 
     def _begins(self, node: int, row: int) -> int:
         axis, first = self.plan.node_axes[node], int(self.first[node][row])
-        closes = _closes(self.seen, axis or axes.NOW)
+        closes = _closes(self.seen, axis)
         return int(closes[first]) if first < len(closes) else _NO_TIME
 
 
@@ -78,7 +78,7 @@ def readiness(plan: Plan, panel: Panel, instant_ms: int) -> Readiness:
     first: list[Ints] = []
     for at, node in enumerate(plan.nodes):
         own = plan.node_axes[at]
-        if own is None:
+        if own is Axis.CONSTANT:
             first.append(np.zeros(len(panel.symbols), dtype=np.int64))
         elif isinstance(OPERATORS[node.op].kind, Candles):
             first.append(_leaf(str(node.params["symbol"]), panel, _first_candles(seen.frame(own))))
@@ -102,18 +102,18 @@ def _leaf(symbol: str, panel: Panel, begins: Ints) -> Ints:
     return np.full(len(begins), NEVER if row is None else begins[row], dtype=np.int64)
 
 
-def _closes(seen: View, axis: str) -> Ints:
-    """When each bar of an axis is seen first; a forming bar, and the one of `NOW`, at the instant."""
-    if axis == axes.NOW:
+def _closes(seen: View, axis: Axis) -> Ints:
+    """When each bar of an axis is seen first; a forming bar, and a value without bars, at the instant."""
+    if not axis.has_bars:
         return np.array([seen.instant_ms])
     frame = seen.frame(axis)
     closes = frame.open_time + frame.step_ms
-    return np.minimum(closes, seen.instant_ms) if axes.is_forming(axis) else closes
+    return np.minimum(closes, seen.instant_ms) if axis.forming else closes
 
 
-def _seen_from(seen: View, own: str, axis: str | None, first: Ints) -> Ints:
+def _seen_from(seen: View, own: Axis, axis: Axis, first: Ints) -> Ints:
     """Where, on the axis *own*, the position *first* of a series of the same or a coarser axis is seen first."""
-    if axis is None or axis == own:
+    if axis is Axis.CONSTANT or axis is own:
         return first
     coarse = np.append(_closes(seen, axis), _NO_TIME)
     at = coarse[np.minimum(first, len(coarse) - 1)]

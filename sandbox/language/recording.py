@@ -12,6 +12,7 @@ import msgspec
 
 from sandbox.language.bounds import certain_truth
 from sandbox.language.rewrite import Rewritten
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import Node, Plan, PlanError, Term, build_plan_and_map
 from sandbox.plan.graph import facts_of
 from sandbox.plan.operators import OPERATORS
@@ -160,7 +161,7 @@ def _refusal(
 
 def _cost(node: Node) -> int:
     facts = facts_of(0, node.op, node.out, node.params)
-    return (1 + facts.bars_behind("1d")) * facts.cost_ns
+    return (1 + facts.bars_behind(Axis("1d"))) * facts.cost_ns
 
 
 _LIMITS: Mapping[str, tuple[str, str, Callable[[Node], int]]] = {

@@ -11,7 +11,7 @@ before, which `on_enter` compares with.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.graph import Facts, Node
 from sandbox.plan.operators.kind import STEP_NS, Candles
 from sandbox.plan.timeframes import TIMEFRAMES
@@ -35,7 +35,7 @@ class Derived:
 def derive(
     nodes: Sequence[Node],
     facts: Sequence[Facts],
-    node_axes: Sequence[str | None],
+    node_axes: Sequence[Axis],
     signal: int,
     shown: Iterable[int],
 ) -> Derived:
@@ -44,13 +44,13 @@ def derive(
 
     *facts* and *node_axes* belong to *nodes* one by one; *signal* and *shown* are indices of nodes. Checks no limit.
     """
-    read = [axis for axis in node_axes if axis is not None and axis != axes.NOW]
-    timeframes = _finest_first(axes.timeframe_of(axis) for axis in read)
-    forming = _finest_first(axes.timeframe_of(axis) for axis in read if axes.is_forming(axis))
+    read = [axis for axis in node_axes if axis.has_bars]
+    timeframes = _finest_first(axis.timeframe for axis in read)
+    forming = _finest_first(axis.timeframe for axis in read if axis.forming)
     trigger = timeframes[0]
     # The bar before counts too: on_enter compares with it.
     wanted = dict.fromkeys(shown, 0) | {signal: 0 if forming else 1}
-    seen = {node: coarser_bars(bars, trigger, node_axes[node] or trigger) for node, bars in wanted.items()}
+    seen = {node: coarser_bars(bars, Axis(trigger), node_axes[node]) for node, bars in wanted.items()}
     reach = _reach_of(nodes, facts, node_axes, seen)
     need = _need_of(facts, node_axes, reach)
     if forming:
@@ -65,15 +65,19 @@ def derive(
     )
 
 
-def coarser_bars(bars: int, fine: str, coarse: str) -> int:
-    """How many bars before the current one of *coarse* can be seen from *bars* before the current one of *fine*."""
-    if fine == coarse or axes.NOW in {fine, coarse}:
+def coarser_bars(bars: int, fine: Axis, coarse: Axis) -> int:
+    """
+    How many bars before the current one of *coarse* can be seen from *bars* before the current one of *fine*.
+
+    As many, where one of them has no bars.
+    """
+    if fine is coarse or not (fine.has_bars and coarse.has_bars):
         return bars
-    return -(-bars * axes.length_s(fine) // axes.length_s(coarse)) + ALIGN_SLACK_BARS
+    return -(-bars * fine.length_s // coarse.length_s) + ALIGN_SLACK_BARS
 
 
 def _reach_of(
-    nodes: Sequence[Node], facts: Sequence[Facts], node_axes: Sequence[str | None], wanted: Mapping[int, int]
+    nodes: Sequence[Node], facts: Sequence[Facts], node_axes: Sequence[Axis], wanted: Mapping[int, int]
 ) -> list[int]:
     """
     For each node how many bars before its current one are read, when *wanted* (node -> bars before) is asked for.
@@ -85,23 +89,23 @@ def _reach_of(
         reach[node] = max(reach[node], bars)
     for index in range(len(nodes) - 1, -1, -1):
         own = node_axes[index]
-        if reach[index] < 0 or own is None:
+        if reach[index] < 0 or own is Axis.CONSTANT:
             continue
         # A running total needs the same history however far back it is read: it is one run ending at the newest bar.
         looked_at = 0 if facts[index].operator.kind.total else reach[index]
         behind = looked_at + facts[index].bars_behind(own)
         for arg in nodes[index].args:
             of = node_axes[arg]
-            reach[arg] = max(reach[arg], 0 if of is None else coarser_bars(behind, own, of))
+            reach[arg] = max(reach[arg], 0 if of is Axis.CONSTANT else coarser_bars(behind, own, of))
     return reach
 
 
-def _need_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Sequence[int]) -> dict[str, int]:
+def _need_of(facts: Sequence[Facts], node_axes: Sequence[Axis], reach: Sequence[int]) -> dict[str, int]:
     """How many bars of each timeframe the candle fields read, the current one among them."""
     need: dict[str, int] = {}
     for node, axis, reached in zip(facts, node_axes, reach, strict=True):
-        if axis is not None and isinstance(node.operator.kind, Candles):
-            timeframe = axes.timeframe_of(axis)
+        if isinstance(node.operator.kind, Candles):
+            timeframe = axis.timeframe
             need[timeframe] = max(need.get(timeframe, 0), reached + 1)
     return need
 
@@ -115,15 +119,15 @@ def _need_forming_bars(need: dict[str, int], trigger: str, forming: Sequence[str
     minutes = max(TIMEFRAMES[timeframe] // TIMEFRAMES["1m"] for timeframe in forming)
     need["1m"] = max(need.get("1m", 0), minutes)
     for timeframe in need:
-        need[timeframe] += coarser_bars(1, trigger, timeframe) if timeframe != trigger else 1
+        need[timeframe] += coarser_bars(1, Axis(trigger), Axis(timeframe))
 
 
-def _cost_of(facts: Sequence[Facts], node_axes: Sequence[str | None], reach: Sequence[int]) -> int:
+def _cost_of(facts: Sequence[Facts], node_axes: Sequence[Axis], reach: Sequence[int]) -> int:
     """Bar steps for one symbol when nothing is cached: nanoseconds by STEP_NS."""
     costs = (
         node.operator.kind.total_ns(reached + 1, node.bars_behind(axis), node.cost_ns)
         for node, axis, reached in zip(facts, node_axes, reach, strict=True)
-        if axis is not None
+        if axis is not Axis.CONSTANT
     )
     return sum(costs) // STEP_NS
 

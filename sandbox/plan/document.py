@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from sandbox.plan.axis import Axis
 from sandbox.plan.derive import Derived, derive
 from sandbox.plan.graph import Graph, Node, PlanError
 from sandbox.plan.operators import OPERATORS
@@ -49,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True):
     """
     A validated, canonical plan. Only version, nodes, signal and show are its content; the rest follows from them.
 
-    `node_axes[i]` is None for constants, `node_bools[i]` tells bool from float. `timeframes` are those whose bars it
+    `node_axes[i]` says on which bars it has values, `node_bools[i]` tells bool from float. `timeframes` are those whose bars it
     reads, `trigger` the finest of them, `forming` those whose forming bar it reads. It is due whenever a bar of
     `due_every` closes: the trigger's, or each minute where the trigger's forming bar is read. `need` is the number
     of bars of each timeframe that an exact answer takes (1m ones too, of which forming bars are made),
@@ -60,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...]
     signal: int
     show: dict[str, int]
-    node_axes: tuple[str | None, ...]
+    node_axes: tuple[Axis, ...]
     node_bools: tuple[bool, ...]
     trigger: str
     timeframes: tuple[str, ...]
@@ -146,7 +147,7 @@ def build_plan_and_map(
         canonical.append(graph.add_given(index, node, canonical))
     if not graph.bools[canonical[signal]]:
         raise PlanError("the condition is a number; compare it with something", signal, "kind")
-    if graph.axes[canonical[signal]] is None:
+    if graph.axes[canonical[signal]] is Axis.CONSTANT:
         raise PlanError("the condition is constant: it depends on no candle", signal, "constant")
     order = graph.order_from([canonical[signal], *(canonical[show[name]] for name in sorted(show))])
     position = {node: at for at, node in enumerate(order)}

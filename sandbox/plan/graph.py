@@ -18,9 +18,9 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators import OPERATORS, Operator, Param
-from sandbox.plan.operators.kind import Candles, Constant, Logic, Params, ParamValue, Pointwise, Shift
+from sandbox.plan.operators.kind import Constant, Logic, Params, ParamValue, Pointwise, Shift
 
 _REMEMBERED_MAX = 1 << 14
 """Different nodes remembered: some 10 MB, 64 MB if all were functions of `each`."""
@@ -63,10 +63,10 @@ class Facts:
     params: dict[str, ParamValue]
     body: bytes
     cost_ns: int
-    _behind: dict[str, int] = field(default_factory=dict)
+    _behind: dict[Axis, int] = field(default_factory=dict)
 
-    def bars_behind(self, axis: str) -> int:
-        """How many bars before the first one wanted the node must see of its inputs, on an axis other than `NOW`."""
+    def bars_behind(self, axis: Axis) -> int:
+        """How many bars before the first one wanted the node must see of its inputs, on an axis with bars."""
         if axis not in self._behind:
             self._behind[axis] = self.operator.kind.behind(self.params, axis)
         return self._behind[axis]
@@ -108,7 +108,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.facts: list[Facts] = []
         self.digests: list[bytes] = []
-        self.axes: list[str | None] = []
+        self.axes: list[Axis] = []
         self.bools: list[bool] = []
         self._index: dict[bytes, int] = {}
         self._negations: dict[int, int] = {}
@@ -131,9 +131,9 @@ class Graph:
         for position, arg in enumerate(node.args):
             if operator.input_kind(position) == "bool" and not self.bools[arg]:
                 raise PlanError(f"{node.op} takes conditions, not numbers", index, "kind")
-        if operator.kind.needs_series and all(self.axes[arg] is None for arg in node.args):
+        if operator.kind.needs_series and all(self.axes[arg] is Axis.CONSTANT for arg in node.args):
             raise PlanError(f"{node.op} of constants: it needs a series", index, "constant")
-        if operator.kind.looks_back(params) and self._axis_of(node.args) == axes.NOW:
+        if operator.kind.looks_back(params) and Axis.joined(self.axes[arg] for arg in node.args) is Axis.NOW:
             raise PlanError(
                 f"{_name(operator)} needs history, and this series has none: it mixes a forming bar with bars of the "
                 f"same or a finer timeframe",
@@ -216,13 +216,9 @@ class Graph:
         self.nodes.append(Node(node.op, node.args, facts.params, node.out))
         self.facts.append(facts)
         self.digests.append(digest)
-        kind = facts.operator.kind
-        self.axes.append(kind.axis(facts.params) if isinstance(kind, Candles) else self._axis_of(node.args))
+        self.axes.append(facts.operator.kind.axis(facts.params, [self.axes[arg] for arg in node.args]))
         self.bools.append(self._is_bool(node, facts.operator))
         return len(self.nodes) - 1
-
-    def _axis_of(self, args: Sequence[int]) -> str | None:
-        return axes.joined(self.axes[arg] for arg in args)
 
     def _is_bool(self, node: Node, operator: Operator) -> bool:
         if operator.returns != "same":

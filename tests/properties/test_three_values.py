@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sandbox.engine.calls import Calls
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.ranges import Computation
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import build_plan, load_plan
 from tests.plans import bars, const, node
 
@@ -126,7 +127,7 @@ def test_a_condition_and_its_negation_hold_where_three_valued_logic_says(conditi
     for ref in seen.values():
         computation.want(ref.call, 0)
     computation.run()
-    yes, no = (computation.values(seen[name], 0, "1m")[0].tolist() for name in ("yes", "no"))
+    yes, no = (computation.values(seen[name], 0, Axis("1m"))[0].tolist() for name in ("yes", "no"))
 
     a, b = ([math.nan if x == MISSING else x for x in row] for row in (a, b))
     expected = [value(condition, bar, a, b) for bar in range(BARS)]

@@ -11,6 +11,7 @@ from sandbox.engine.calls import Calls
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.ranges import Computation
 from sandbox.language.compiler import Compiled, FilterCompiler
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import build_plan
 from sandbox.plan.operators import FIELDS, OPERATORS
 from sandbox.plan.timeframes import TIMEFRAMES
@@ -117,7 +118,8 @@ def compute_series(
         computation.want(ref.call, 0)
     computation.run()
     return [
-        np.array(np.broadcast_to(computation.values(ref, 0, timeframe), (symbols, bars))) for ref in shown
+        np.array(np.broadcast_to(computation.values(ref, 0, Axis(timeframe)), (symbols, bars)))
+        for ref in shown
     ]
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from sandbox.engine.calls import Call
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.view import View, as_input, no_bars
-from sandbox.plan import axis as axes
 from sandbox.plan.operators import kind as plan_kinds
 from sandbox.plan.operators.kind import Array
 
@@ -16,7 +15,7 @@ def over(call: Call, view: View) -> tuple[Array, ...]:
     """From the arguments of all symbols at the same bars, and which symbols have these bars."""
     start = view.start(call)
     inputs = view.inputs(call, start)
-    present = view.present(call.axis or axes.NOW, start)
+    present = view.present(call.axis, start)
     if not present.shape[1]:
         return no_bars(call)
     shaped = [present, *(np.broadcast_to(values, present.shape) for values in inputs)]
@@ -36,7 +35,7 @@ class AcrossMarket(CallGroup):
             as_input(rows.read(self.arg_rows(at), is_bool=ref.call.is_bool), first.operator.input_kind(at)).T
             for at, ref in enumerate(first.args)
         ]
-        axis = self.axis or axes.NOW
+        axis = self.axis
         present = event.view.present(axis, event.view.end(axis) - 1)
         shaped = [np.broadcast_to(present, inputs[0].shape), *inputs]
         (result,) = first.kind_as(plan_kinds.AcrossMarket).compute(shaped, first.params)

@@ -9,7 +9,7 @@ from sandbox.engine.candles.frame import Floats
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.runs import begins_block, run_start
 from sandbox.engine.view import View
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 
 
 class Averages(CallGroup):
@@ -26,7 +26,7 @@ class Averages(CallGroup):
         source = call.args[0].call
         return (source.params["field"],) if is_own_field(source) else None
 
-    def __init__(self, shared: Shared, axis: str | None, level: int) -> None:
+    def __init__(self, shared: Shared, axis: Axis, level: int) -> None:
         super().__init__(shared, axis, level)
         self._sums: Floats = np.zeros((0, shared.rows.symbols))
 
@@ -41,7 +41,7 @@ class Averages(CallGroup):
         super().remove(call)
 
     def restarts(self, event: Event) -> Collection[Call]:
-        if self.axis is None or self.axis not in event.opened:
+        if self.axis not in event.opened:
             return ()
         return self.calls if begins_block(*event.view.newest(self.axis)) else ()
 
@@ -49,7 +49,7 @@ class Averages(CallGroup):
         """Nothing: `load` makes the sum itself, because TA-Lib's average does not give it."""
 
     def load(self, call: Call, view: View) -> None:
-        axis, rows = self.axis or axes.NOW, self.shared.rows
+        axis, rows = self.axis, self.shared.rows
         frame, newest = view.newest(axis)
         period, at = _period(call), self._positions[call]
         row = rows.of(call.refs[0])
@@ -81,7 +81,7 @@ class Averages(CallGroup):
 
     def step(self, event: Event) -> Iterable[Call]:
         stepping = self.stepping(event)
-        frame, newest = event.view.newest(self.axis or axes.NOW)
+        frame, newest = event.view.newest(self.axis)
         periods = self.table("periods", lambda: np.array([_period(call) for call in self.calls]))[stepping]
         if not len(periods):
             return ()

@@ -9,7 +9,7 @@ from sandbox.engine.calls import Call
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.rows import CHUNK_ROWS
 from sandbox.engine.view import View
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.kind import Crossing
 
 
@@ -22,7 +22,7 @@ class Crossings(CallGroup):
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked
         return call.operator.name, tuple(ref.call.is_bool for ref in call.args)
 
-    def __init__(self, shared: Shared, axis: str | None, level: int) -> None:
+    def __init__(self, shared: Shared, axis: Axis, level: int) -> None:
         super().__init__(shared, axis, level)
         self._before: dict[Call, int] = {}
 
@@ -40,7 +40,7 @@ class Crossings(CallGroup):
 
     def load(self, call: Call, view: View) -> None:
         super().load(call, view)
-        axis = call.axis or axes.NOW
+        axis = call.axis
         start = view.end(axis) - (1 if view.is_closed(axis) else 2)
         left, right = (view.values(ref, start, axis)[:, 0] for ref in call.args)
         held = call.kind_as(Crossing).before(left, right)

@@ -5,7 +5,6 @@ import numpy as np
 from sandbox.engine.calls import Call, OperatorError
 from sandbox.engine.view import View
 from sandbox.interpreter.functions import each_values
-from sandbox.plan import axis as axes
 from sandbox.plan.operators.kind import Array
 
 
@@ -14,7 +13,7 @@ def over(call: Call, view: View) -> tuple[Array, ...]:
     if view.each is None:
         raise OperatorError("each() cannot be evaluated here: there is no interpreter to run its function")
     first = view.start(call) - call.lookback
-    args = [view.values(ref, first, call.axis or axes.NOW) for ref in call.args]
+    args = [view.values(ref, first, call.axis) for ref in call.args]
     names, asked = view.panel.symbols, args[0]
     if view.each_symbols is not None and max(map(len, args)) == len(names):
         chosen = np.array([[name in view.each_symbols] for name in names])

@@ -22,6 +22,7 @@ from sandbox.engine.candles.frame import Ints
 from sandbox.engine.candles.panel import Panel
 from sandbox.engine.rows import Rows
 from sandbox.engine.view import View
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.kind import Array
 
 
@@ -36,8 +37,8 @@ class Event:
     """
 
     view: View
-    moving: frozenset[str]
-    opened: frozenset[str]
+    moving: frozenset[Axis]
+    opened: frozenset[Axis]
     recomputed: set[Call] = field(default_factory=set)
     lists: dict[int, tuple[list[float], bool]] = field(default_factory=dict)
 
@@ -76,7 +77,7 @@ class CallGroup:
         """What calls must have in common to be in one group; None when this class does not take the call."""
         raise NotImplementedError
 
-    def __init__(self, shared: Shared, axis: str | None, level: int) -> None:
+    def __init__(self, shared: Shared, axis: Axis, level: int) -> None:
         self.shared = shared
         self.axis = axis
         self.level = level
@@ -105,7 +106,7 @@ class CallGroup:
 
     def want(self, call: Call, view: View) -> None:
         """Ask for what `load` needs."""
-        if call.axis is not None:
+        if call.axis is not Axis.CONSTANT:
             view.want(call, view.end(call.axis) - 1)
 
     def load(self, call: Call, view: View) -> None:

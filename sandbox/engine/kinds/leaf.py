@@ -8,7 +8,6 @@ import numpy as np
 from sandbox.engine.calls import Call, constant_value, is_own_field
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.view import View
-from sandbox.plan import axis as axes
 from sandbox.plan.operators.kind import Array, Change
 
 
@@ -19,7 +18,7 @@ def constant_over(call: Call, view: View) -> tuple[Array, ...]:  # noqa: ARG001 
 
 def over(call: Call, view: View) -> tuple[Array, ...]:
     """The field's columns; of a symbol that the panel does not have, NaN."""
-    axis = call.axis or axes.NOW
+    axis = call.axis
     values = view.frame(axis).field(str(call.params["field"]))[:, view.start(call) : view.end(axis)]
     symbol = str(call.params["symbol"])
     if symbol:
@@ -28,7 +27,7 @@ def over(call: Call, view: View) -> tuple[Array, ...]:
             return (np.full((1, values.shape[1]), np.nan),)
         values = values[row : row + 1]
     # A frame with a forming bar may be asked for another instant.
-    return (values.copy() if axes.is_forming(axis) else values,)
+    return (values.copy() if axis.forming else values,)
 
 
 class CandleFields(CallGroup):
@@ -41,7 +40,7 @@ class CandleFields(CallGroup):
     def step(self, event: Event) -> Iterable[Call]:
         for call in self.calls:
             field = call.args[0].call if call.args else call
-            frame, newest = event.view.newest(call.axis or axes.NOW)
+            frame, newest = event.view.newest(call.axis)
             values = frame.field(str(field.params["field"]))
             value = self._column(field, values, newest - call.lookback)
             if isinstance(call.operator.kind, Change):

@@ -6,14 +6,13 @@ from sandbox.engine.calls import Call
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.rows import CHUNK_ROWS
 from sandbox.engine.view import View
-from sandbox.plan import axis as axes
 from sandbox.plan.operators import kind as plan_kinds
 from sandbox.plan.operators.kind import Array
 
 
 def over(call: Call, view: View) -> tuple[Array, ...]:
     """From the arguments at the same bars."""
-    axis, start = call.axis or axes.NOW, view.start(call)
+    axis, start = call.axis, view.start(call)
     inputs = [view.values(ref, start, axis) for ref in call.args]
     return call.kind_as(plan_kinds.Pointwise).compute(inputs, call.params)
 

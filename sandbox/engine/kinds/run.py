@@ -9,13 +9,13 @@ from sandbox.engine.calls import Call, OperatorError, Ref, is_own_field
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.runs import begins_block, blocks, open_streams, opened_run, run_rows, run_start, stream_of
 from sandbox.engine.view import View
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.kind import Array
 
 
 def first_input(call: Call, view: View) -> int:
     """Where the run begins that gives the first bar wanted its value; of a running total, the newest bar."""
-    frame, newest = view.newest(call.axis or axes.NOW)
+    frame, newest = view.newest(call.axis)
     if not len(frame):
         return 0
     first = newest if call.operator.kind.total else max(0, min(view.starts[call], newest))
@@ -24,7 +24,7 @@ def first_input(call: Call, view: View) -> int:
 
 def over(call: Call, view: View) -> tuple[Array, ...]:
     """Block by block, each by its own runs."""
-    axis, start = call.axis or axes.NOW, view.start(call)
+    axis, start = call.axis, view.start(call)
     frame, end = view.frame(axis), view.end(axis)
     origin = max(0, first_input(call, view))
     inputs = [np.asarray(view.values(ref, origin, axis), dtype=np.float64) for ref in call.args]
@@ -66,7 +66,7 @@ class Runs(CallGroup):
             return None
         return call.operator.name
 
-    def __init__(self, shared: Shared, axis: str | None, level: int) -> None:
+    def __init__(self, shared: Shared, axis: Axis, level: int) -> None:
         super().__init__(shared, axis, level)
         self._handles: dict[Call, list[Any]] = {}
 
@@ -75,7 +75,7 @@ class Runs(CallGroup):
         self._handles.pop(call, None)
 
     def restarts(self, event: Event) -> Collection[Call]:
-        if self.axis is None or self.axis not in event.moving:
+        if self.axis not in event.moving:
             return ()
         if self.axis in event.opened and begins_block(*event.view.newest(self.axis)):
             return self.calls
@@ -163,7 +163,7 @@ class Runs(CallGroup):
     @staticmethod
     def _young(call: Call, row: int, handles: list[Any], event: Event) -> Any:
         """A symbol whose run has not begun: try to begin it with the candles there are."""
-        frame, newest = event.view.newest(call.axis or axes.NOW)
+        frame, newest = event.view.newest(call.axis)
         begin = max(0, run_start(frame, newest, call.operator, call.params))
         rows = [frame.field(str(ref.call.params["field"]))[row, begin : newest + 1] for ref in call.args]
         first = int(np.argmax(np.isfinite(rows[0])))

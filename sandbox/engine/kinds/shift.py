@@ -9,7 +9,7 @@ from sandbox.engine.calls import Call
 from sandbox.engine.candles.frame import Ints
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.view import View
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.kind import Array
 
 CHAIN_BARS_MAX = 16
@@ -19,7 +19,7 @@ CHAIN_BARS_MAX = 16
 def over(call: Call, view: View) -> tuple[Array, ...]:
     """The argument, that many bars earlier."""
     n = call.lookback
-    shifted = view.values(call.args[0], view.start(call) - n, call.axis or axes.NOW)
+    shifted = view.values(call.args[0], view.start(call) - n, call.axis)
     return (shifted[:, : shifted.shape[1] - n],)
 
 
@@ -38,7 +38,7 @@ class Shifts(CallGroup):
     def shape(cls, call: Call, shared: Shared) -> Hashable | None:  # noqa: ARG003 - as every kind is asked
         return (call.is_bool,) if call.lookback <= CHAIN_BARS_MAX else None
 
-    def __init__(self, shared: Shared, axis: str | None, level: int) -> None:
+    def __init__(self, shared: Shared, axis: Axis, level: int) -> None:
         super().__init__(shared, axis, level)
         self._chains: dict[Call, list[int]] = {}
 
@@ -57,7 +57,7 @@ class Shifts(CallGroup):
         view.want_args(call, bars=call.lookback + 1)
 
     def load(self, call: Call, view: View) -> None:
-        n, axis = call.lookback, call.axis or axes.NOW
+        n, axis = call.lookback, call.axis
         values = view.values(call.args[0], view.end(axis) - 1 - n, axis)
         for ago, row in enumerate(self._chains[call][1:], start=1):
             self.shared.rows.write(row, values[:, n - ago], is_bool=call.is_bool)

@@ -8,7 +8,7 @@ import numpy as np
 from sandbox.engine.calls import Call, is_own_field
 from sandbox.engine.kinds.kind import CallGroup, Event, Shared
 from sandbox.engine.view import View, as_input, no_bars
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.kind import Array, Extreme, Shift, Window
 
 HISTORY_BYTES_MAX = 256 << 20
@@ -30,7 +30,7 @@ class Extremes(CallGroup):
         return (call.operator.name, source.params["field"]) if is_own_field(source) else None
 
     def step(self, event: Event) -> Iterable[Call]:
-        frame, newest = event.view.newest(self.axis or axes.NOW)
+        frame, newest = event.view.newest(self.axis)
         periods = self.table("periods", lambda: np.array([1 + call.lookback for call in self.calls]))
         longest = int(periods.max())
         field = str(self.calls[0].args[0].call.params["field"])
@@ -56,7 +56,7 @@ class Windows(CallGroup):
         more = _history_bytes(call, shared)
         return call.operator.name if shared.history_bytes + more <= HISTORY_BYTES_MAX else None
 
-    def __init__(self, shared: Shared, axis: str | None, level: int) -> None:
+    def __init__(self, shared: Shared, axis: Axis, level: int) -> None:
         super().__init__(shared, axis, level)
         self._history: dict[Call, list[Any]] = {}
         self._filled: dict[Call, int] = {}
@@ -75,7 +75,7 @@ class Windows(CallGroup):
         view.want_args(call, bars=call.lookback + 1)
 
     def load(self, call: Call, view: View) -> None:
-        axis, lookback = call.axis or axes.NOW, call.lookback
+        axis, lookback = call.axis, call.lookback
         start = view.end(axis) - 1 - lookback
         history = []
         for ref in call.args:

@@ -4,12 +4,13 @@ What anyone asks of an operator, whatever its kind, and the types of what comput
 The kinds themselves are in `sandbox.plan.operators.kind`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.interval import Interval
 
 ParamValue = int | float | str
@@ -96,8 +97,12 @@ class Kind:
         """How many bars before the current one an exact value needs; of a run, without its warm-up."""
         return 0
 
-    def behind(self, params: Params, axis: str) -> int:
-        """How many bars before the first one wanted are read, warm-up and block included, on an axis other than `NOW`."""
+    def axis(self, params: Params, inputs: Iterable[Axis]) -> Axis:
+        """The axis of its values, from those of the inputs."""
+        return Axis.joined(inputs)
+
+    def behind(self, params: Params, axis: Axis) -> int:
+        """How many bars before the first one wanted are read, warm-up and block included, on an axis with bars."""
         return self.lookback(params)
 
     def looks_back(self, params: Params) -> bool:

@@ -16,13 +16,13 @@ Examples: `a + b` is Pointwise; `s[3]` is Shift; `highest(s, 20)` is Window and 
 `ta.ema(s, 20)` is Run and looks at 19 bars, and at 207 more until its seed weighs less than 1e-9.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sandbox.plan import axis as axes
+from sandbox.plan.axis import Axis
 from sandbox.plan.operators.base import (
     BLOCK_BARS,
     NEVER,
@@ -78,17 +78,12 @@ class Candles(Leaf):
     forming: bool
     closed: str
 
-    def axis(self, params: Params) -> str:
-        timeframe = str(params["timeframe"])
-        return axes.forming_axis(timeframe) if self.forming else timeframe
+    def axis(self, params: Params, inputs: Iterable[Axis] = ()) -> Axis:
+        return Axis(str(params["timeframe"]), forming=self.forming)
 
     def rewritten(self, make: Make, op: str, args: Sequence[int], params: Params, out: int) -> int | None:
         """Of the finest timeframe nothing is known before its close: it is read closed."""
-        return (
-            make.node(self.closed, (), params)
-            if self.forming and not axes.is_forming(self.axis(params))
-            else None
-        )
+        return make.node(self.closed, (), params) if self.forming and not self.axis(params).forming else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +301,7 @@ class Run(Kind):
     def lookback(self, params: Params) -> int:
         return self.window(params)
 
-    def behind(self, params: Params, axis: str) -> int:
+    def behind(self, params: Params, axis: Axis) -> int:
         return BLOCK_BARS - 1 + self.window(params) + self.warmup(params)
 
     def looks_back(self, params: Params) -> bool:
@@ -328,8 +323,8 @@ class Session(Kind):
 
     run: RunRow
 
-    def behind(self, params: Params, axis: str) -> int:
-        return TIMEFRAMES["1d"] // axes.length_s(axis) - 1
+    def behind(self, params: Params, axis: Axis) -> int:
+        return TIMEFRAMES["1d"] // axis.length_s - 1
 
     def looks_back(self, params: Params) -> bool:
         return True

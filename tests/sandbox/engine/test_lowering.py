@@ -6,6 +6,7 @@ import pytest
 from sandbox.engine.calls import Calls
 from sandbox.engine.lowering import RULES
 from sandbox.engine.ranges import Computation
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import build_plan
 from sandbox.plan.operators import OPERATORS
 from tests.plans import bars, const, node
@@ -33,7 +34,7 @@ def computed(plan, panel, end_ms):
     for ref in shown:
         computation.want(ref.call, 0)
     computation.run()
-    return [computation.values(ref, 0, "1m") for ref in shown]
+    return [computation.values(ref, 0, Axis("1m")) for ref in shown]
 
 
 @pytest.mark.parametrize("name", [rule.operator for rule in RULES])

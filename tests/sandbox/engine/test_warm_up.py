@@ -12,6 +12,7 @@ from sandbox.engine.ranges import Computation
 from sandbox.engine.warm_up import NEVER, readiness
 from sandbox.interpreter.functions import EachRunner
 from sandbox.language.compiler import FilterCompiler
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import build_plan
 from tests import real_market
 from tests.real_market import ACROSS, GONE, YOUNG
@@ -41,7 +42,7 @@ def node_values(panel, plan, each):
     each.begin()
     refs = Calls().add(plan)
     computation = Computation(panel, 1 << 45, each=each)
-    timed = [at for at, axis in enumerate(plan.node_axes) if axis is not None]
+    timed = [at for at, axis in enumerate(plan.node_axes) if axis is not Axis.CONSTANT]
     for at in timed:
         computation.want(refs[at].call, 0)
     computation.run()

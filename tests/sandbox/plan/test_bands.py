@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sandbox.engine.calls import Calls
 from sandbox.engine.ranges import Computation
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import PlanError, build_plan, load_plan
 from sandbox.plan.operators import OPERATORS
 from sandbox.plan.operators.kind import Composed
@@ -306,9 +307,9 @@ def test_session_vwap_depends_on_the_day_alone(market, panel_of):
         panel.trim("1m", keep)
         ref = Calls().add(plan)[plan.show["v"]]
         computation = Computation(panel, end)
-        computation.want(ref.call, computation.end("1m") - 1)
+        computation.want(ref.call, computation.end(Axis("1m")) - 1)
         computation.run()
-        return computation.values(ref, computation.end("1m") - 1, "1m")[:, 0]
+        return computation.values(ref, computation.end(Axis("1m")) - 1, Axis("1m"))[:, 0]
 
     for minute in (1, 20, 40, 41, 599):
         end = DAY_MS * 20_000 + minute * MINUTE

@@ -15,6 +15,7 @@ from sandbox.engine.ranges import Computation
 from sandbox.engine.replay import evaluate_range
 from sandbox.engine.screen import Evaluator
 from sandbox.interpreter.functions import EachRunner
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import build_plan, load_plan
 from sandbox.plan.operators import OPERATORS
 from tests.plans import bars, const, node
@@ -76,7 +77,8 @@ def held(panel, plan):
     computation.run()
     shape = (len(panel.symbols), BARS)
     return [
-        np.broadcast_to(computation.values(refs[plan.show[name]], 0, "1m"), shape) for name in ("yes", "no")
+        np.broadcast_to(computation.values(refs[plan.show[name]], 0, Axis("1m")), shape)
+        for name in ("yes", "no")
     ]
 
 
@@ -208,7 +210,7 @@ def test_a_choice_by_an_unknown_condition_has_no_value(young, panel_of):
     computation.want(refs[plan.show["x"]].call, 0)
     computation.run()
 
-    values = computation.values(refs[plan.show["x"]], 0, "1m")
+    values = computation.values(refs[plan.show["x"]], 0, Axis("1m"))
 
     assert np.isnan(values[1, : YOUNG + 4]).all()
     assert set(values[1, YOUNG + 4 :].tolist()) == {1.0, 2.0}

@@ -12,6 +12,7 @@ import talib
 from sandbox.engine.calls import Calls
 from sandbox.engine.ranges import Computation
 from sandbox.engine.runs import run_start
+from sandbox.plan.axis import Axis
 from sandbox.plan.document import build_plan
 from sandbox.plan.operators import OPERATORS
 from sandbox.plan.operators.talib_functions import WARMUP_MAX_BARS
@@ -62,7 +63,7 @@ def test_a_value_is_ta_libs_own_on_the_run_of_its_block(op, market, panel_of):
     for ref in refs:
         computation.want(ref.call, 2400)
     computation.run()
-    outputs = [computation.values(ref, 2400, "1m") for ref in refs]
+    outputs = [computation.values(ref, 2400, Axis("1m")) for ref in refs]
 
     function = getattr(talib, op[3:].upper())
     lookback = operator.kind.lookback(params)
