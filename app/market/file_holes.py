@@ -59,7 +59,7 @@ async def _jump(pool: Pool, boot_id: int, now_ms: int, closed_ms: int | None, ne
             f"the files hold no candle from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: jumped over"
         )
         await slots.close_open(connection, end, reason)
+        await markets.jump(connection, end)  # before the slot: none may lie a day after the market's own time
         await slots.close(connection, [ClosedSlot(end, "outage", 0, {}, reason)])
-        await markets.jump(connection, end)
     log.warning("jumping over a hole between the files", begin=begin.isoformat(), end=end.isoformat())
     raise Jumped(reason)

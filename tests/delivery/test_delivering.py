@@ -297,16 +297,17 @@ async def test_one_user_with_thousands_of_messages_delays_nobody(
 ):
     """The other user's message is among the first that are taken."""
     from tests.delivery.conftest import Screen
-    from tests.world import add_user
+    from tests.world import add_user, without_triggers
 
     for n in range(20):
         await make(name=f"d{n}", url=f"{receiver.url}/many")
     screen.match(*[f"S{n}USDT" for n in range(100)])
     other = add_user(connection)
     await make(owner=other, url=f"{receiver.url}/other")
-    connection.execute("update vyx.machines set state = 'dead', ended_at = now()")
-    connection.execute("update public.trader_state set owner = null")
-    connection.execute("delete from public.trader_state where user_id = %s", (screen.user,))
+    with without_triggers(connection):
+        connection.execute("update vyx.machines set state = 'dead', ended_at = now()")
+        connection.execute("update public.trader_state set owner = null")
+        connection.execute("delete from public.trader_state where user_id = %s", (screen.user,))
     Screen(connection, other).match("BTCUSDT")
 
     async with make_sender():

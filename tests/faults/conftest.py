@@ -91,6 +91,7 @@ class Worker:
             "VYX_LEASE_TTL_S": str(lease_ttl_s),
             "VYX_LOG_FORMAT": "json",
             "VYX_POOL_MAX": "4",
+            "VYX_JWT_SECRET": "of-a-test-and-at-least-thirty-two-bytes-long",
             "PYTHONPATH": str(REPOSITORY),
         }
         with self.log.open("a") as log:

@@ -213,6 +213,6 @@ def test_dead_letters_are_redelivered_and_worked_off(ran):
             within_s=20,
             what="the redelivered previews were worked off",
         )
-        assert connection.execute("select task, queue from public.dead_letters").fetchall() == [
-            ("screen", "m.999999")
+        assert connection.execute("select kind, about from public.dead_letters").fetchall() == [
+            ("job", "screen on m.999999 {}")
         ]
