@@ -1,8 +1,8 @@
 """
 Bodies that trading bots expect, filled in from a signal.
 
-Each preset names the settings it needs; they are sealed with the destination and never returned. Sources: the services' own pages on
-custom signals, as of 2026-11. A test of a destination with a preset sends ``{"test": true}``: a test must not place an order.
+Each preset names the settings it needs; they are sealed with the destination and never returned. None has been tried against its live
+service: use the test send first. A test of a destination with a preset sends ``{"test": true}``: a test must not place an order.
 """
 
 from __future__ import annotations
